@@ -16,7 +16,12 @@ Fact = str | int | Decimal | datetime
 
 
 class Kind(Enum):
-    """The kind of a refusal; the values are the names of gRPC's status codes."""
+    """The kind of a refusal; the values are the names of gRPC's status codes.
+
+    RESOURCE_EXHAUSTED means that a caller has used up what a quota or a rate limit allows for a time. Where there is a
+    maximum number of something, such as of units or plans, a further one is FAILED_PRECONDITION: waiting does not help.
+    A process that has too much to do is UNAVAILABLE.
+    """
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     NOT_FOUND = "NOT_FOUND"
@@ -233,9 +238,9 @@ class StaleEtag(Refusal):
 
 
 class TooManyWatchers(Refusal):
-    """The process serves as many change streams as its limit allows."""
+    """The process serves as many change streams as its limit allows; another one, or this one later, may serve more."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.UNAVAILABLE
     reason = "TOO_MANY_WATCHERS"
     template = "This process serves {watchers} change streams, which is the maximum."
     retry_after_ms = 1_000

@@ -142,7 +142,7 @@ class GrantExpired(Refusal):
 class TooManyGrants(Refusal):
     """The account has as many grants as it can have."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_GRANTS"
     template = "The account has {grants} grants that have not ended."
 
@@ -182,7 +182,7 @@ class PlanExists(Refusal):
 class TooManyPlans(Refusal):
     """The number of plans is limited."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_PLANS"
     template = "There are {plans} plans, archived ones included, which is the maximum."
 
@@ -190,7 +190,7 @@ class TooManyPlans(Refusal):
 class TooManyPlanVersions(Refusal):
     """The number of versions of a plan is limited."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_PLAN_VERSIONS"
     template = "The plan {plan_code} has {versions} versions, which is the maximum; add another plan instead."
 
@@ -230,7 +230,7 @@ class ProviderReferenceTaken(Refusal):
 class TooManyOverrides(Refusal):
     """The number of an organization's entitlement overrides is limited."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_OVERRIDES"
     template = "The organization has {overrides} entitlement overrides, which is the maximum."
 

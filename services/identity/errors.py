@@ -208,7 +208,7 @@ class KeyLimitExceeded(Refusal):
 class TooManyImportedPrefixes(Refusal):
     """Every process keeps all prefixes of imported secrets in memory, so their number is limited."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IMPORTED_PREFIXES"
     template = "There are {prefixes} prefixes of imported secrets, which is the maximum."
 

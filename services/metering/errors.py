@@ -30,7 +30,7 @@ class UnitNeeded(Refusal):
 class TooManyUnits(Refusal):
     """Every process keeps all units in memory, so their number is limited."""
 
-    kind = Kind.RESOURCE_EXHAUSTED
+    kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_UNITS"
     template = "There are {units} units, archived ones included, which is the maximum."
 

@@ -218,7 +218,7 @@ async def test_a_thousand_overrides_fit_and_no_more(timed: Ledger, billing_shard
         )
     await set_override(timed, override(org, "one_more"))
     code, reason, facts = await refusal(set_override(timed, override(org, "too_many")))
-    assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_OVERRIDES")
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_OVERRIDES")
     assert facts == {"overrides": "1000"}
     assert len(await overrides(timed, org, page_size=1000)) == 1000
     await set_override(timed, override(org, "one_more", "changed"))

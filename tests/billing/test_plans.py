@@ -229,7 +229,7 @@ async def test_there_are_a_thousand_plans_at_most(ledger: Ledger, database_admin
     )
 
     lost = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
-    assert [error.code() for error in lost] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    assert [error.code() for error in lost] == [grpc.StatusCode.FAILED_PRECONDITION] * 2
     assert (await refusal(created(ledger, new_plan("four"))))[1:] == ("TOO_MANY_PLANS", {"plans": str(PLANS_MAX)})
     assert len(await listed(ledger, page_size=1000, include_inactive=True)) == PLANS_MAX
     assert (await ledger.plans.CreatePlan(new_plan(request_id="r"), metadata=ledger.metadata)).replayed
@@ -245,7 +245,7 @@ async def test_plan_has_a_thousand_versions_at_most(ledger: Ledger, database_adm
 
     assert last.published_version.version == VERSIONS_MAX
     assert await reason(repriced(ledger, plan, "14")) == (
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
         "TOO_MANY_PLAN_VERSIONS",
     )
     assert await repriced(ledger, plan, "13") == last

@@ -182,7 +182,7 @@ async def test_a_process_serves_a_bounded_number_of_streams(server: BillingServe
         stream = watch(ledger)
         await anext(stream)
         code, reason, facts = await refusal(anext(watch(ledger)))
-        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHERS")
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "TOO_MANY_WATCHERS")
         assert facts["watchers"] == "1"
 
 

@@ -156,7 +156,7 @@ async def test_prefixes_are_few(identity: Identity, organization: tuple[str, str
     secret = _foreign_secret()
 
     refusal = await refused(_import(identity, organization_id, [_imported(secret, owner)]))
-    assert refusal == ("RESOURCE_EXHAUSTED", "TOO_MANY_IMPORTED_PREFIXES")
+    assert refusal == ("FAILED_PRECONDITION", "TOO_MANY_IMPORTED_PREFIXES")
     answer = await _import(identity, organization_id, [_imported(secret, owner)], "p7")
     assert answer.imported_count == 1
 

@@ -308,7 +308,7 @@ async def test_there_are_a_thousand_units_at_most_and_they_are_listed_however_lo
     await created(metering, new_unit("last"))
     refusal = await refused(created(metering, new_unit("one_too_many", request_id="many")))
 
-    assert refusal == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_UNITS")
+    assert refusal == (grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_UNITS")
     assert (await refused(found(metering, "one_too_many")))[0] is grpc.StatusCode.NOT_FOUND
     assert len(await listed(metering, page_size=1000)) == UNITS_MAX
     assert await events(metering, resource_type="unit", resource_id="one_too_many") == []

@@ -165,6 +165,28 @@ async def test_usage_is_shown_again_until_it_is_interrupted(installation: Instal
     assert "Traceback" not in errors
 
 
+async def test_alerts_are_shown_once_each_as_they_come(installation: Installation) -> None:
+    org = await _organization(installation)
+    limit = "limit", "set", org, "calls", "--metric", "requests", "--per", "lifetime", "--max", "4"
+    done(installation, *limit, "--threshold", "25", "--threshold", "50", "--threshold", "100")
+    await _use(installation, org, 1)
+    process = installation.start_command("limit", "alerts", org, "--watch")
+    assert process.stdout is not None
+    lines: list[str] = []
+    for calls, count in ((0, 2), (1, 1), (2, 1)):
+        await _use(installation, org, calls)
+        lines += [await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30) for _ in range(count)]
+    await asyncio.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=20)
+
+    assert lines[0].split() == ["time", "name", "for", "reached", "used", "max"]
+    shown = [line.split()[2:] for line in lines[1:]]
+    assert shown == [["calls", "organization", f"{25 * used}%", str(used), "requests", "4"] for used in (1, 2, 4)]
+    assert rest == ""
+    assert process.returncode == 130, errors
+
+
 @pytest.mark.parametrize(
     ("maximum", "used", "reserved", "expected"),
     [

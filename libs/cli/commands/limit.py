@@ -1,6 +1,7 @@
 """`tollhouse limit …`: how much may be used in a window of time, and how much is."""
 
 import asyncio
+from datetime import UTC, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ from libs.cli.terminal.limits import (
     ALERTS,
     SUBSCRIPTIONS,
     USAGE,
+    alert_key,
     alert_row,
     limit_row,
     subscription_rows,
@@ -33,6 +35,9 @@ NameArgument = Annotated[str, typer.Argument(help="The limit's name, such as req
 _METERING: Final = ("metering",)
 _LIMITS: Final = ("name", "metric", "window", "for", "max", "enforcement", "burst", "replaces", "alerts_at")
 _WATCH_EVERY_S: Final = 1.0
+_ALERTS_LATE: Final = timedelta(seconds=10)
+_ALERTS_MAX: Final = 10_000
+"""How many new alerts are shown in a second at most."""
 
 
 class Window(StrEnum):
@@ -224,19 +229,26 @@ async def alerts(
     channels: Channels,
     output: Output,
     organization: OrganizationArgument,
-    watch: Annotated[bool, typer.Option("--watch", help="Show them again every second until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show further ones as they come, until Ctrl-C.")] = False,
     limit: LimitOption = LIMIT,
 ) -> None:
     """Show the thresholds of limits that were reached in the last 35 days, the latest first."""
-    while True:
-        request = pb.ListLimitAlertsRequest(organization_id=organization)
-        found, more = await listed(_stub(channels).ListLimitAlerts, request, lambda page: page.alerts, limit)
-        if watch:
-            output.clear()
-        output.many_as(found, ALERTS, alert_row, more=more)
-        if not watch:
-            return
+    request = pb.ListLimitAlertsRequest(organization_id=organization)
+    found, more = await listed(_stub(channels).ListLimitAlerts, request, lambda page: page.alerts, limit)
+    output.many_as(found, ALERTS, alert_row, more=more)
+    known = set(map(alert_key, found))
+    while watch:
         await asyncio.sleep(_WATCH_EVERY_S)
+        request = pb.ListLimitAlertsRequest(organization_id=organization)
+        if found:
+            # Some seconds back, since the clocks of two processes may differ.
+            request.start_time.FromDatetime(found[0].create_time.ToDatetime(UTC) - _ALERTS_LATE)
+        listed_now, _ = await listed(_stub(channels).ListLimitAlerts, request, lambda page: page.alerts, _ALERTS_MAX)
+        for alert in reversed(listed_now):
+            if alert_key(alert) not in known:
+                output.row(alert, alert_row)
+        found = listed_now or found
+        known = set(map(alert_key, found))
 
 
 def _stub(channels: Channels) -> rpc.QuotaServiceStub:

@@ -57,6 +57,11 @@ def alert_row(alert: pb.LimitAlert) -> list[str]:
     return [time, alert.name, _for(alert), f"{alert.threshold}%", f"{alert.used} {_metric(alert)}", alert.max]
 
 
+def alert_key(alert: pb.LimitAlert) -> tuple[str, str, int, int]:
+    """Return what tells an alert from others: the limit, whose, the window and the threshold."""
+    return alert.limit_id, alert.scope_value, alert.window_start_time.seconds, alert.threshold
+
+
 def bar(status: pb.LimitStatus, chars: int = _BAR_CHARS) -> str:
     """Return a bar of what is used and reserved of a maximum, as full as it is but never rounded up to full.
 

@@ -65,6 +65,13 @@ class Output:
         if more:
             self.remark("There are more. Give a higher --limit to list them.")
 
+    def row(self, message: _M, row: Callable[[_M], Sequence[str]]) -> None:
+        """Print one more row, which is made of a message, below a table; as JSON, all fields of the message."""
+        if self.as_json:
+            self.json(as_dict(message))
+        else:
+            self.line(" ".join(row(message)))
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(box=None, pad_edge=False)
         for name in columns:

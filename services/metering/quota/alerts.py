@@ -1,7 +1,8 @@
 """Alerts: a limit's thresholds, each reported once in a window.
 
-An alert is stored as soon as what reaches the threshold is counted. Should the process die in between, the next use
-that is counted in the window stores it.
+An alert is stored in the transaction that counts what reaches the threshold, while the counter is locked: so none is
+lost, and none is stored for use that is not counted. The rows are an outbox: whoever sends alerts reads those that are
+not delivered, and notes that they are.
 """
 
 from collections import OrderedDict
@@ -10,30 +11,38 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-import structlog
-
 from libs.common.clock import Clock
-from libs.common.database import Database
-from libs.common.errors import Refusal
+from libs.common.database import RawConnection
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.quota import alert_store
 from services.metering.quota.alert_store import Alert, Place
-from services.metering.quota.decisions import Counter
+from services.metering.quota.counters import Standings
+from services.metering.quota.decisions import Counter, Take
 from services.metering.quota.domain import Limit
-
-_log = structlog.get_logger("limits")
 
 _STORED_MAX: Final = 100_000
 _HUNDRED: Final = 100
 
+Used = tuple[str, Counter, Decimal]
+"""An organization, one of its counters, and what is used in it."""
+
 
 def reached(limit: Limit, used: Decimal) -> Sequence[int]:
     """Return the thresholds, in percent of the maximum, that this use reaches. No use reaches none."""
-    maximum = limit.terms.maximum
-    if maximum is None or not used:
+    maximum, thresholds = limit.terms.maximum, limit.terms.thresholds
+    if not thresholds or maximum is None or not used:
         return ()
-    return [threshold for threshold in limit.terms.thresholds if used * _HUNDRED >= maximum * threshold]
+    return [threshold for threshold in thresholds if used * _HUNDRED >= maximum * threshold]
+
+
+def used_of(takes: Iterable[tuple[str, Take]], standings: Standings) -> list[Used]:
+    """Return what is used of the limits that have thresholds, from what organizations take and what is counted then."""
+    return [
+        (organization_id, take.place.counter, standings[organization_id][take.place.counter.counter_id].used)
+        for organization_id, take in takes
+        if take.limit.terms.thresholds
+    ]
 
 
 class Alerts:
@@ -49,29 +58,26 @@ class Alerts:
         """Return the moment by which lists end that are given no end."""
         return self._clock.now()
 
-    async def note(self, database: Database, counted: Iterable[tuple[str, Counter, Decimal]]) -> None:
+    async def add(self, connection: RawConnection, counted: Iterable[Used]) -> None:
         """Store an alert for each threshold that is reached the first time in a window.
 
-        `counted` are organizations of a shard with counters and what is used in them now, which is committed. Where
-        alerts cannot be stored, it is logged, and the next use that is counted stores them.
+        `counted` is what is used in counters that the running transaction has locked and changed.
         """
         now = self._clock.now()
         due = {
             (counter.counter_id, threshold): _alert(organization_id, counter, threshold, used, now)
             for organization_id, counter, used in counted
-            if counter.limit.terms.thresholds
             for threshold in reached(counter.limit, used)
             if (counter.counter_id, threshold) not in self._stored
         }
-        if not due:
-            return
-        try:
-            async with database.raw_connection() as connection:
-                await alert_store.add(connection, due.values())
-        except Refusal as refusal:
-            _log.warning("alerts of limits not stored", schema=database.schema, reason=refusal.reason)
-            return
-        self._stored.update(dict.fromkeys(due))
+        if due:
+            await alert_store.add(connection, due.values())
+
+    def remember(self, counted: Iterable[Used]) -> None:
+        """Note that the transaction is committed that has counted this, so that its alerts need not be stored again."""
+        for _, counter, used in counted:
+            for threshold in reached(counter.limit, used):
+                self._stored[counter.counter_id, threshold] = None
         while len(self._stored) > _STORED_MAX:
             self._stored.popitem(last=False)
 

@@ -8,7 +8,7 @@ Whoever gives places back takes their leases out of the queue first, then locks 
 end of the lease one finds the lease there, and neither waits for the other in a circle.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -28,7 +28,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.quota import allocation_store as store
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts
+from services.metering.quota.alerts import Alerts, used_of
 from services.metering.quota.allocation_domain import (
     Allocation,
     Amount,
@@ -47,7 +47,7 @@ from services.metering.quota.allocation_domain import (
 from services.metering.quota.allocation_store import Key
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
-from services.metering.quota.decisions import Counter, Place, Refused, Standing, Take, in_shadow, standing_at
+from services.metering.quota.decisions import Place, Refused, Standing, Take, in_shadow, standing_at
 from services.metering.quota.domain import SPEND, Applied
 from services.metering.quota.named_subscriptions import refusal_of_subscription
 
@@ -222,9 +222,11 @@ class Allocations:
                     decided = _answer(decided, _as_they_are(request, standings))
                 answers[place] = decided
             await _write(connection, new)
+            counted = used_of(takes, standings) if new else ()
+            await self._alerts.add(connection, counted)
+        self._alerts.remember(counted)
         for one, _ in new:
             self._counters.note_in_shadow(one.in_shadow)
-        await self._alerts.note(database, _counted(takes, standings))
         return [answers[place] for place in range(len(waiting))]
 
     async def _release(
@@ -380,11 +382,3 @@ async def _give_back(
     if changes:
         await counter_store.add(connection, changes)
     return found, ended
-
-
-def _counted(takes: Sequence[tuple[str, Take]], standings: Standings) -> Iterator[tuple[str, Counter, Decimal]]:
-    """Return what is used now of limits that alerts are due for."""
-    for organization_id, take_ in takes:
-        counter = take_.place.counter
-        if counter.limit.terms.thresholds:
-            yield organization_id, counter, standings[organization_id][counter.counter_id].used

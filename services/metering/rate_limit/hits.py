@@ -2,8 +2,9 @@
 
 Requests that arrive together are decided in their order. Where all limits leave what all of them take, which is the
 usual case, one statement looks and takes. Otherwise a transaction locks the counters first, so that some of them can
-pass. Nothing is stored for a request: one that is sent again is counted again, and so is one whose transaction
-was tried again because nobody could tell whether it had been committed. More than a limit allows never passes.
+pass; so it does where limits have thresholds, whose alerts are stored with what reaches them. Nothing is stored for a
+request: one that is sent again is counted again, and so is one whose transaction was tried again because nobody could
+tell whether it had been committed. More than a limit allows never passes.
 """
 
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts
+from services.metering.quota.alerts import Alerts, used_of
 from services.metering.quota.allocation_domain import Asked, has_moved_on, takes_of
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
@@ -144,7 +145,7 @@ class Hits:
             return [[_UNLIMITED] * len(request.hits) for request in requests]
         await self._counters.create(database, takes)
         standings = None
-        if not any(take.place.counter.counter_id in self._full for _, take in takes):
+        if not any(take.place.counter.counter_id in self._full or take.limit.terms.thresholds for _, take in takes):
             async with database.raw_connection() as connection:
                 standings = await self._counters.take_if_left(connection, takes)
         if standings is not None:
@@ -157,15 +158,10 @@ class Hits:
                 answers, taken, shadowed = self._decide(requests, asked, standings, now)
                 if taken:
                     await counter_store.add_hits(connection, sums(taken))
+                counted = used_of(takes, standings) if taken else ()
+                await self._alerts.add(connection, counted)
+            self._alerts.remember(counted)
         self._counters.note_in_shadow(shadowed)
-        await self._alerts.note(
-            database,
-            (
-                (organization_id, each.place.counter, standings[organization_id][each.place.counter.counter_id].used)
-                for organization_id, each in takes
-                if each.limit.terms.thresholds
-            ),
-        )
         return answers
 
     def _decide(

@@ -95,7 +95,8 @@ limit_counters: Final = Table(
     postgresql_with={"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
 )
 
-# The thresholds of limits that were reached, each once in a window.
+# The thresholds of limits that were reached, each once in a window. It is an outbox: what is to be sent is read by
+# `limit_alerts_to_deliver`, organization by organization in the order of time.
 limit_alerts: Final = Table(
     "limit_alerts",
     shard_metadata,
@@ -115,8 +116,15 @@ limit_alerts: Final = Table(
     Column("maximum", AMOUNT, nullable=False),
     Column("used", AMOUNT, nullable=False),
     Column("create_time", TIME, nullable=False),
+    # Whether whoever sends alerts has sent it.
+    Column("delivered", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "counter_id", "threshold", name="limit_alerts_pkey"),
     Index("limit_alerts_by_time", "organization_id", "create_time", "counter_id", "threshold"),
+    Index(
+        "limit_alerts_to_deliver",
+        *("organization_id", "create_time", "counter_id", "threshold"),
+        postgresql_where=text("NOT delivered"),
+    ),
 )
 
 # What AllocateQuota has allocated, for ever, since the operation ids are never used again. `counters`, `taken` and

@@ -25,7 +25,7 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, Refusal, Unavailable
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts
+from services.metering.quota.alerts import Alerts, Used
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits, InForce, under
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
@@ -123,7 +123,7 @@ class Counting:
         return key in self._sought
 
     async def propose(self, database: Database, proposed: Sequence[Proposed]) -> list[Recorded]:
-        """Return usages with what they count in limits, and create the counters that are missing.
+        """Return usages with what they count in which limits, and create the counters that are missing.
 
         Usage without an authorization that names no subscription gets the one that it falls under.
 
@@ -135,36 +135,46 @@ class Counting:
         now = self._clock.now()
         counted: list[Recorded] = []
         used: dict[int, tuple[str, _Plan]] = {}
+        settled: list[Recorded] = []
+        places: dict[Key, Place] = {}
         for (recorded, authorization), caller in zip(proposed, callers, strict=True):
             counts = None
             if authorization is not None and authorization.reservations:
-                counts = self._counts_of_reserved(recorded, authorization)
+                counts = self._counts_of_reserved(recorded, authorization, places)
             elif caller is not None:
                 subscription_id, applied = _under(caller, found[caller], recorded.work.occur_time)
                 if subscription_id != caller.subscription_id:
                     recorded = _with_subscription(recorded, subscription_id)
                 if applied:
                     plan = self._plan(caller, applied, recorded.work.occur_time, now)
-                    counts = self._counts_of_free(recorded, plan)
-                    if counts.amounts and not plan.is_created:
+                    counts = self._counts_of_free(recorded, plan, places)
+                    if counts.amounts:
                         used[id(plan)] = caller.organization_id, plan
             # Quicker than `_replace`: the last field is the one to be set.
             counted.append(recorded if counts is None else Recorded(*recorded[:-1], counts))
-        if used:
+            if counts is not None and counts.reservations:
+                settled.append(counted[-1])
+        for organization_id, plan in used.values():
+            places.update(((organization_id, place.counter.counter_id), place) for place in plan.places)
+        if settled:
+            places.update(await self._places_of(database, settled))
+        missing = [each for each in used.values() if not each[1].is_created]
+        if missing:
             takes = (
                 (organization_id, Take(Place(place.counter), _ZERO, asked=False))
-                for organization_id, plan in used.values()
+                for organization_id, plan in missing
                 for place in plan.places
             )
             await self._counters.create(database, takes)
-            for _, plan in used.values():
+            for _, plan in missing:
                 plan.is_created = True
         return counted
 
     async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Counted]:
         """Count usage that the running transaction has written; return the counters as they are then.
 
-        A counter that is gone is left out: its window is over for good, or its limit was deleted.
+        Alerts are stored for the thresholds that are reached. A counter that is gone is left out: its window is over
+        for good, or its limit was deleted.
 
         Raises:
             Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
@@ -191,10 +201,12 @@ class Counting:
         changes = {key: change for key, change in _sums(counted, contradicted).items() if key in found}
         if changes:
             await counter_store.add(connection, changes)
-        return {
+        added = {
             key: Counted(found[key].used + used, found[key].reserved + reserved)
             for key, (used, reserved) in changes.items()
         }
+        await self._alerts.add(connection, _used(new, added))
+        return added
 
     async def states(
         self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
@@ -205,25 +217,17 @@ class Counting:
         """
         if not added:
             return {}
+        self._alerts.remember(_used(new, added))
         try:
             states = await self._states(database, new, added)
         except Refusal as refusal:
             _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
             return {}
-        await self._alerts.note(
-            database,
-            (
-                (organization_id, state.place.counter, state.standing.used)
-                for organization_id, of_organization in states.items()
-                for state in of_organization.values()
-            ),
-        )
         found: dict[str, Sequence[LimitState]] = {}
         for recorded in new:
-            known = states.get(recorded.work.organization_id)
-            if known is not None and recorded.counts is not None:
-                counters = counters_of(recorded.counts)
-                found[recorded.usage_id] = [known[one] for one in counters if one in known]
+            if recorded.counts is not None:
+                keys = ((recorded.work.organization_id, one) for one in counters_of(recorded.counts))
+                found[recorded.usage_id] = [states[key] for key in keys if key in states]
         return found
 
     async def _found(self, callers: Collection[_Caller]) -> dict[_Caller, InForce]:
@@ -238,7 +242,9 @@ class Counting:
             found[caller] = known
         return found
 
-    def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
+    def _counts_of_reserved(
+        self, recorded: Recorded, authorization: Authorization, places: Mapping[Key, Place]
+    ) -> Counts:
         amounts = self._amounts(recorded)
         used: dict[str, Decimal] = {}
         for counter_id, metric, currency_code, _ in authorization.reservations:
@@ -246,16 +252,16 @@ class Counting:
             # Spend that is not known yet is added later, to the counters that the usage names.
             if value or (metric == SPEND and recorded.cost is None):
                 used[counter_id] = value
-        return Counts(used, authorization.reservations)
+        return Counts(used, authorization.reservations, places)
 
-    def _counts_of_free(self, recorded: Recorded, plan: _Plan) -> Counts:
+    def _counts_of_free(self, recorded: Recorded, plan: _Plan, places: Mapping[Key, Place]) -> Counts:
         amounts = self._amounts(recorded)
         used: dict[str, Decimal] = {}
         for (metric, currency_code), counters in plan.by_metric.items():
             value = amount(metric, currency_code, amounts)
             if value or (metric == SPEND and recorded.cost is None):
                 used |= dict.fromkeys(counters, value)
-        return Counts(used, ())
+        return Counts(used, (), places)
 
     def _amounts(self, recorded: Recorded) -> Amounts:
         """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
@@ -304,48 +310,60 @@ class Counting:
 
     async def _states(
         self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
-    ) -> dict[str, dict[str, LimitState]]:
+    ) -> dict[Key, LimitState]:
         """Return where limits stand, by organization and counter."""
-        await self._identify(database, added)
-        limits = await self._limits_of(new, added)
-        states: dict[str, dict[str, LimitState]] = {}
-        beside: set[Key] = set()
-        for (organization_id, counter_id), counted in added.items():
-            identity = self._identities.get(counter_id)
-            limit = None if identity is None else limits.get((organization_id, identity.limit_id))
-            if identity is not None and limit is not None:
-                place = self._place(limit, counter_id, identity)
-                states.setdefault(organization_id, {})[counter_id] = LimitState(place, Standing(*counted))
-                beside.update((organization_id, other) for other in _counters_beside(place))
+        places = _places(new)
+        states = {key: LimitState(places[key], Standing(*counted)) for key, counted in added.items() if key in places}
+        beside = {(key[0], other) for key, state in states.items() for other in _counters_beside(state.place)}
         if beside:
             async with database.raw_connection() as connection:
                 found = await counter_store.read(connection, beside)
-            for organization_id, of_organization in states.items():
-                for state in of_organization.values():
-                    _look_beside(state, partial(_counted_in, found, organization_id))
+            for (organization_id, _), state in states.items():
+                _look_beside(state, partial(_counted_in, found, organization_id))
         return states
 
-    async def _identify(self, database: Database, added: Collection[Key]) -> None:
+    async def _places_of(self, database: Database, settled: Sequence[Recorded]) -> dict[Key, Place]:
+        """Return where the limits count that calls have reserved in, as far as they are known.
+
+        Work that is done is recorded in any case. Where this cannot be read, the alerts that it is due for are stored
+        with the next use in the window.
+        """
+        keys = {(one.work.organization_id, each) for one in settled if one.counts for each in counters_of(one.counts)}
+        try:
+            await self._identify(database, keys)
+            limits = await self._limits_of(settled, keys)
+        except Refusal as refusal:
+            _log.warning("limits of settled calls not read", schema=database.schema, reason=refusal.reason)
+            return {}
+        places: dict[Key, Place] = {}
+        for organization_id, counter_id in keys:
+            identity = self._identities.get(counter_id)
+            limit = None if identity is None else limits.get((organization_id, identity.limit_id))
+            if identity is not None and limit is not None:
+                places[organization_id, counter_id] = self._place(limit, counter_id, identity)
+        return places
+
+    async def _identify(self, database: Database, keys: Collection[Key]) -> None:
         """Know what counters count. It is remembered, since calls that follow are counted in the same."""
-        unknown = [key for key in added if key[1] not in self._identities]
+        unknown = [key for key in keys if key[1] not in self._identities]
         if unknown:
             async with database.raw_connection() as connection:
                 self._identities |= await counter_store.identities(connection, unknown)
         while len(self._identities) > _IDENTITIES_MAX:
             self._identities.popitem(last=False)
 
-    async def _limits_of(self, new: Sequence[Recorded], added: Mapping[Key, Counted]) -> dict[Key, Limit]:
+    async def _limits_of(self, settled: Sequence[Recorded], keys: Collection[Key]) -> dict[Key, Limit]:
         """Return limits by organization and id: those that are set, and those that the callers are entitled to."""
         limits: dict[Key, Limit] = {}
-        for organization_id, known in (await self._book.of({key[0] for key in added})).items():
+        for organization_id, known in (await self._book.of({key[0] for key in keys})).items():
             if isinstance(known, Unavailable):
                 raise known
             limits |= {(organization_id, one.limit_id): one for one in known}
-        identities = ((organization_id, self._identities.get(one)) for organization_id, one in added)
+        identities = ((organization_id, self._identities.get(one)) for organization_id, one in keys)
         if any(
             one is not None and (organization_id, one.limit_id) not in limits for organization_id, one in identities
         ):
-            for caller, found in (await self._found({_caller(one) for one in new})).items():
+            for caller, found in (await self._found({_caller(one) for one in settled})).items():
                 limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in found.applied}
         return limits
 
@@ -409,7 +427,7 @@ def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[K
     """Return by how much counters change. What was given back already is not taken back."""
     used: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     taken_back: defaultdict[Key, Decimal] = defaultdict(Decimal)
-    for organization_id, operation_id, (amounts, reservations) in counted:
+    for organization_id, operation_id, (amounts, reservations, _) in counted:
         of_organization = used[organization_id]
         for counter_id, value in amounts.items():
             of_organization[counter_id] += value
@@ -423,6 +441,21 @@ def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[K
         for organization_id, of_organization in used.items()
         for counter_id, value in of_organization.items()
     }
+
+
+def _places(new: Sequence[Recorded]) -> Mapping[Key, Place]:
+    """Return where usages are counted that are recorded together."""
+    return next((one.counts.places for one in new if one.counts is not None), {})
+
+
+def _used(new: Sequence[Recorded], added: Mapping[Key, Counted]) -> list[Used]:
+    """Return what is used of the limits that have thresholds, from the counters as usages have changed them."""
+    places = _places(new)
+    return [
+        (key[0], place.counter, counted.used)
+        for key, counted in added.items()
+        if (place := places.get(key)) is not None and place.counter.limit.terms.thresholds
+    ]
 
 
 def _counters_beside(place: Place) -> Iterable[str]:

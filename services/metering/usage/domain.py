@@ -109,6 +109,9 @@ class Counts(NamedTuple):
     """How much in each counter, by its id."""
     reservations: Sequence[Reserved]
     """What its authorization has reserved, which is taken back with it."""
+    places: Mapping[tuple[str, str], Place]
+    """Where the limits count that it is counted in, by organization and counter, as far as they are known. Usage that
+    is recorded together shares them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -17,11 +17,13 @@ from libs.common.ids import new_id
 from services.metering.quota.domain import Enforcement, Scope, Window
 from services.metering.settings import MeteringSettings
 from tests.metering.allocations.support import Limits, allocate, at_the_start_of_a_minute, state, total
+from tests.metering.limits.support_rpc import LIFETIME, set_limit
 from tests.metering.rate_limit.support import OK, OVER_LIMIT, Unit, ask, codes, descriptor
 from tests.metering.support import Metering, Platform, refused
 from tests.support.clock import ShiftedClock
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import variants
+from tollhouse.metering.v1 import quota_pb2
 
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
@@ -44,6 +46,16 @@ async def test_requests_pass_until_the_limit_and_the_answer_says_what_is_left_an
     again = [await ask(metering, descriptor(organization_id)) for _ in range(3)]
     assert [answer.overall_code for answer in again] == [OK, OK, OVER_LIMIT]
     assert again[-1].statuses[0].current_limit == Unit(name="five", requests_per_unit=5, unit=Unit.DAY)
+
+
+async def test_threshold_that_requests_reach_is_alerted_once(metering: Metering, organization_id: str) -> None:
+    await set_limit(metering, organization_id, window=LIFETIME, value="4", thresholds=[50, 100])
+    for _ in range(4):
+        assert (await ask(metering, descriptor(organization_id))).overall_code == OK
+    assert (await ask(metering, descriptor(organization_id))).overall_code == OVER_LIMIT
+    request = quota_pb2.ListLimitAlertsRequest(organization_id=organization_id)
+    found = await metering.quota.ListLimitAlerts(request, metadata=metering.operator)
+    assert [(alert.threshold, alert.used) for alert in found.alerts] == [(100, "4"), (50, "2")]
 
 
 async def test_sliding_limit_says_when_it_leaves_enough(

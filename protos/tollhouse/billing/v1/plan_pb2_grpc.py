@@ -101,7 +101,7 @@ class PlanServiceServicer:
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PLAN_EXISTS`, when there is a plan of
         this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN` when a provider reference is that of
-        another plan; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
+        another plan; and with FAILED_PRECONDITION, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,8 +131,8 @@ class PlanServiceServicer:
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
         `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
-        `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
+        reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ class PlanServiceStub:
 
     Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PLAN_EXISTS`, when there is a plan of
     this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN` when a provider reference is that of
-    another plan; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
+    another plan; and with FAILED_PRECONDITION, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]
     """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
@@ -45,8 +45,8 @@ class PlanServiceStub:
     where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
     update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
     `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-    when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
-    `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+    when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
+    reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
     """
     PublishPlanVersion: _aio.UnaryUnaryMultiCallable[_plan_pb2.PublishPlanVersionRequest, _plan_pb2.PublishPlanVersionResponse]
     """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
@@ -111,7 +111,7 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PLAN_EXISTS`, when there is a plan of
         this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN` when a provider reference is that of
-        another plan; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
+        another plan; and with FAILED_PRECONDITION, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
         """
 
     @_abc_1.abstractmethod
@@ -147,8 +147,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
         `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
-        `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
+        reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
 
     @_abc_1.abstractmethod

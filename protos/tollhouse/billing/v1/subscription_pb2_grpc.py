@@ -356,7 +356,8 @@ class SubscriptionServiceServicer:
 
         Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
         NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-        UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+        UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+        `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -377,7 +378,7 @@ class SubscriptionServiceServicer:
         than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
         about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
         comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-        the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+        the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
         streams as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -150,7 +150,8 @@ class SubscriptionServiceStub:
 
     Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
     NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-    UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+    UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+    `TOO_MANY_OVERRIDES`, when the organization has 1,000.
     """
     ListEntitlementOverrides: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListEntitlementOverridesRequest, _subscription_pb2.ListEntitlementOverridesResponse]
     """Lists an organization's overrides that have not expired."""
@@ -162,7 +163,7 @@ class SubscriptionServiceStub:
     than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
     about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
     comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-    the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+    the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
     streams as it may.
     """
 
@@ -416,7 +417,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
         NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-        UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+        UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+        `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
 
     @_abc_1.abstractmethod
@@ -440,7 +442,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
         about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
         comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-        the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+        the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
         streams as it may.
         """
 

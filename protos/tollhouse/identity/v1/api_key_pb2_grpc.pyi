@@ -73,7 +73,7 @@ class ApiKeyServiceStub:
     The request holds the SHA-256 digests of the secrets, as many systems store them; a keyed digest of those is
     stored. Each key has its own outcome, and a refused one does not affect the others. A digest that is stored already
     with the same terms is `replayed`, so an interrupted import can be sent again. Fails as a whole with NOT_FOUND when
-    there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
+    there is no such organization, and with FAILED_PRECONDITION and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
     would be the 33rd in the installation.
 
     A presented secret that was not made here is looked up only if it begins with an imported prefix. Every process
@@ -127,7 +127,7 @@ class ApiKeyServiceStub:
     account, project or organization, and while the last message is less than five seconds old. A stream
     ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
     from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
-    any more, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when
+    any more, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason `TOO_MANY_WATCHERS` when
     a process serves as many streams as it may.
     """
 
@@ -226,7 +226,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         The request holds the SHA-256 digests of the secrets, as many systems store them; a keyed digest of those is
         stored. Each key has its own outcome, and a refused one does not affect the others. A digest that is stored already
         with the same terms is `replayed`, so an interrupted import can be sent again. Fails as a whole with NOT_FOUND when
-        there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
+        there is no such organization, and with FAILED_PRECONDITION and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
         would be the 33rd in the installation.
 
         A presented secret that was not made here is looked up only if it begins with an imported prefix. Every process
@@ -316,7 +316,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         account, project or organization, and while the last message is less than five seconds old. A stream
         ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
         from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
-        any more, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when
+        any more, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason `TOO_MANY_WATCHERS` when
         a process serves as many streams as it may.
         """
 

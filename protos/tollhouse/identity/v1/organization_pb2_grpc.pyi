@@ -51,7 +51,7 @@ class OrganizationServiceStub:
     Each message carries the revision up to which everything has been sent; without changes one is sent every second as
     a heartbeat. A stream ends with OK after about five minutes, so that connections can be renewed. When it ends or
     breaks, subscribe again from the last revision. A subscriber that knows a later revision than there is, because the
-    database was restored to an earlier state, gets `resync` and all organizations again. Fails with RESOURCE_EXHAUSTED
+    database was restored to an earlier state, gets `resync` and all organizations again. Fails with UNAVAILABLE
     and reason `TOO_MANY_WATCHERS` when a process serves as many of these streams as it may.
     """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
@@ -194,7 +194,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         Each message carries the revision up to which everything has been sent; without changes one is sent every second as
         a heartbeat. A stream ends with OK after about five minutes, so that connections can be renewed. When it ends or
         breaks, subscribe again from the last revision. A subscriber that knows a later revision than there is, because the
-        database was restored to an earlier state, gets `resync` and all organizations again. Fails with RESOURCE_EXHAUSTED
+        database was restored to an earlier state, gets `resync` and all organizations again. Fails with UNAVAILABLE
         and reason `TOO_MANY_WATCHERS` when a process serves as many of these streams as it may.
         """
 

@@ -78,7 +78,7 @@ class UnitServiceServicer:
         """Adds a unit to the catalogue.
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-        created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+        created the unit or Tollhouse came with it, and with FAILED_PRECONDITION, reason `TOO_MANY_UNITS`, when there are
         1,000 units, archived ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

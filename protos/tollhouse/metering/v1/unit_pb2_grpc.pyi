@@ -25,7 +25,7 @@ class UnitServiceStub:
     """Adds a unit to the catalogue.
 
     Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-    created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+    created the unit or Tollhouse came with it, and with FAILED_PRECONDITION, reason `TOO_MANY_UNITS`, when there are
     1,000 units, archived ones included.
     """
     GetUnit: _aio.UnaryUnaryMultiCallable[_unit_pb2.GetUnitRequest, _unit_pb2.GetUnitResponse]
@@ -64,7 +64,7 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a unit to the catalogue.
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-        created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+        created the unit or Tollhouse came with it, and with FAILED_PRECONDITION, reason `TOO_MANY_UNITS`, when there are
         1,000 units, archived ones included.
         """
 

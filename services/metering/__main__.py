@@ -36,6 +36,9 @@ from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
 from services.metering.clients.subjects import Subjects
 from services.metering.invariants import CHECKS
+from services.metering.lease.leases import Leases
+from services.metering.lease.servicer import LeaseServicer
+from services.metering.lease.settlements import Settlements
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
@@ -56,6 +59,7 @@ from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
 from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.charging import Charging
+from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.pricing import LatePricing
@@ -66,6 +70,7 @@ from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
+    lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
     unit_pb2_grpc,
@@ -125,10 +130,14 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     subjects = Subjects(to_identity, to_billing)
-    _serve_limits(
+    allocations = _serve_limits(
         *(service, settings, shards, catalogue, organizations, subjects),
         *(limit_book, call_limits, counters, alerts, clock),
     )
+    counting = Counting(catalogue, limit_book, call_limits, counters, alerts, clock)
+    settlements = Settlements(shards, catalogue, counting, charging, billing, clock, relay_after=relay_after)
+    leases = LeaseServicer(Leases(allocations, billing, clock), allocations, settlements, usages)
+    service.add(lease_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
     _serve_checks(service, databases, clock)
 
     service.background(relay.run, "relay")
@@ -196,8 +205,8 @@ def _serve_limits(
     counters: Counters,
     alerts: Alerts,
     clock: Clock,
-) -> None:
-    """Add the services of limits, and those that take from them without money."""
+) -> Allocations:
+    """Add the services of limits, and those that take from them without money; return what allocates."""
     queue_max = settings.queue_max
     allocations = Allocations(
         shards, catalogue, organizations, call_limits, counters, alerts, clock, queue_max=queue_max
@@ -216,6 +225,7 @@ def _serve_limits(
         )
         service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, RateLimitServicer(rate_limits))
         service.on_drain(rate_limits.close)
+    return allocations
 
 
 def main() -> None:

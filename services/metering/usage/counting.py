@@ -10,7 +10,7 @@ same locks, and looks for usage first. So each reservation goes once.
 """
 
 import json
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +33,7 @@ from services.metering.quota.counters import Counters, is_kept
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
 from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
 from services.metering.quota.windows import ALWAYS, Span, kept_until
+from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
 from services.metering.usage.leased import Leased, counters_of_lease
@@ -220,7 +221,7 @@ class Counting:
             raise Conflict
         if self._sought:
             self._sought -= reserves.keys()
-        summed = _sums(counted, contradicted)
+        summed = sums(counted, contradicted)
         for key, rest in (given_back or {}).items():
             before = summed.get(key, Change(_ZERO, _ZERO))
             summed[key] = Change(before.used, before.reserved - rest)
@@ -413,31 +414,6 @@ def _caller(recorded: Recorded) -> _Caller:
         recorded.dimensions.provider,
         work.labels,
     )
-
-
-def counters_of(counts: Counts) -> Iterable[str]:
-    """Return the counters that usage changes, by their ids."""
-    return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
-
-
-def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
-    """Return by how much counters change. What was given back already is not taken back."""
-    used: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    taken_back: defaultdict[Key, Decimal] = defaultdict(Decimal)
-    for organization_id, operation_id, (amounts, reservations) in counted:
-        of_organization = used[organization_id]
-        for counter_id, value in amounts.items():
-            of_organization[counter_id] += value
-        is_reserved = bool(reservations) and (organization_id, operation_id) not in contradicted
-        for one in reservations:
-            of_organization[one.counter_id] += _ZERO
-            if is_reserved:
-                taken_back[organization_id, one.counter_id] -= one.amount
-    return {
-        (organization_id, counter_id): Change(value, taken_back.get((organization_id, counter_id), _ZERO))
-        for organization_id, of_organization in used.items()
-        for counter_id, value in of_organization.items()
-    }
 
 
 def _counters_beside(place: Place) -> Iterable[str]:

@@ -54,7 +54,7 @@ async def until_taken(holder: LeaseHolder, tries: int = 400) -> Taken | None:
 def test_local_lease_never_gives_out_more_than_it_has(steps: Sequence[tuple[str, str, int]]) -> None:
     lease = LocalLease("lease", {"requests": 10, "spend": Decimal("7.5")}, 100, clock=lambda: 50)
     out: dict[str, int] = {"requests": 0, "spend": 0}
-    most = {"requests": 10, "spend": Decimal("7.5")}
+    most: dict[str, int | Decimal] = {"requests": 10, "spend": Decimal("7.5")}
     for step, metric, value in steps:
         if step == "take":
             fits = metric in out and out[metric] + value <= most[metric]

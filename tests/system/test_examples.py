@@ -33,7 +33,8 @@ PAGES = {
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
         *(f"metering.v1.AdmissionService/{rpc}" for rpc in ("Authorize", "Settle")),
-        "metering.v1.UsageService/RecordUsage",
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.LeaseService/")),
+        *("metering.v1.UsageService/RecordUsage", "billing.v1.LedgerService/Credit"),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }

@@ -22,7 +22,7 @@ PLANTED = {
     f"{ALLOCATIONS} reserved = ARRAY[reserved[1] + 1] || reserved[2:] WHERE {OPEN}": {RESERVED},
     f"{ALLOCATIONS} released = true WHERE {OPEN}": {RESERVED},
     f"{ALLOCATIONS} released = false WHERE operation_id = 'settled'": {RESERVED, SOUGHT},
-    f"DELETE FROM metering.quota_leases WHERE {OPEN}": {SOUGHT},
+    "DELETE FROM metering.quota_leases WHERE operation_id = 'open'": {SOUGHT},
     "UPDATE metering.usage_records SET counted = ARRAY[counted[1] + 1] || counted[2:] WHERE lease_id = 'open'": {USED},
 }
 PLANTED_IN_CHARGES = (

@@ -48,7 +48,13 @@ _SUB_IDS = (
     *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
     "transaction_id",
 )
-_OPERATIONS = ("debit_operation_id", "hold_operation_id", "quota_operation_id", "usage_operation_id")
+_OPERATIONS = (
+    "debit_operation_id",
+    "hold_operation_id",
+    "lease_operation_id",
+    "quota_operation_id",
+    "usage_operation_id",
+)
 _numbers = itertools.count(1)
 
 
@@ -181,7 +187,7 @@ class Furniture:
             "api_key_id": api_key_id,
             "usage_operation_id": operation_id,
             "quota_operation_id": allocated,
-            "lease_id": lease_id,
+            "lease_operation_id": lease_id,
             "subscription_id": subscribed.subscription.subscription_id,
         }
 

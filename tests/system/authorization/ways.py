@@ -210,7 +210,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")],
         "ttl": Duration(seconds=60),
     },
-    "metering.v1.LeaseService.SettleLease": lambda target: {"lease_id": target.ids["lease_id"]},
+    "metering.v1.LeaseService.SettleLease": lambda target: {"lease_id": target.ids["lease_operation_id"]},
     "metering.v1.QuotaService.AllocateQuota": lambda target: {
         "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")]
     },

@@ -45,7 +45,7 @@ class Leases:
         lease = answer.allocation
         if lease is None:
             return _refused(answer)
-        if lease.released and not lease.declined:
+        if self._is_over(lease) and not lease.declined:
             return _ended(answer)
         amount = held_amount(lease)
         if not amount:
@@ -54,7 +54,8 @@ class Leases:
         if isinstance(result, Unavailable):
             raise result
         if isinstance(result, Held):
-            if not result.open or result.expire_time <= self._clock.now():
+            # The answer may have taken long.
+            if not result.open or self._is_over(lease):
                 return _ended(answer)
             return Acquired(lease, answer.limits, replayed=answer.replayed)
         await self._allocations.decline(ask.organization_id, ask.operation_id)
@@ -63,6 +64,9 @@ class Leases:
         limits = answer.limits if lease.declined else without(lease, answer.limits)
         denied = denied_hold(result, lease.currency_code)
         return Acquired(None, limits, denied, replayed=answer.replayed)
+
+    def _is_over(self, lease: Allocation) -> bool:
+        return lease.released or (lease.lease_end_time is not None and lease.lease_end_time <= self._clock.now())
 
 
 def _refused(answer: Answer) -> Acquired:

@@ -89,7 +89,8 @@ class LeaseServiceServicer:
         """Records what was used within a lease, and ends it unless `final` says otherwise.
 
         Every usage is recorded as RecordUsage records it, under its own operation_id, and has an outcome of its own. It is
-        charged by capturing a part of the lease's hold. It counts in the limits that the lease has reserved in, in the windows
+        charged by capturing a part of the lease's hold, so to the account of the hold, or like other usage where the lease
+        holds no money in its currency. It counts in the limits that the lease has reserved in, in the windows
         in which it was acquired, and takes the place of what is reserved there; in the other limits in force for the usage it
         counts as RecordUsage counts. Work that is done is never refused for being more than the lease: it is charged in full,
         counted, and reported as `overrun`. Nor is it refused for being late: after the end it is recorded, charged and counted

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P4C, P4S and P7B: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
+from benchmarks.leases import measure_leases
 from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
 from benchmarks.people import SignIns, make_people
@@ -70,6 +71,7 @@ class Bench:
             "P9": lambda: measure_verification(charges, deployment.shards),
             "P10": lambda: measure_periods(subscriptions, deployment.shards),
             "P11": self.proxy_request,
+            "PL": self.leased_calls,
         }
 
     def debit_of_one_account(self) -> Figure:
@@ -183,6 +185,12 @@ class Bench:
         expected = tuple((organization_id, made[place]) for place, organization_id in enumerate(organization_ids))
         self._once("metering", Used(expected), len(tenants))
         return figure
+
+    def leased_calls(self) -> Figure:
+        if self._limits <= 2:
+            raise LoadError("PL compares with the third limit: give --limits 3 or more")
+        organization_id = self._fund_tenants()[0].organization_id
+        return measure_leases(self._deployment.service("metering"), self._deployment.token, organization_id)
 
     @property
     def _with_limits(self) -> str:

@@ -42,6 +42,9 @@ from services.metering.external_auth.checks import Checks
 from services.metering.external_auth.configuration import read_external_auth
 from services.metering.external_auth.servicer import ExternalAuthServicer
 from services.metering.invariants import CHECKS
+from services.metering.lease.leases import Leases
+from services.metering.lease.servicer import LeaseServicer
+from services.metering.lease.settlements import Settlements
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
@@ -64,6 +67,7 @@ from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
 from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.charging import Charging
+from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.named_subscriptions import NamedSubscriptions
@@ -75,6 +79,7 @@ from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
+    lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
     unit_pb2_grpc,
@@ -137,10 +142,16 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     subjects = Subjects(to_identity, to_billing)
-    _serve_limits(
+    allocations = _serve_limits(
         *(service, settings, shards, catalogue, organizations, subjects, subscriptions),
         *(limit_book, call_limits, counters, alerts, clock),
     )
+    counting = Counting(catalogue, limit_book, call_limits, counters, alerts, clock)
+    settlements = Settlements(
+        *(shards, catalogue, counting, charging, billing, named_subscriptions, clock), relay_after=relay_after
+    )
+    leases = LeaseServicer(Leases(allocations, billing, clock), allocations, settlements, usages)
+    service.add(lease_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
     hits = Hits(shards, catalogue, call_limits, counters, alerts, clock, queue_max=settings.queue_max)
     _serve_proxies(service, settings, hits, organizations, callers, call_limits, Balances(to_billing))
     _serve_checks(service, databases, clock)
@@ -211,8 +222,8 @@ def _serve_limits(
     counters: Counters,
     alerts: Alerts,
     clock: Clock,
-) -> None:
-    """Add the services of limits, and those that take from them without money."""
+) -> Allocations:
+    """Add the services of limits, and those that take from them without money; return what allocates."""
     queue_max = settings.queue_max
     allocations = Allocations(
         shards, catalogue, organizations, call_limits, subscriptions, counters, alerts, clock, queue_max=queue_max
@@ -226,6 +237,7 @@ def _serve_limits(
     service.background(counters.run, "counters of limits")
     service.background(allocations.run, "leases of allocations")
     service.on_drain(allocations.close)
+    return allocations
 
 
 def _serve_proxies(

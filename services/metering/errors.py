@@ -189,6 +189,14 @@ class AuthorizationNotHeld(Refusal):
     template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
 
 
+class UsageOfAnother(Refusal):
+    """The usage is of another organization than the lease that it is settled with; it is not recorded."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_OF_ANOTHER"
+    template = "The usage {operation_id} is of another organization than the lease {lease_id}."
+
+
 class CounterFull(Refusal):
     """A limit has counted as much as can be counted in its window; nothing was allocated."""
 

@@ -25,8 +25,8 @@ _OPERATIONS: Final = Invariant(
 )
 _CHARGES: Final = Invariant(
     "charges_come_from_usage",
-    "A charge in the outbox differs from the cost of its usage or the amount of its part, has none of them, or was"
-    " refused by billing.",
+    "A charge in the outbox differs from the cost of its usage or the amount of its part, has none of them, has another"
+    " hold than its call or lease, or was refused by billing.",
 )
 _PARTS: Final = Invariant(
     "parts_add_up", "What a call captured in parts differs from the sum of its parts, or from what its usage says."
@@ -297,14 +297,21 @@ _OUTBOX: Final = f"""
                 coalesce(r.currency_code, p.currency_code))
     UNION ALL
     SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
-        CASE WHEN s.part IS NULL THEN 'the charge has no part'
+        CASE WHEN s.part IS NULL AND r.usage_id IS NULL THEN 'the charge has no part, and no usage of a lease'
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
+            WHEN s.part IS NULL THEN 'the charge differs from the cost of the usage, or has another hold than its lease'
             ELSE 'the charge differs from the amount of the part' END
     FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NOT NULL) AS x
     LEFT JOIN settlement_parts AS s ON s.organization_id = x.organization_id AND s.part_id = x.operation_id
-    WHERE s.part IS NULL OR x.state IN ('REFUSED', 'DEAD')
+    LEFT JOIN usage_operations AS o
+        ON s.part IS NULL AND o.organization_id = x.organization_id AND o.operation_id = x.operation_id
+    LEFT JOIN usage_records AS r ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time
+        AND r.usage_id = o.usage_id AND r.lease_id IS NOT NULL
+    LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+    WHERE (s.part IS NULL AND r.usage_id IS NULL) OR x.state IN ('REFUSED', 'DEAD')
         OR (x.hold_operation_id, x.kind, x.amount, x.currency_code)
-            IS DISTINCT FROM (s.operation_id, 'CAPTURE', s.amount, s.currency_code)
+            IS DISTINCT FROM (coalesce(s.operation_id, r.lease_id), 'CAPTURE', coalesce(s.amount, r.cost, p.cost),
+                coalesce(s.currency_code, r.currency_code, p.currency_code))
     UNION ALL
     SELECT 'charges_do_not_wait', organization_id, 'charges/' || operation_id,
         'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')

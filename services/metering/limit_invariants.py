@@ -31,7 +31,7 @@ RESERVED: Final = Invariant(
     " nor given back.",
 )
 SOUGHT: Final = Invariant(
-    "reservations_are_looked_for", "A call has reserved something of limits, and nobody looks for its end."
+    "reservations_are_looked_for", "A call or a lease has reserved something of limits, and nobody looks for its end."
 )
 
 # Sums are made for all counters of the organizations in the range at once. The million is counted by index alone, for
@@ -85,14 +85,15 @@ _COUNTERS: Final = f"""
             WHERE s.organization_id = a.organization_id AND s.operation_id = a.operation_id AND s.fingerprint <> ''
         )
     ), leased AS (
-        SELECT o.organization_id, c.counter_id, c.amount
+        SELECT o.organization_id, q.operation_id, c.counter_id, c.amount
         FROM organization AS o JOIN quota_allocations AS q
             ON q.organization_id = o.organization_id AND q.create_time >= o.since_time - {_AUTHORIZED_EARLY}
         CROSS JOIN LATERAL unnest(q.counters, q.reserved) AS c (counter_id, amount)
         WHERE NOT q.released AND q.lease_end_time IS NOT NULL
     ), reserved AS (
         SELECT organization_id, counter_id, sum(amount) AS amount FROM (
-            SELECT organization_id, counter_id, amount FROM held UNION ALL TABLE leased
+            SELECT organization_id, counter_id, amount FROM held
+            UNION ALL SELECT organization_id, counter_id, amount FROM leased
         ) AS r GROUP BY 1, 2
     ), compared AS (
         SELECT c.*, coalesce(u.amount, 0) AS usage_used, coalesce(r.amount, 0) AS authorized_reserved,
@@ -116,6 +117,13 @@ _COUNTERS: Final = f"""
     FROM held AS h
     WHERE NOT EXISTS (
         SELECT FROM lapse_checks AS l WHERE l.organization_id = h.organization_id AND l.operation_id = h.operation_id
+    )
+    UNION ALL
+    SELECT DISTINCT 'reservations_are_looked_for', h.organization_id, 'leases/' || h.operation_id,
+        'it has reserved something, and nobody looks for its end'
+    FROM leased AS h
+    WHERE NOT EXISTS (
+        SELECT FROM quota_leases AS l WHERE l.organization_id = h.organization_id AND l.operation_id = h.operation_id
     )
 """  # noqa: S608 -- made of constants of ours alone.
 

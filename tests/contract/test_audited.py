@@ -18,6 +18,7 @@ OWN_RECORD = {
     "tollhouse.billing.v1.CreditService": ("GrantCredits", "VoidGrant"),
     "tollhouse.billing.v1.PlanService": ("GetPlanOffer",),
     "tollhouse.billing.v1.SubscriptionService": ("RunPeriods",),
+    "tollhouse.metering.v1.LeaseService": ("AcquireLease", "SettleLease"),
     "tollhouse.metering.v1.QuotaService": ("AllocateQuota", "ReleaseQuota"),
     "tollhouse.metering.v1.UsageService": ("RecordUsage", "BatchRecordUsage", "StreamUsage"),
     "tollhouse.metering.v1.AdmissionService": (

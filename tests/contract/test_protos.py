@@ -145,7 +145,7 @@ def test_lists_are_read_in_pages() -> None:
 
 
 def test_every_change_is_keyed_so_that_a_repeat_is_safe() -> None:
-    keys = {"request_id", "operation_id"}
+    keys = {"request_id", "operation_id", "lease_id"}
     unkeyed = []
     for name, method in contract.methods():
         if method.options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS or method.client_streaming:

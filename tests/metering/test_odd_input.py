@@ -14,12 +14,12 @@ from tests.metering.support import Metering, Platform, stamp, usage
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
-from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, charge_pb2, lease_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
 
 pytestmark = pytest.mark.shards
 
 _METHODS: Final = methods_of(
-    (model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, charge_pb2, integrity_pb2, audit_pb2)
+    (model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2, integrity_pb2, audit_pb2)
 )
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 
@@ -36,6 +36,7 @@ def _known(organization_id: str) -> dict[str, object]:
     return {
         "organization_id": organization_id,
         "operation_id": "odd",
+        "lease_id": "odd-lease",
         "principal": admission_pb2.Principal(organization_id=organization_id),
         "model": "gpt-4o",
         "model_id": "gpt-4o",
@@ -73,7 +74,7 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
             if method.name == "UpdateAdmissionPolicy":
                 own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
-            if method.containing_service.name == "QuotaService":
+            if method.containing_service.name in ("QuotaService", "LeaseService"):
                 own = _OF_LIMITS
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS

@@ -379,6 +379,9 @@ def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exc
     """Return the decision where billing need not be asked, or None where an amount is to be held."""
     if one.said.refused is not None:
         return _over_limit(one, one.said.refused)
+    if before is None and not one.written:
+        # Neither stored now nor found: it is the id of a lease.
+        return OperationIdReused(operation_id=one.key[1], field="operation_id")
     refusal = refusal_of_repeat(before, one.pinned) if before is not None else None
     if refusal is not None:
         return refusal
@@ -428,11 +431,17 @@ def _decision(
     if result.reason == OperationIdReused.reason:
         field = result.facts.get("field", "amount")
         return OperationIdReused(operation_id=pinned.ask.operation_id, field=field)
+    limits = one.statuses if replayed else one.statuses_without
+    denied = denied_hold(result, pinned.currency_code)
+    return replace(denied, principal=one.principal, replayed=replayed, limits=limits)
+
+
+def denied_hold(result: NotHeld, currency_code: str) -> Denied:
+    """Return why nothing may begin for which billing holds no money."""
     reason = result.reason if result.reason in _HOLD_REASONS else "ACCOUNT_CLOSED"
     facts = {name: result.facts[name] for name in _FACTS if name in result.facts}
-    facts.setdefault("currency_code", pinned.currency_code)
-    limits = one.statuses if replayed else one.statuses_without
-    return Denied(reason, result.message, facts, one.principal, replayed, limits=limits)
+    facts.setdefault("currency_code", currency_code)
+    return Denied(reason, result.message, facts)
 
 
 def _hold_request(pinned: Pinned) -> HoldRequest:

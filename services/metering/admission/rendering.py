@@ -77,7 +77,7 @@ def fill_policy(target: pb.AdmissionPolicy, organization_id: str, entry: Entry |
 
 def fill_settle_outcome(
     target: pb.SettleOutcome,
-    request: pb.SettleRequest,
+    request: pb.SettleRequest | usage_pb2.RecordUsageRequest,
     outcome: Outcome,
     adjusted: Sequence[str],
     units: Units,
@@ -167,14 +167,19 @@ def _render_limits(limits: Sequence[Status]) -> Sequence[quota_pb2.LimitStatus]:
 
 def _fill_denial(response: pb.AuthorizeResponse, denied: Denied) -> None:
     response.decision = pb.DECISION_DENIED
-    response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
-    response.denial.message = denied.message
-    response.denial.facts.update(denied.facts if denied.refused is None else facts_of(denied.refused))
+    fill_reason(response.denial, denied)
     if denied.limits:
         rendered = _render_limits(denied.limits) if denied.refused is None else None
         response.limits.extend(rendered or render_statuses(denied.limits, denied.refused))
     if denied.principal is not None:
         _fill_principal(response.principal, denied.principal)
+
+
+def fill_reason(target: pb.Denial, denied: Denied) -> None:
+    """Write why something may not begin, with the numbers behind it, where it stands."""
+    target.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
+    target.message = denied.message
+    target.facts.update(denied.facts if denied.refused is None else facts_of(denied.refused))
 
 
 def _fill_principal(message: pb.Principal, principal: KeyPrincipal) -> None:

@@ -32,10 +32,16 @@ class Filters(NamedTuple):
     state: State | None = None
 
 
+_HAS_LEASE: Final = """EXISTS (
+    SELECT FROM quota_allocations q
+    WHERE q.organization_id = ANY (ARRAY[{0}.organization_id]) AND q.operation_id = {0}.operation_id
+        AND q.spent IS NOT NULL
+)"""
 # Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. What has reserved
 # something of limits is looked at when its hold ends, should its settlement not come. Returns the keys that existed
-# before, which is nearly always none.
-_ADD: Final = """
+# before, which is nearly always none, and those of leases. IS NOT TRUE keeps the planner from turning the look for a
+# lease into a join, so that it is one by the primary key.
+_ADD: Final = f"""
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
@@ -51,7 +57,7 @@ WITH item AS (
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
         items, labels::jsonb, subscription_id, fingerprint, price_version_id, currency_code, amount::numeric,
         create_time, counters::uuid[], reserved::numeric[]
-    FROM item ORDER BY organization_id, operation_id
+    FROM item WHERE {_HAS_LEASE.format("item")} IS NOT TRUE ORDER BY organization_id, operation_id
     ON CONFLICT DO NOTHING
     RETURNING organization_id, operation_id, create_time + hold_ttl_ms * interval '1 millisecond' AS end_time, counters
 ), noted AS (
@@ -60,10 +66,10 @@ WITH item AS (
 )
 SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
-"""
+"""  # noqa: S608 -- made of constants of ours alone.
 
-# What was authorized or recorded before.
-_TAKEN: Final = """
+# What was authorized or recorded before, or is a lease.
+_TAKEN: Final = f"""
 SELECT w.organization_id::text, w.operation_id
 FROM unnest($1::uuid[], $2::text[]) AS w(organization_id, operation_id)
 WHERE EXISTS (
@@ -72,8 +78,8 @@ WHERE EXISTS (
 ) OR EXISTS (
     SELECT FROM usage_operations o
     WHERE o.organization_id = ANY (ARRAY[w.organization_id]) AND o.operation_id = w.operation_id
-)
-"""
+) OR {_HAS_LEASE.format("w")}
+"""  # noqa: S608 -- made of constants of ours alone.
 
 _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,

@@ -35,6 +35,8 @@ _PAUSE_AFTER_FAILURE_S: Final = 0.5
 _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
+_PURPOSE_KEY: Final = "purpose"
+_LEASE: Final = "lease"
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
 _DEBITED: Final = (OperationIdReused.reason, "kind")
 _INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
@@ -115,6 +117,8 @@ class HoldRequest(NamedTuple):
     model: str
     """Which credits may be used depends on it and the user. It also describes the hold."""
     user_id: str | None
+    is_lease: bool = False
+    """Whether it is for a lease. Such a hold says so, and is never taken for that of a call with the same id."""
 
 
 class Held(NamedTuple):
@@ -380,6 +384,8 @@ def _fill_hold(request: pb.CreateHoldRequest, hold: HoldRequest) -> None:
     request.description = request.model = hold.model
     if hold.user_id is not None:
         request.user_id = hold.user_id
+    if hold.is_lease:
+        request.metadata[_PURPOSE_KEY] = _LEASE
 
 
 def _balance(balance: pb.Balance) -> AccountBalance:

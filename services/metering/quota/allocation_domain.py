@@ -2,6 +2,8 @@
 
 An amount counts in the limits of its metric, and in no others: `input_tokens` are no `total_tokens` here unless the
 caller names those, too.
+
+A lease is an allocation that only reserves. Settlements put what was used in the place of what it has reserved.
 """
 
 import hashlib
@@ -66,7 +68,8 @@ class Ask(NamedTuple):
     amounts: Sequence[Asked]
     call: Call
     lease: timedelta
-    """How long concurrent calls keep their places."""
+    """How long concurrent calls keep their places, or the lease lasts."""
+    is_lease: bool = False
 
 
 class Taken(NamedTuple):
@@ -75,7 +78,7 @@ class Taken(NamedTuple):
     counter_id: str
     used: Decimal
     reserved: Decimal
-    """The places of concurrent calls."""
+    """The places of concurrent calls; all that a lease has taken and nobody has used."""
 
 
 class Amount(NamedTuple):
@@ -97,12 +100,20 @@ class Allocation:
     """That of the spend; empty where there is none."""
     taken: Sequence[Taken]
     lease_end_time: datetime | None
-    """When concurrent calls lose their places; None where there are none."""
+    """When concurrent calls lose their places, or the lease ends; None where there are neither."""
     create_time: datetime
     released: bool = False
-    """Whether its places were given back."""
+    """Whether what is reserved was given back."""
     lapsed: bool = False
     """Whether that was because its lease had ended."""
+    spent: Sequence[Decimal] | None = None
+    """For a lease: what settlements have used of each amount. None for what is no lease."""
+    declined: bool = False
+    """Whether billing declined the hold of the lease."""
+
+    @property
+    def is_lease(self) -> bool:
+        return self.spent is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,8 @@ class Answer:
     refused: Refused | None = None
     lease_end_time: datetime | None = None
     replayed: bool = False
+    allocation: Allocation | None = None
+    """What is stored; None where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +154,21 @@ def differing_field(before: bytes, now: bytes) -> str | None:
     return None
 
 
-def takes_of(places: Iterable[Place], amounts: Iterable[Asked], *, only_asked: bool = False) -> list[Take]:
+def takes_of(
+    places: Iterable[Place], amounts: Iterable[Asked], *, only_asked: bool = False, is_lease: bool = False
+) -> list[Take]:
     """Return what amounts take of each limit.
 
-    Limits of metrics that are not named are asked for nothing; with `only_asked` they are left out.
+    Limits of metrics that are not named are asked for nothing; with `only_asked` they are left out. A lease is for many
+    calls, so it is no matter of limits of single calls, unless these allow none.
     """
     values = {(one.metric, one.currency_code): one.value for one in amounts}
     takes: list[Take] = []
     for place in places:
         shape = place.counter.limit.shape
         value = values.get((shape.metric, shape.currency_code))
+        if is_lease and shape.window is Window.CALL and place.counter.limit.terms.maximum != 0:
+            value = None
         if value is not None or not only_asked:
             takes.append(Take(place, _ZERO if value is None else value, value is not None))
     return takes
@@ -194,7 +212,7 @@ def too_much(takes: Iterable[Take], standings: Mapping[str, Standing]) -> Take |
     return None
 
 
-def take(takes: Iterable[Take], standings: Mapping[str, Standing]) -> list[Taken]:
+def take(takes: Iterable[Take], standings: Mapping[str, Standing], *, is_lease: bool = False) -> list[Taken]:
     """Count what is taken, for the decisions that follow, and return it."""
     taken: list[Taken] = []
     for one in takes:
@@ -202,7 +220,7 @@ def take(takes: Iterable[Take], standings: Mapping[str, Standing]) -> list[Taken
         if not one.amount or shape.window is Window.CALL:
             continue
         standing = standings[one.place.counter.counter_id]
-        used, reserved = (_ZERO, one.amount) if _is_given_back(shape) else (one.amount, _ZERO)
+        used, reserved = (_ZERO, one.amount) if is_lease or _is_given_back(shape) else (one.amount, _ZERO)
         standing.used += used
         standing.reserved += reserved
         taken.append(Taken(one.place.counter.counter_id, used, reserved))
@@ -223,7 +241,7 @@ def _least_left(one: Asked, takes: Iterable[Take], standings: Mapping[str, Stand
     least = one.value
     for take_ in takes:
         limit = take_.limit
-        if limit.terms.enforcement is not Enforcement.HARD:
+        if limit.terms.enforcement is not Enforcement.HARD or not take_.asked:
             continue
         if (limit.shape.metric, limit.shape.currency_code) == (one.metric, one.currency_code):
             rest = left(limit, standing_at(take_.place, standings))

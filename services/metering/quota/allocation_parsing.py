@@ -1,7 +1,8 @@
 """Requests for allocations, read into what the use case takes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -10,6 +11,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from services.metering.model.units import QUANTITY_MAX, Units, check_unit, quantity_of
 from services.metering.quota.allocation_domain import LEASE_DEFAULT, Ask, Asked, Mode, fingerprint_of
 from services.metering.quota.domain import CONCURRENT_CALLS, METRICS, SPEND, Call
+from tollhouse.metering.v1 import lease_pb2
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 _MODES: Final = {
@@ -21,8 +23,10 @@ _MODES: Final = {
 }
 _WHOLE: Final = Decimal(1)
 
+Request = pb.AllocateQuotaRequest | lease_pb2.AcquireLeaseRequest
 
-def units_named(request: pb.AllocateQuotaRequest) -> Iterable[str]:
+
+def units_named(request: Request) -> Iterable[str]:
     """Return the units among the metrics of a request."""
     return (one.metric for one in request.amounts if one.metric not in METRICS)
 
@@ -35,23 +39,35 @@ def read_ask(request: pb.AllocateQuotaRequest, units: Units) -> Ask:
             currency is missing or out of place, or a lease is given without concurrent calls.
     """
     violations: list[FieldViolation] = []
-    amounts: list[Asked] = []
-    for number, amount in enumerate(request.amounts):
-        field = f"amounts[{number}]"
-        if any(amount.metric == other.metric for other in request.amounts[:number]):
-            violations.append(FieldViolation(f"{field}.metric", f"names {amount.metric} twice"))
-            continue
-        asked = _read_amount(field, amount, units, violations)
-        if asked is not None:
-            amounts.append(asked)
+    amounts = _read_amounts(request, units, violations)
     has_lease = request.HasField("lease_ttl")
     if has_lease and all(amount.metric != CONCURRENT_CALLS for amount in request.amounts):
         violations.append(FieldViolation("lease_ttl", f"is for {CONCURRENT_CALLS}, which are not among the amounts"))
     if violations:
         raise InvalidArgument(violations)
+    lease = request.lease_ttl.ToTimedelta() if has_lease else LEASE_DEFAULT
+    return _ask(request, request.operation_id, amounts, lease)
+
+
+def read_lease(request: lease_pb2.AcquireLeaseRequest, units: Units) -> Ask:
+    """Read a request to acquire a lease.
+
+    Raises:
+        InvalidArgument: a metric does not exist or is named twice, a value is too large or no multiple of its step, a
+            currency is missing or out of place, or the mode is none of leases.
+    """
+    violations: list[FieldViolation] = []
+    amounts = _read_amounts(request, units, violations)
+    if _MODES[request.mode] not in (Mode.NORMAL, Mode.BEST_EFFORT):
+        violations.append(FieldViolation("mode", "must be NORMAL or BEST_EFFORT"))
+    if violations:
+        raise InvalidArgument(violations)
+    return _ask(request, request.lease_id, amounts, request.ttl.ToTimedelta())._replace(is_lease=True)
+
+
+def _ask(request: Request, operation_id: str, amounts: Sequence[Asked], lease: timedelta) -> Ask:
     call = _read_call(request)
     mode = _MODES[request.mode]
-    lease = request.lease_ttl.ToTimedelta() if has_lease else LEASE_DEFAULT
     fingerprint = fingerprint_of(
         {
             **call._asdict(),
@@ -61,8 +77,21 @@ def read_ask(request: pb.AllocateQuotaRequest, units: Units) -> Ask:
             "lease_ttl": str(lease),
         }
     )
-    organization_id = request.organization_id.lower()
-    return Ask(organization_id, request.operation_id, fingerprint, mode, amounts, call, lease)
+    return Ask(request.organization_id.lower(), operation_id, fingerprint, mode, amounts, call, lease)
+
+
+def _read_amounts(request: Request, units: Units, violations: list[FieldViolation]) -> list[Asked]:
+    """Read the amounts of a request; what is wrong with them is added to `violations`."""
+    amounts: list[Asked] = []
+    for number, amount in enumerate(request.amounts):
+        field = f"amounts[{number}]"
+        if any(amount.metric == other.metric for other in request.amounts[:number]):
+            violations.append(FieldViolation(f"{field}.metric", f"names {amount.metric} twice"))
+            continue
+        asked = _read_amount(field, amount, units, violations)
+        if asked is not None:
+            amounts.append(asked)
+    return amounts
 
 
 def _read_amount(field: str, amount: pb.QuotaAmount, units: Units, violations: list[FieldViolation]) -> Asked | None:
@@ -87,7 +116,7 @@ def _read_amount(field: str, amount: pb.QuotaAmount, units: Units, violations: l
     return Asked(amount.metric, "", value, step)
 
 
-def _read_call(request: pb.AllocateQuotaRequest) -> Call:
+def _read_call(request: Request) -> Call:
     return Call(
         project_id=request.project_id.lower(),
         user_id=request.user_id.lower(),

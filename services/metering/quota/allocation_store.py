@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+import asyncpg
+
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.ids import NIL
@@ -18,7 +20,7 @@ SCAN_MAX: Final = 5_000
 
 _FIND: Final = """
 SELECT a.organization_id::text, a.operation_id, a.fingerprint, a.metrics, a.amounts, a.currency_code,
-    a.counters::text[], a.taken, a.reserved, a.lease_end_time, a.create_time, a.released, a.lapsed
+    a.counters::text[], a.taken, a.reserved, a.lease_end_time, a.create_time, a.released, a.lapsed, a.spent, a.declined
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN quota_allocations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
@@ -28,14 +30,15 @@ JOIN quota_allocations a
 _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[])
+        $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[])
         AS t(organization_id, operation_id, fingerprint, metrics, amounts, currency_code, counters, taken, reserved,
-            lease_end_time, create_time)
+            lease_end_time, create_time, spent)
 ), added AS (
     INSERT INTO quota_allocations (organization_id, operation_id, fingerprint, metrics, amounts, currency_code,
-        counters, taken, reserved, lease_end_time, released, lapsed, create_time)
+        counters, taken, reserved, lease_end_time, released, lapsed, create_time, spent)
     SELECT organization_id, operation_id, fingerprint, metrics::text[], amounts::numeric[], currency_code,
-        counters::uuid[], taken::numeric[], reserved::numeric[], lease_end_time, false, false, create_time
+        counters::uuid[], taken::numeric[], reserved::numeric[], lease_end_time, false, false, create_time,
+        spent::numeric[]
     FROM item ORDER BY organization_id, operation_id ON CONFLICT DO NOTHING
     RETURNING organization_id, operation_id, lease_end_time
 ), leased AS (
@@ -69,6 +72,35 @@ WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id 
 RETURNING a.organization_id::text, a.operation_id, a.lapsed
 """
 
+# Whoever settles a lease holds its row in the queue until the end of the transaction, if it is there still, and then
+# its allocation: so nobody else changes what it has reserved. It waits for who is ending it.
+_HOLD_IN_QUEUE: Final = (
+    "SELECT FROM quota_leases WHERE organization_id = $1::uuid AND operation_id = $2::text FOR UPDATE"
+)
+_LOCK_LEASE: Final = f"{_FIND.rstrip()} AND a.spent IS NOT NULL FOR UPDATE OF a"
+_SETTLE: Final = """
+WITH ended AS (
+    DELETE FROM quota_leases
+    WHERE $5::boolean AND organization_id = $1::uuid AND operation_id = $2::text
+)
+UPDATE quota_allocations SET reserved = ($3::text)::numeric[], spent = ($4::text)::numeric[], released = $5::boolean,
+    lapsed = $6::boolean
+WHERE organization_id = $1::uuid AND operation_id = $2::text
+"""
+_DECLINE: Final = """
+UPDATE quota_allocations SET declined = true
+WHERE organization_id = $1::uuid AND operation_id = $2::text AND NOT declined
+"""
+# Which of some operations are authorized. IS TRUE keeps the planner from making it a join.
+_AUTHORIZED: Final = """
+SELECT wanted.organization_id::text, wanted.operation_id
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+WHERE EXISTS (
+    SELECT FROM authorizations a
+    WHERE a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+) IS TRUE
+"""
+
 # The last key of the next window; by the primary key.
 _WINDOW_END: Final = """
 SELECT organization_id::text, operation_id FROM quota_leases
@@ -87,21 +119,8 @@ ORDER BY organization_id, operation_id LIMIT $6
 
 async def find(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Allocation]:
     """Return those of the allocations that are stored."""
-    found: dict[Key, Allocation] = {}
-    for row in await connection.fetch(_FIND, *_arrays(keys)):
-        found[row[0], row[1]] = Allocation(
-            organization_id=row[0],
-            operation_id=row[1],
-            fingerprint=row[2],
-            amounts=[Amount(*pair) for pair in zip(row[3], row[4], strict=True)],
-            currency_code=row[5],
-            taken=[Taken(*each) for each in zip(row[6], row[7], row[8], strict=True)],
-            lease_end_time=row[9],
-            create_time=row[10],
-            released=row[11],
-            lapsed=row[12],
-        )
-    return found
+    found = map(_allocation, await connection.fetch(_FIND, *_arrays(keys)))
+    return {(one.organization_id, one.operation_id): one for one in found}
 
 
 async def add(connection: RawConnection, allocations: Sequence[Allocation]) -> int:
@@ -119,6 +138,7 @@ async def add(connection: RawConnection, allocations: Sequence[Allocation]) -> i
         [_array(format_amount(taken.reserved) for taken in one.taken) for one in allocations],
         [one.lease_end_time for one in allocations],
         [one.create_time for one in allocations],
+        [None if one.spent is None else _array(map(format_amount, one.spent)) for one in allocations],
     )
     return int(added)
 
@@ -139,6 +159,33 @@ async def release(connection: RawConnection, keys: Collection[Key], now: datetim
     return {(row[0], row[1]): row[2] for row in await connection.fetch(_RELEASE, *_arrays(keys), now)}
 
 
+async def lock_lease(connection: RawConnection, key: Key) -> Allocation | None:
+    """Return a lease as it is, locked until the end of the transaction; None where there is none."""
+    await connection.fetch(_HOLD_IN_QUEUE, *key)
+    # With a statement of its own: it sees what was committed while the lock was waited for.
+    rows = await connection.fetch(_LOCK_LEASE, [key[0]], [key[1]])
+    return None if not rows else _allocation(rows[0])
+
+
+async def settle_lease(connection: RawConnection, lease: Allocation) -> None:
+    """Store what a locked lease has reserved still, what was used of it, and whether it has ended."""
+    reserved = _array(format_amount(one.reserved) for one in lease.taken)
+    spent = _array(map(format_amount, lease.spent or ()))
+    await connection.execute(
+        _SETTLE, lease.organization_id, lease.operation_id, reserved, spent, lease.released, lease.lapsed
+    )
+
+
+async def decline(connection: RawConnection, key: Key) -> None:
+    """Note that billing declined the hold of a lease."""
+    await connection.execute(_DECLINE, *key)
+
+
+async def authorized(connection: RawConnection, keys: Collection[Key]) -> set[Key]:
+    """Return those of the operations that are authorized."""
+    return {(row[0], row[1]) for row in await connection.fetch(_AUTHORIZED, *_arrays(keys))}
+
+
 async def window_end(connection: RawConnection, after: Key) -> Key | None:
     """Return the last key of the next window of leases; None when the rest fits into one window."""
     row = await connection.fetchrow(_WINDOW_END, *after, SCAN_MAX - 1)
@@ -149,6 +196,23 @@ async def due(connection: RawConnection, after: Key, until: Key | None, now: dat
     """Return the next leases of a window that have ended."""
     rows = await connection.fetch(_DUE, *after, *(until or (None, None)), now, limit)
     return [(row[0], row[1]) for row in rows]
+
+
+def _allocation(row: asyncpg.Record) -> Allocation:
+    return Allocation(
+        organization_id=row[0],
+        operation_id=row[1],
+        fingerprint=row[2],
+        amounts=[Amount(*pair) for pair in zip(row[3], row[4], strict=True)],
+        currency_code=row[5],
+        taken=[Taken(*each) for each in zip(row[6], row[7], row[8], strict=True)],
+        lease_end_time=row[9],
+        create_time=row[10],
+        released=row[11],
+        lapsed=row[12],
+        spent=row[13],
+        declined=row[14],
+    )
 
 
 def _array(values: Iterable[str]) -> str:

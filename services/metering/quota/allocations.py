@@ -5,7 +5,8 @@ locks the counters of all their limits first. What is allocated is stored with w
 and a place is given back once.
 
 Whoever gives places back takes their leases out of the queue first, then locks their counters. So of a release and the
-end of the lease one finds the lease there, and neither waits for the other in a circle.
+end of the lease one finds the lease there, and neither waits for the other in a circle. Who settles a lease holds its
+place in the queue in the same way (see `lock_lease`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -187,6 +188,14 @@ class Allocations:
             raise answer
         return answer
 
+    async def decline(self, organization_id: str, lease_id: str) -> None:
+        """Note that billing declined the hold of a lease, and give back what it has reserved, once."""
+        key = organization_id, lease_id
+        async with self._shards.of(organization_id).raw_transaction() as connection:
+            await store.take_out(connection, [key])
+            await _give_back(connection, [key], self._clock.now())
+            await store.decline(connection, key)
+
     async def run(self) -> NoReturn:
         """End leases whose time has come, in every shard, until cancelled."""
         await self._shards.visit(self.end_leases, every_s=_LEASES_EVERY_S)
@@ -204,7 +213,7 @@ class Allocations:
         now = self._clock.now()
         for place, one in enumerate(waiting):
             places = [self._counters.place_of(applied, now) for applied in one.limits]
-            ready[place] = _Ready(one, places, takes_of(places, one.ask.amounts))
+            ready[place] = _Ready(one, places, takes_of(places, one.ask.amounts, is_lease=one.ask.is_lease))
         takes = [(one.waiting.ask.organization_id, each) for one in ready.values() for each in one.takes]
         await self._counters.create(database, takes)
         async with database.raw_transaction() as connection:
@@ -212,13 +221,19 @@ class Allocations:
             if has_moved_on((each for _, each in takes), self._clock.now()):
                 raise Conflict
             # With a statement of its own: it sees what was committed while the locks were waited for.
-            stored = await _stored(connection, [one.waiting for one in ready.values()])
+            stored = await _stored(connection, waiting)
+            leases = [one.key for one in waiting if one.ask.is_lease]
+            authorized = await store.authorized(connection, leases) if leases else set()
             new: list[tuple[_Waiting, Allocation]] = []
             for place, request in ready.items():
+                key = request.waiting.key
+                if key in authorized and key not in stored:
+                    answers[place] = OperationIdReused(operation_id=key[1], field="lease_id")
+                    continue
                 decided = _decide(request, stored, standings, now)
                 if isinstance(decided, Allocation):
                     new.append((request.waiting, decided))
-                    stored[request.waiting.key] = decided
+                    stored[key] = decided
                     decided = _answer(decided, _as_they_are(request, standings))
                 answers[place] = decided
             await _write(connection, new)
@@ -233,8 +248,11 @@ class Allocations:
         self, database: Database, keys: Sequence[Key], let_next_begin: Callable[[], None]
     ) -> list[Released | Exception]:
         async with database.raw_transaction() as connection:
-            await store.take_out(connection, keys)
-            found, ended = await _give_back(connection, keys, self._clock.now())
+            known = await store.find(connection, set(keys))
+            # A lease is settled, not released.
+            places = [key for key in keys if key not in known or not known[key].is_lease]
+            await store.take_out(connection, places)
+            found, ended = await _give_back(connection, places, self._clock.now())
         answers: list[Released | Exception] = []
         seen: set[Key] = set()
         for key in keys:
@@ -297,6 +315,8 @@ def _decide(
     before = stored.get(ready.waiting.key) if ask.mode is not Mode.CHECK_ONLY else None
     if before is not None:
         field = differing_field(before.fingerprint, ask.fingerprint)
+        if before.is_lease != ask.is_lease:
+            field = "lease_id"
         if field is not None:
             return OperationIdReused(operation_id=ask.operation_id, field=field)
         replayed = before != ready.waiting.written
@@ -310,7 +330,7 @@ def _decide(
         )
     if ask.mode is Mode.CHECK_ONLY:
         return Answer(allocated=True, amounts=(), currency_code="", limits=_as_they_are(ready, standings))
-    takes = takes_of(ready.places, amounts)
+    takes = takes_of(ready.places, amounts, is_lease=ask.is_lease)
     full = too_much(takes, counted)
     if full is not None:
         standing = standing_at(full.place, counted)
@@ -322,9 +342,10 @@ def _decide(
         fingerprint=ask.fingerprint,
         amounts=[Amount(one.metric, one.value) for one in amounts],
         currency_code=next((one.currency_code for one in amounts if one.metric == SPEND), ""),
-        taken=take(takes, counted),
-        lease_end_time=lease_end(amounts, ask.lease, now),
+        taken=take(takes, counted, is_lease=ask.is_lease),
+        lease_end_time=now + ask.lease if ask.is_lease else lease_end(amounts, ask.lease, now),
         create_time=now,
+        spent=[_ZERO] * len(amounts) if ask.is_lease else None,
     )
 
 
@@ -336,6 +357,7 @@ def _answer(allocation: Allocation, limits: Sequence[tuple[Place, Standing]], *,
         limits=limits,
         lease_end_time=allocation.lease_end_time,
         replayed=replayed,
+        allocation=allocation,
     )
 
 

@@ -199,6 +199,8 @@ usage_records: Final = Table(
     # The counters of limits that it is counted in, and how much in each; null where there are none.
     Column("counters", ARRAY(ID)),
     Column("counted", ARRAY(AMOUNT)),
+    # The lease that it was settled with. With the charge kind CAPTURE, a part of its hold is captured.
+    Column("lease_id", KEY),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",

@@ -129,6 +129,7 @@ limit_alerts: Final = Table(
 
 # What AllocateQuota has allocated, for ever, since the operation ids are never used again. `counters`, `taken` and
 # `reserved` belong together: what was counted in each counter, and which places of concurrent calls it has there.
+# A lease is an allocation that has taken nothing: all its amounts are reserved, and settlements lower that.
 quota_allocations: Final = Table(
     "quota_allocations",
     shard_metadata,
@@ -142,12 +143,16 @@ quota_allocations: Final = Table(
     Column("counters", ARRAY(ID), nullable=False),
     Column("taken", ARRAY(AMOUNT), nullable=False),
     Column("reserved", ARRAY(AMOUNT), nullable=False),
-    # When concurrent calls lose their places; null where there are none.
+    # When concurrent calls lose their places, or the lease ends; null where there are neither.
     Column("lease_end_time", TIME),
-    # Whether the places were given back, and whether that was because the lease had ended.
+    # Whether what is reserved was given back, and whether that was because the lease had ended.
     Column("released", Boolean, nullable=False),
     Column("lapsed", Boolean, nullable=False),
     Column("create_time", TIME, nullable=False),
+    # What settlements have used of each amount of a lease; null for what is no lease.
+    Column("spent", ARRAY(AMOUNT)),
+    # Whether billing declined the hold of the lease.
+    Column("declined", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "operation_id", name="quota_allocations_pkey"),
     Index("quota_allocations_by_time", "organization_id", "create_time"),
     CheckConstraint(
@@ -159,7 +164,8 @@ quota_allocations: Final = Table(
     CheckConstraint("lease_end_time IS NOT NULL OR NOT released", name="quota_allocations_released"),
 )
 
-# The allocations with concurrent calls that are not released. A row is deleted when the places are given back.
+# The leases, and the allocations with concurrent calls, that are not released. A row is deleted when what they have
+# reserved is given back.
 quota_leases: Final = Table(
     "quota_leases",
     shard_metadata,

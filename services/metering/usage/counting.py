@@ -10,7 +10,7 @@ same locks, and looks for usage first. So each reservation goes once.
 """
 
 import json
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,8 +33,10 @@ from services.metering.quota.counters import Counters, is_kept
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
 from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
 from services.metering.quota.windows import ALWAYS, Span, kept_until
+from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
+from services.metering.usage.leased import Leased, counters_of_lease
 from services.metering.usage.part_domain import used_by
 
 _log = structlog.get_logger("usage")
@@ -170,11 +172,52 @@ class Counting:
                 plan.is_created = True
         return counted
 
-    async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Counted]:
+    async def propose_in_lease(
+        self, database: Database, proposed: Sequence[Recorded], lease: Leased
+    ) -> tuple[list[Recorded], list[Amounts]]:
+        """Return usages that are settled with a lease, with what they count in limits, and what they use of everything.
+
+        They count in the counters of the lease whose metric they use, and in those limits in force for them in which it
+        has reserved nothing. Counters that are missing are created.
+
+        Raises:
+            Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
+        """
+        found = await self._found({_caller(one) for one in proposed})
+        counters = await counters_of_lease(database, lease)
+        now = self._clock.now()
+        counted: list[Recorded] = []
+        amounts: list[Amounts] = []
+        free: dict[str, Place] = {}
+        places: dict[Key, Place] = {}
+        for recorded in proposed:
+            caller = _caller(recorded)
+            subscription_id, applied = _under(caller, found[caller], recorded.work.occur_time)
+            if subscription_id != caller.subscription_id:
+                recorded = _with_subscription(recorded, subscription_id)
+            amounts.append(self._amounts(recorded))
+            used: dict[str, Decimal] = {}
+            for counter_id, (metric, currency_code) in counters.metrics.items():
+                value = amount(metric, currency_code, amounts[-1])
+                if value or (metric == SPEND and recorded.cost is None):
+                    used[counter_id] = value
+            beside = [one for one in applied if not counters.has(one)]
+            plan = self._new_plan(beside, recorded.work.occur_time, now)
+            used |= self._counts_of_free(recorded, plan, places).amounts
+            free |= {place.counter.counter_id: place for place in plan.places if place.counter.counter_id in used}
+            counted.append(Recorded(*recorded[:-1], Counts(used, (), places)))
+        takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
+        await self._counters.create(database, takes)
+        places |= await self._places_of(database, counted)
+        return counted, amounts
+
+    async def add(
+        self, connection: RawConnection, new: Sequence[Recorded], given_back: Mapping[Key, Decimal] | None = None
+    ) -> dict[Key, Counted]:
         """Count usage that the running transaction has written; return the counters as they are then.
 
         Alerts are stored for the thresholds that are reached. A counter that is gone is left out: its window is over
-        for good, or its limit was deleted.
+        for good, or its limit was deleted. `given_back` is what a lease has reserved no longer.
 
         Raises:
             Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
@@ -182,23 +225,28 @@ class Counting:
         counted = [
             (one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None
         ]
-        if not counted:
+        if not counted and not given_back:
             return {}
         keys = {
             (organization_id, counter_id)
             for organization_id, _, counts in counted
             for counter_id in counters_of(counts)
         }
+        keys.update(given_back or ())
         found = await counter_store.lock(connection, keys) if keys else {}
         reserves = {(one[0], one[1]): bool(one[2].reservations) for one in counted}
-        contradicted = await counter_store.contradicted(connection, reserves)
+        contradicted = await counter_store.contradicted(connection, reserves) if reserves else set()
         unseen = [key for key in contradicted if not reserves[key]]
         if unseen:
             self._seek(unseen)
             raise Conflict
         if self._sought:
             self._sought -= reserves.keys()
-        changes = {key: change for key, change in _sums(counted, contradicted).items() if key in found}
+        summed = sums(counted, contradicted)
+        for key, rest in (given_back or {}).items():
+            before = summed.get(key, Change(_ZERO, _ZERO))
+            summed[key] = Change(before.used, before.reserved - rest)
+        changes = {key: change for key, change in summed.items() if key in found}
         if changes:
             await counter_store.add(connection, changes)
         added = {
@@ -416,31 +464,6 @@ def _with_subscription(recorded: Recorded, subscription_id: str | None) -> Recor
         work=recorded.work._replace(subscription_id=subscription_id),
         dimensions=recorded.dimensions._replace(subscription_id=subscription_id or ""),
     )
-
-
-def counters_of(counts: Counts) -> Iterable[str]:
-    """Return the counters that usage changes, by their ids."""
-    return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
-
-
-def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
-    """Return by how much counters change. What was given back already is not taken back."""
-    used: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    taken_back: defaultdict[Key, Decimal] = defaultdict(Decimal)
-    for organization_id, operation_id, (amounts, reservations, _) in counted:
-        of_organization = used[organization_id]
-        for counter_id, value in amounts.items():
-            of_organization[counter_id] += value
-        is_reserved = bool(reservations) and (organization_id, operation_id) not in contradicted
-        for one in reservations:
-            of_organization[one.counter_id] += _ZERO
-            if is_reserved:
-                taken_back[organization_id, one.counter_id] -= one.amount
-    return {
-        (organization_id, counter_id): Change(value, taken_back.get((organization_id, counter_id), _ZERO))
-        for organization_id, of_organization in used.items()
-        for counter_id, value in of_organization.items()
-    }
 
 
 def _places(new: Sequence[Recorded]) -> Mapping[Key, Place]:

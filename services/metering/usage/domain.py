@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, OperationIdReused
-from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance, Charged, NotCharged
+from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance, Charge, Charged, NotCharged
 from services.metering.errors import AuthorizationLapsed
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
@@ -137,6 +137,8 @@ class Recorded(NamedTuple):
     """With the provider as the catalogue said when the usage was recorded."""
     captured_before: Captured | None = None
     """What parts had captured before the usage was recorded; None for a call without parts."""
+    lease_id: str | None = None
+    """The lease that it is settled with; None for other usage."""
     counts: Counts | None = None
     """None where no limit counts it, and for usage that was read back."""
 
@@ -211,6 +213,34 @@ def charge_kind(*, costs: bool, is_held: bool, environment: str) -> str | None:
     if is_held:
         return CAPTURE
     return DEBIT if costs else None
+
+
+def kind_in_lease(cost: Cost, held_currency_code: str) -> Cost:
+    """Return the cost of usage that is settled with a lease: it captures a part of what that holds in its currency.
+
+    `held_currency_code` is empty where the lease holds no money.
+    """
+    if cost.charge_kind != DEBIT or cost.currency_code != held_currency_code:
+        return cost
+    return cost._replace(charge_kind=CAPTURE)
+
+
+def charge_of(recorded: Recorded) -> Charge | None:
+    """Return what billing is asked for; None where nothing is charged."""
+    work, cost = recorded.work, recorded.cost
+    if cost is None or cost.charge_kind is None:
+        return None
+    return Charge(
+        work.organization_id,
+        work.operation_id,
+        cost.charge_kind,
+        recorded.charged_amount,
+        cost.currency_code,
+        work.project_id,
+        work.model,
+        recorded.lease_id if cost.charge_kind == CAPTURE else None,
+        work.user_id,
+    )
 
 
 def is_above(amount: str, before: Captured | None) -> bool:

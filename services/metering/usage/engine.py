@@ -17,7 +17,6 @@ from libs.common.database import Database
 from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
-from services.metering.clients.billing import Charge
 from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alerts import Alerts
@@ -36,6 +35,7 @@ from services.metering.usage.domain import (
     Outcome,
     Recorded,
     Work,
+    charge_of,
     charged,
     differing_field,
     lapsed,
@@ -278,7 +278,7 @@ class UsageEngine:
         for place, recorded in batch.fresh:
             batch.outcomes[place] = Accepted(recorded, replayed=False, limits=batch.limits.get(recorded.usage_id, ()))
         costly = [
-            (place, recorded, charge) for place, recorded in batch.fresh if (charge := _charge_of(recorded)) is not None
+            (place, recorded, charge) for place, recorded in batch.fresh if (charge := charge_of(recorded)) is not None
         ]
         results = await self._charging.charge(batch.database, [charge for _, _, charge in costly])
         for (place, recorded, _), result in zip(costly, results, strict=True):
@@ -300,22 +300,6 @@ def _key(work: Work) -> Key:
 
 def _of(work: Work, authorizations: dict[Key, Authorization]) -> Authorization | None:
     return authorizations.get(_key(work)) if work.settles else None
-
-
-def _charge_of(recorded: Recorded) -> Charge | None:
-    work, cost = recorded.work, recorded.cost
-    if cost is None or cost.charge_kind is None:
-        return None
-    return Charge(
-        work.organization_id,
-        work.operation_id,
-        cost.charge_kind,
-        recorded.charged_amount,
-        cost.currency_code,
-        work.project_id,
-        work.model,
-        user_id=work.user_id,
-    )
 
 
 def _twin_outcome(batch: _Batch, place: int, earlier: int) -> Outcome | None:

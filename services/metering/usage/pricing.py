@@ -20,7 +20,7 @@ from services.metering.quota.counters import sums
 from services.metering.quota.domain import SPEND
 from services.metering.usage import pricing_store
 from services.metering.usage.dimensions import TEST
-from services.metering.usage.domain import charge_kind, is_above, is_below, rated_cost
+from services.metering.usage.domain import charge_kind, is_above, is_below, kind_in_lease, rated_cost
 from services.metering.usage.pricing_store import Pricing, Waiting
 from services.metering.usage.store import Key
 
@@ -126,7 +126,8 @@ class LatePricing:
         before = usage.captured_before
         costs = is_above(format_nanos(rated.amount_nanos), before)
         kind = charge_kind(costs=costs, is_held=usage.authorized, environment=usage.environment)
-        return Pricing(usage.organization_id, usage.usage_id, rated_cost(rated, version, kind))
+        cost = kind_in_lease(rated_cost(rated, version, kind), usage.leased_currency_code)
+        return Pricing(usage.organization_id, usage.usage_id, cost)
 
 
 def _counted(usage: Waiting, pricing: Pricing, metrics: Mapping[Key, tuple[str, str]]) -> Pricing:

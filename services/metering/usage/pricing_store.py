@@ -30,6 +30,8 @@ class Waiting(NamedTuple):
     captured_before: Captured | None = None
     counters: Sequence[str] = ()
     """The counters of limits that it is counted in."""
+    leased_currency_code: str = ""
+    """The unit of money that the lease holds which it was settled with; empty where there is none."""
 
 
 class Pricing(NamedTuple):
@@ -46,7 +48,7 @@ class Pricing(NamedTuple):
 _NEXT_UNPRICED: Final = f"""
 SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
     coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment,
-    r.captured_before, l.currency_code, r.counters::text[]
+    r.captured_before, l.currency_code, r.counters::text[], q.currency_code
 FROM (
     SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
     ORDER BY organization_id, usage_id LIMIT $3
@@ -55,6 +57,8 @@ JOIN usage_records r
     ON r.organization_id = ANY (ARRAY[u.organization_id]) AND r.occur_time = u.occur_time AND r.usage_id = u.usage_id
 LEFT JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[r.organization_id]) AND a.operation_id = r.operation_id
+LEFT JOIN quota_allocations q
+    ON q.organization_id = ANY (ARRAY[r.organization_id]) AND q.operation_id = r.lease_id AND NOT q.declined
 LEFT JOIN usage_dimensions d
     ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id
 LEFT JOIN LATERAL (
@@ -80,6 +84,7 @@ async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) ->
                 row[15] or PLAIN.environment,
                 None if row[16] is None else Captured(format_amount(row[16]), row[17] or ""),
                 row[18] or (),
+                row[19] or "",
             )
         )
         for row in rows

@@ -49,6 +49,7 @@ ROW: Final = (
     Sent("provider_currency_code", "text"),
     Sent("rate_hours", "text"),
     Sent("stated", "bool", False),
+    Sent("lease_id", "text"),
     # Arrays as text: an array of arrays would have to have as many elements in each row.
     Sent("counters", "text"),
     Sent("counted", "text"),
@@ -173,9 +174,9 @@ WITH item AS (
     {_GROUP} {_ORDER} {ADD_TO_HOURS}
 ),{units} queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
-        attempt_count, next_attempt_time, create_time, user_id)
+        attempt_count, next_attempt_time, create_time, user_id, hold_operation_id)
     SELECT organization_id, operation_id, charge_kind, 'PENDING', {amount}, currency_code, project_id, model,
-        0, {_DUE}, {_NOW}, user_id
+        0, {_DUE}, {_NOW}, user_id, CASE WHEN charge_kind = 'CAPTURE' THEN lease_id END
     FROM fresh WHERE charge_kind IS NOT NULL
 ), parked AS (
     INSERT INTO unpriced_usages (organization_id, usage_id, occur_time, model)
@@ -285,9 +286,10 @@ WITH item AS (
         AND r.usage_id = f.usage_id
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
-        attempt_count, next_attempt_time, create_time, user_id)
+        attempt_count, next_attempt_time, create_time, user_id, hold_operation_id)
     SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost - coalesce(captured_before, 0),
-        new_currency_code, project_id, model, 0, $10::timestamptz, $10::timestamptz, user_id
+        new_currency_code, project_id, model, 0, $10::timestamptz, $10::timestamptz, user_id,
+        CASE WHEN new_charge_kind = 'CAPTURE' THEN lease_id END
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
     {_INTO_HOURS}

@@ -313,6 +313,7 @@ def _row(recorded: Recorded) -> tuple[object, ...]:
         work.items,
         *cost[4:],
         work.stated is not None,
+        recorded.lease_id,
         *counts_text({} if recorded.counts is None else recorded.counts.amounts),
     )
 
@@ -362,7 +363,9 @@ def _recorded(row: asyncpg.Record) -> Recorded:
     before = None
     if row["captured_before"] is not None:
         before = Captured(format_amount(row["captured_before"]), row.get("captured_currency_code") or "")
-    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions, before)
+    return Recorded(
+        work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions, before, row["lease_id"]
+    )
 
 
 def quantities_text(quantities: Quantities) -> str:

@@ -80,7 +80,7 @@ class Usages:
 
         `backfilled` are the places of those that are history: they may be of any age, and their months are made first.
         """
-        refused = await self._refused(works, backfilled)
+        refused = await self.refused(works, backfilled)
         history = [works[place] for place in backfilled if place not in refused]
         if history:
             try:
@@ -94,7 +94,7 @@ class Usages:
         outcomes = refused | dict(zip(places, recorded, strict=True))
         return [outcomes[place] for place in range(len(works))]
 
-    async def _refused(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
+    async def refused(self, works: Sequence[Work], backfilled: Collection[int] = ()) -> dict[int, Outcome]:
         """Return the refusals of works that may not be recorded, by place: for their time, units or organization.
 
         None of this is asked of work that is recorded already: a repeat is answered as one, however late it comes.

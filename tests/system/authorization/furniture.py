@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 
+from google.protobuf.duration_pb2 import Duration
+
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.system.authorization.people import People
@@ -29,7 +31,16 @@ from tollhouse.identity.v1 import (
     service_account_pb2,
     service_account_pb2_grpc,
 )
-from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, quota_pb2, quota_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollhouse.metering.v1 import (
+    lease_pb2,
+    lease_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    quota_pb2,
+    quota_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
@@ -37,7 +48,13 @@ _SUB_IDS = (
     *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
     "transaction_id",
 )
-_OPERATIONS = ("debit_operation_id", "hold_operation_id", "quota_operation_id", "usage_operation_id")
+_OPERATIONS = (
+    "debit_operation_id",
+    "hold_operation_id",
+    "lease_operation_id",
+    "quota_operation_id",
+    "usage_operation_id",
+)
 _numbers = itertools.count(1)
 
 
@@ -62,6 +79,7 @@ class Furniture:
         self._plans: plan_pb2_grpc.PlanServiceStub = plan_pb2_grpc.PlanServiceStub(operator.billing)
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._quota: quota_pb2_grpc.QuotaServiceStub = quota_pb2_grpc.QuotaServiceStub(operator.metering)
+        self._leases: lease_pb2_grpc.LeaseServiceStub = lease_pb2_grpc.LeaseServiceStub(operator.metering)
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
     async def add_model(self) -> None:
@@ -116,7 +134,7 @@ class Furniture:
         return Target(name, organization_id, project_id, user_id, ids)
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Create what belongs to a user: a key, usage, an allocation, and a subscription, of which a user has one.
+        """Create what belongs to a user: a key, usage, an allocation, a lease, and the one subscription.
 
         The organization has a limit then, too.
         """
@@ -151,6 +169,15 @@ class Furniture:
                 amounts=[quota_pb2.QuotaAmount(metric="concurrent_calls", value="1")],
             )
         )
+        lease_id = f"leased-{next(_numbers)}"
+        await self._leases.AcquireLease(
+            lease_pb2.AcquireLeaseRequest(
+                lease_id=lease_id,
+                organization_id=organization_id,
+                amounts=[quota_pb2.QuotaAmount(metric="requests", value="1")],
+                ttl=Duration(seconds=3600),
+            )
+        )
         subscribed = await self._subscriptions.CreateSubscription(
             subscription_pb2.CreateSubscriptionRequest(
                 organization_id=organization_id, user_id=user_id, plan_code="free", request_id=f"free-{user_id}"
@@ -160,6 +187,7 @@ class Furniture:
             "api_key_id": api_key_id,
             "usage_operation_id": operation_id,
             "quota_operation_id": allocated,
+            "lease_operation_id": lease_id,
             "subscription_id": subscribed.subscription.subscription_id,
         }
 

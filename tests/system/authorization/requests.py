@@ -30,6 +30,7 @@ _TEXTS: Final = {
     "email": "somebody-{serial}@matrix.example",
     "etag": STALE_ETAG,
     "key": "th_live_unknown",
+    "lease_id": "matrix-lease-{serial}",
     "login": "nobody-{serial}@matrix.example",
     "model": MODEL,
     "model_id": MODEL,

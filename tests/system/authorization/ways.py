@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -97,6 +98,8 @@ WAYS: Final[Mapping[str, Way]] = {
     ),
     **_all(Way.STALE, "metering.v1.AdmissionService", "UpdateAdmissionPolicy"),
     **_all(Way.ADDS, "metering.v1.ChargeService", "RetryCharges"),
+    # The lease belongs to the target, and is settled once; a repeat finds it so.
+    **_all(Way.ADDS, "metering.v1.LeaseService", "AcquireLease SettleLease"),
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
     **_all(Way.TRIED, "metering.v1.ModelService", "ImportModels SetPrice"),
@@ -203,6 +206,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.StreamImportModels": lambda target: {"chunk": _SOME_MODEL},
     "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
+    "metering.v1.LeaseService.AcquireLease": lambda target: {
+        "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")],
+        "ttl": Duration(seconds=60),
+    },
+    "metering.v1.LeaseService.SettleLease": lambda target: {"lease_id": target.ids["lease_operation_id"]},
     "metering.v1.QuotaService.AllocateQuota": lambda target: {
         "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")]
     },

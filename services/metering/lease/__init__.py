@@ -1,0 +1,1 @@
+"""Leases: slices of limits and money that holders spend by themselves and settle later."""

@@ -1,0 +1,1 @@
+"""Leases: acquired, spent by their holders, and settled."""

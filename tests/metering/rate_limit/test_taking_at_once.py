@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from libs.common.amount import format_amount
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.quota import counter_store
@@ -102,4 +103,4 @@ async def test_no_more_than_there_is_can_be_taken_at_once_by_many(metering_shard
     takes = [taking.take(hot, 1), taking.take(other, 1)]
     taken = await asyncio.gather(*(taking.at_once(takes if one % 2 else takes[::-1]) for one in range(100)))
     assert sum(taken) == 35
-    assert [str(await taking.used(one)) for one in (hot, other)] == ["38", "35"]
+    assert [format_amount(await taking.used(one)) for one in (hot, other)] == ["38", "35"]

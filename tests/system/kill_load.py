@@ -29,6 +29,8 @@ _AGAIN: Final = {
 """What a caller repeats: nobody knows whether it was done."""
 _WITHIN_S: Final = 60.0
 _CALL_S: Final = 5.0
+_TAKES_TIME: Final = (Kind.LAPSE, Kind.LEASE, Kind.NOW_AND_THEN)
+"""What leads to a point after a while only: more calls would not help."""
 _BRIEF: Final = Duration(seconds=1)
 """How long what nobody ends is held."""
 PRICE_IN: Final = Decimal("0.0000025")
@@ -87,8 +89,8 @@ class Callers:
         self, targets: Sequence[Target], organizations: Organizations, metadata: Metadata, chance: random.Random
     ) -> None:
         self.told = Told()
-        self.beside: Sequence[Kind] = ()
-        """What leads another process to its point."""
+        self.beside: Sequence[Kind] = tuple(Kind)
+        """What leads another process to its points."""
         self._targets = targets
         self._of = organizations
         self._metadata = metadata
@@ -105,7 +107,7 @@ class Callers:
             Kind.LEASE: self._let_lease_end,
             Kind.RECORD: self._record,
             Kind.BATCH: self._record_batch,
-            Kind.NOW_AND_THEN: self._record_now_and_then,
+            Kind.NOW_AND_THEN: self._record,
         }
 
     def stop(self) -> None:
@@ -117,11 +119,13 @@ class Callers:
         while not self._stopped.is_set():
             chance = self._chance.random()
             kind = target.kind
-            if chance < 0.3 and self.beside and kind is not Kind.NOW_AND_THEN:
+            if chance < 0.3 and kind is not Kind.NOW_AND_THEN:
                 kind = self._chance.choice(self.beside)
             elif chance < 0.4 and kind is not Kind.NOW_AND_THEN:
-                kind = self._chance.choice(list(Kind)[:-1])
+                kind = self._chance.choice([one for one in Kind if one is not Kind.NOW_AND_THEN])
             await self._ways[kind](target)
+            if kind in _TAKES_TIME:
+                await asyncio.sleep(self._chance.uniform(0.2, 0.4))
 
     async def _settle(self, target: Target) -> None:
         organization_id = self._of.tight if self._chance.random() < 0.1 else self._of.rich
@@ -196,10 +200,6 @@ class Callers:
             target, lambda stubs: stubs.usage.RecordUsage(request, metadata=self._metadata, timeout=_CALL_S)
         )
         self._note(request)
-
-    async def _record_now_and_then(self, target: Target) -> None:
-        await self._record(target)
-        await asyncio.sleep(self._chance.uniform(0.2, 0.4))
 
     async def _record_batch(self, target: Target) -> None:
         """Record several usages; what of them is not recorded is sent again, with all others."""
@@ -292,7 +292,7 @@ class Callers:
             else:
                 self.told.answers += 1
                 return answer
-            await asyncio.sleep(self._chance.uniform(0.01, 0.1))
+            await asyncio.sleep(self._chance.uniform(0.03, 0.15))
             target = self._chance.choice(self._targets)
 
 

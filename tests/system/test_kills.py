@@ -30,7 +30,7 @@ SEED: Final = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 PROCESSES: Final = 3
 """How many processes of metering there are at a time."""
-CALLERS: Final = 6
+CALLERS: Final = 5
 """How many calls of each are under way."""
 TIGHT: Final = 150
 _ZERO: Final = Decimal(0)

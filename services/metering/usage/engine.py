@@ -128,6 +128,7 @@ class UsageEngine:
         Raises:
             Overloaded: too many works are waiting already; none was taken.
         """
+        await self._named_subscriptions.know(works)
         return await self._commits.submit(works)
 
     def remember(self, authorization: Authorization) -> None:

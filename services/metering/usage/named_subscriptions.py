@@ -37,6 +37,15 @@ class NamedSubscriptions:
         self.unchecked_count = 0
         """How many since the process began."""
 
+    async def know(self, works: Sequence[Work]) -> None:
+        """Ask billing about the subscriptions that works name, so that no batch with works of others waits for it."""
+        named = {(one.organization_id, one.subscription_id) for one in works if one.subscription_id is not None}
+        if named:
+            asked = (self._subscriptions.subject_of(*key) for key in named)
+            for answer in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(answer, BaseException) and not isinstance(answer, Unavailable):
+                    raise answer
+
     async def refusals(self, works: Sequence[tuple[Work, Authorization | None]]) -> dict[int, Refusal]:
         """Return why works cannot fall under the subscriptions they name, by their places; most name none."""
         refused: dict[int, Refusal] = {}

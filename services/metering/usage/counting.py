@@ -31,7 +31,18 @@ from services.metering.quota.calls import CallLimits
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
 from services.metering.quota.counters import Counters, is_kept
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
-from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
+from services.metering.quota.domain import (
+    NOTHING_RESERVED,
+    SPEND,
+    Amounts,
+    Applied,
+    Call,
+    Limit,
+    Window,
+    amount,
+    amounts_of,
+)
+from services.metering.quota.quick_store import QuickChange
 from services.metering.quota.windows import ALWAYS, Span, kept_until
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
@@ -155,6 +166,16 @@ class Counting:
                 plan.is_created = True
         return counted
 
+    def changes(self, proposed: Sequence[Recorded]) -> list[tuple[Key, QuickChange]]:
+        """Return by how much counters change if all usages are new and as they seem, in the order of their keys."""
+        summed = _sums(_counted_of(proposed), ())
+        return [(key, QuickChange(*change)) for key, change in sorted(summed.items())]
+
+    def forget(self, new: Sequence[Recorded]) -> None:
+        """Look for the authorizations of these usages no longer, since they are counted."""
+        if self._sought:
+            self._sought -= {(one.work.organization_id, one.work.operation_id) for one in new}
+
     async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Counted]:
         """Count usage that the running transaction has written; return the counters as they are then.
 
@@ -163,9 +184,7 @@ class Counting:
         Raises:
             Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
         """
-        counted = [
-            (one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None
-        ]
+        counted = _counted_of(new)
         if not counted:
             return {}
         keys = {
@@ -180,8 +199,7 @@ class Counting:
         if unseen:
             self._seek(unseen)
             raise Conflict
-        if self._sought:
-            self._sought -= reserves.keys()
+        self.forget(new)
         changes = {key: change for key, change in _sums(counted, contradicted).items() if key in found}
         if changes:
             await counter_store.add(connection, changes)
@@ -233,14 +251,15 @@ class Counting:
         return applied
 
     def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
-        amounts = self._amounts(recorded)
+        amounts, reservations = self._amounts(recorded), authorization.reservations
+        values = {metric: amount(*metric, amounts) for metric in set(reservations.metrics)}
         used: dict[str, Decimal] = {}
-        for counter_id, metric, currency_code, _ in authorization.reservations:
-            value = amount(metric, currency_code, amounts)
+        for counter_id, metric in zip(reservations.counter_ids, reservations.metrics, strict=True):
+            value = values[metric]
             # Spend that is not known yet is added later, to the counters that the usage names.
-            if value or (metric == SPEND and recorded.cost is None):
+            if value or (recorded.cost is None and metric[0] == SPEND):
                 used[counter_id] = value
-        return Counts(used, authorization.reservations)
+        return Counts(used, reservations)
 
     def _counts_of_free(self, recorded: Recorded, plan: _Plan) -> Counts:
         amounts = self._amounts(recorded)
@@ -249,7 +268,7 @@ class Counting:
             value = amount(metric, currency_code, amounts)
             if value or (metric == SPEND and recorded.cost is None):
                 used |= dict.fromkeys(counters, value)
-        return Counts(used, ())
+        return Counts(used, NOTHING_RESERVED)
 
     def _amounts(self, recorded: Recorded) -> Amounts:
         """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
@@ -373,9 +392,14 @@ def _caller(recorded: Recorded) -> _Caller:
     )
 
 
+def _counted_of(new: Sequence[Recorded]) -> list[tuple[str, str, Counts]]:
+    """Return the organization, the operation and the counts of usages that limits count."""
+    return [(one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None]
+
+
 def counters_of(counts: Counts) -> Iterable[str]:
     """Return the counters that usage changes, by their ids."""
-    return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
+    return counts.reservations.counter_ids or counts.amounts
 
 
 def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
@@ -387,10 +411,10 @@ def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[K
         for counter_id, value in amounts.items():
             of_organization[counter_id] += value
         is_reserved = bool(reservations) and (organization_id, operation_id) not in contradicted
-        for one in reservations:
-            of_organization[one.counter_id] += _ZERO
+        for counter_id, value in zip(reservations.counter_ids, reservations.amounts, strict=True):
+            of_organization[counter_id] += _ZERO
             if is_reserved:
-                taken_back[organization_id, one.counter_id] -= one.amount
+                taken_back[organization_id, counter_id] -= value
     return {
         (organization_id, counter_id): Change(value, taken_back.get((organization_id, counter_id), _ZERO))
         for organization_id, of_organization in used.items()

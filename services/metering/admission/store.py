@@ -205,8 +205,8 @@ async def add_within_limits(
     Raises:
         ConstraintViolation: an operation was authorized before, or a counter was changed meanwhile.
     """
-    rows = await connection.fetch(_ADD_WITHIN_LIMITS, *_columns(pinned), *quick_store.columns(changes))
-    return [Counted(row[0], row[1]) for row in rows]
+    parameters = (*_columns(pinned), *quick_store.columns(changes))
+    return await quick_store.run(connection, _ADD_WITHIN_LIMITS, *parameters)
 
 
 def _columns(pinned: Sequence[Pinned]) -> Iterator[Sequence[object]]:

@@ -20,7 +20,8 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
-from services.metering.quota.counter_store import Key
+from libs.common.database import RawConnection
+from services.metering.quota.counter_store import Counted, Key
 
 PARAMETERS: Final = 5
 """How many parameters the part has."""
@@ -70,8 +71,14 @@ def counters_changed(first: int, *, only_if: str, unchanged: str, numbered: str)
 )"""  # noqa: S608 -- the numbers of parameters, and conditions of ours.
 
 
-AFTERWARDS: Final = "SELECT used, reserved FROM updated ORDER BY place"
-"""What the counters have afterwards, in their order; nothing where they did not fit."""
+AFTERWARDS: Final = "SELECT array_agg(used ORDER BY place), array_agg(reserved ORDER BY place) FROM updated"
+"""What the counters have afterwards, in their order, in one row: a row for each would cost the driver more."""
+
+
+async def run(connection: RawConnection, statement: str, *parameters: object) -> list[Counted]:
+    """Run a statement that ends with `AFTERWARDS`; return what the counters have, nothing where they did not fit."""
+    row = await connection.fetchrow(statement, *parameters)
+    return [] if row is None or row[0] is None else [*map(Counted, row[0], row[1])]
 
 
 def columns(changes: Sequence[tuple[Key, QuickChange]]) -> tuple[Sequence[object], ...]:

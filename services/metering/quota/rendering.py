@@ -10,7 +10,7 @@ from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
 from services.metering.quota.alert_store import Alert
 from services.metering.quota.decisions import Place, Refused, Standing, left
-from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Window
+from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Terms, Window
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 from tollhouse.metering.v1 import quota_pb2 as pb
@@ -59,7 +59,7 @@ class Told(NamedTuple):
 
 
 _TOLD_MAX: Final = 5_000
-_told: OrderedDict[int, tuple[Standing, Told]] = OrderedDict()
+_told: OrderedDict[int, tuple[Standing, Terms, Told]] = OrderedDict()
 """What was told last of standings, by their identity; the earliest comes first. They do not change any more then."""
 RENDERED_ENFORCEMENTS: Final = {
     Enforcement.HARD: pb.LIMIT_ENFORCEMENT_HARD,
@@ -135,11 +135,12 @@ def fill_statuses(response: _Response, places: Sequence[tuple[Place, Standing]])
 
 def told(place: Place, standing: Standing) -> Told:
     """Return what is told of a standing. It is written once for all that have the standing in common."""
-    before, known = _told.get(id(standing), (None, None))
-    if known is None or before is not standing:
-        known = _told_of(place.counter.limit.terms.maximum, standing)
+    terms = place.counter.limit.terms
+    before, terms_before, known = _told.get(id(standing), (None, None, None))
+    if known is None or before is not standing or terms_before is not terms:
+        known = _told_of(terms.maximum, standing)
         _told.pop(id(standing), None)
-        _told[id(standing)] = standing, known
+        _told[id(standing)] = standing, terms, known
         if len(_told) > _TOLD_MAX:
             _told.popitem(last=False)
     return known

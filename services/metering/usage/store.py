@@ -107,7 +107,8 @@ async def record_counted(
     """
     has_units = any(one.work.quantities for one in recorded)
     reserves = [None if one.counts is None else bool(one.counts.reservations) for one in recorded]
-    rows = await connection.fetch(
+    return await quick_store.run(
+        connection,
         statements.RECORD_COUNTED_UNITS if has_units else statements.RECORD_COUNTED,
         *_columns(recorded),
         now,
@@ -119,7 +120,6 @@ async def record_counted(
         False in reserves,
         *quick_store.columns(changes),
     )
-    return [Counted(row[0], row[1]) for row in rows]
 
 
 class LastSettlement(NamedTuple):

@@ -93,13 +93,15 @@ class Deployment(AbstractContextManager["Deployment"]):
         return self._targets[context]
 
     def echo(self, methods: tuple[tuple[str, str], ...]) -> str:
-        """Starts an echo server for the methods and returns its address."""
-        port_file = self.folder / f"echo-{len(self._processes)}"
-        arguments = [part for method in methods for part in method]
+        """Returns the address of an echo server for the methods; starts it if it is not running."""
         name = f"echo {methods[0][1]}"
-        process = self._launch(name, ["benchmarks.echo", str(port_file), *arguments], {})
-        self._wait(process, name, port_file.exists)
-        return f"127.0.0.1:{port_file.read_text()}"
+        if name not in self._targets:
+            port_file = self.folder / f"echo-{len(self._targets)}"
+            arguments = [part for method in methods for part in method]
+            process = self._launch(name, ["benchmarks.echo", str(port_file), *arguments], {})
+            self._wait(process, name, port_file.exists)
+            self._targets[name] = f"127.0.0.1:{port_file.read_text()}"
+        return self._targets[name]
 
     def peer_database(self, name: str) -> str:
         """Creates a separate database for a peer on the same server; returns its URL."""

@@ -73,7 +73,8 @@ def open_channel(
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A peer that has started again is called again after at most half a second.
+        ("grpc.max_reconnect_backoff_ms", 500),
     ]
     outbound = _Outbound(caller, audience, longest_call_s)
     interceptors = [_UnaryUnary(outbound), _UnaryStream(outbound)]

@@ -23,6 +23,7 @@ from services.billing.charge.servicer import ChargeServicer
 from services.billing.clients.members import Members
 from services.billing.clients.models import Models
 from services.billing.clients.organizations import OrganizationWatch
+from services.billing.clients.subjects import Subjects
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
@@ -83,13 +84,15 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
 
     engine = Engine(shards, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
     accounts = Accounts(shards, clock, engine)
+    members = Members(to_identity) if to_identity else None
+    subjects = Subjects(members, Models(to_metering) if to_metering else None)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
     service.add(
-        credit_pb2_grpc.add_CreditServiceServicer_to_server, CreditServicer(Credits(shards, engine, clock), clock)
+        credit_pb2_grpc.add_CreditServiceServicer_to_server,
+        CreditServicer(Credits(shards, engine, subjects, clock), clock),
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    members = Members(to_identity) if to_identity else None
     experiments = Experiments(platform, shards, reports, clock, members=members)
     service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock), experiments))
     trail = Trail(databases.home_of, databases.report_home_of)
@@ -102,7 +105,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
-    _add_subscriptions(service, settings, databases, engine, clock, experiments, members, to_identity, to_metering)
+    _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
@@ -117,9 +120,8 @@ def _add_subscriptions(
     engine: Engine,
     clock: Clock,
     experiments: Experiments,
-    members: Members | None,
+    subjects: Subjects,
     to_identity: grpc.aio.Channel | None,
-    to_metering: grpc.aio.Channel | None,
 ) -> None:
     """Add SubscriptionService, the run of periods, the feed of changed entitlements, and the watch of organizations."""
     platform, shards = databases.platform, databases.shards
@@ -135,13 +137,12 @@ def _add_subscriptions(
         clock,
         self_service=self_service,
         models_need_approval=settings.model_subscriptions_need_approval,
-        members=members,
-        models=Models(to_metering) if to_metering else None,
+        subjects=subjects,
     )
     subscriptions = Subscriptions(shards, offers, progress, clock, self_service=self_service)
     plan_changes = PlanChanges(shards, offers, experiments, progress, subscriptions, clock, self_service=self_service)
     feed = EntitlementFeed(platform, shards, settings.watchers_max)
-    entitlements = EntitlementServicer(Entitlements(shards, offers, clock), feed)
+    entitlements = EntitlementServicer(Entitlements(shards, offers, subjects, clock), feed)
     service.add(
         subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
         SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements, period_run),

@@ -8,6 +8,7 @@ import pytest
 from libs.common.clock import SystemClock
 from libs.common.database import open_database
 from libs.common.shards import Shards
+from services.billing.clients.subjects import Subjects
 from services.billing.ledger.engine import Engine
 from services.billing.plan.experiments import Experiments
 from services.billing.subscription.charger import LedgerCharger
@@ -36,8 +37,7 @@ async def creation(database_urls: dict[str, str], billing_shards: Shards) -> Asy
         clock,
         self_service=SelfService(),
         models_need_approval=True,
-        members=None,
-        models=None,
+        subjects=Subjects(None, None),
     )
     await engine.drain()
     await platform.close()

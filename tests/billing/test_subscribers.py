@@ -16,6 +16,7 @@ from libs.common.ids import new_id
 from libs.common.ports import free_port
 from services.metering.__main__ import build as build_metering
 from services.metering.settings import MeteringSettings
+from tests.billing.entitlement_calls import clearing, override, overrides, set_override
 from tests.billing.plan_calls import reason
 from tests.billing.subscription_calls import DENIED, FAILED, NOT_FOUND, NOW, PERIOD_END, Subscriptions, add_plan, state
 from tests.billing.support import BillingServer, Ledger
@@ -166,6 +167,50 @@ async def test_user_and_model_of_a_subscription_must_exist(
         # What is known stays known.
         await calls.reject(waiting)
         assert state(await calls.model("sonnet", org, user_id=owner_id)) == "PENDING"
+
+
+async def test_user_and_model_of_an_override_and_of_a_grant_must_exist(
+    server: BillingServer, identity: Identity, people: People, database_urls: dict[str, str], tmp_path: Path
+) -> None:
+    org, owner_id = await identity.create_organization()
+    stranger, port = await people.person(), free_port()
+    missing = (NOT_FOUND, "NOT_FOUND")
+    async with (
+        metering(server, database_urls["metering"], identity, tmp_path, port),
+        billing(server, identity, tmp_path, metering_target=f"127.0.0.1:{port}") as ledger,
+    ):
+        for fields in (
+            *({"user_id": stranger.user_id}, {"user_id": new_id()}, {"model": "unknown"}),
+            *({"user_id": owner_id, "model": "unknown"}, {"user_id": stranger.user_id, "model": "sonnet"}),
+        ):
+            assert await reason(set_override(ledger, override(org, **fields))) == missing
+            assert await reason(ledger.grant(org, new_id(), "1", **fields)) == missing
+        assert await overrides(ledger, org) == []
+        assert await ledger.grants(org) == []
+        for fields in ({}, {"user_id": owner_id}, {"model": "sonnet"}, {"user_id": owner_id, "model": "sonnet"}):
+            await set_override(ledger, override(org, **fields))
+            await ledger.grant(org, f"grant {fields}".replace(" ", "-"), "1", **fields)
+        assert len(await overrides(ledger, org)) == len(await ledger.grants(org)) == 4
+
+
+async def test_what_was_set_for_somebody_can_be_taken_back_and_repeated_when_nobody_can_be_asked(
+    server: BillingServer, callers: Callers, database_urls: dict[str, str], tmp_path: Path
+) -> None:
+    async with open_identity(callers, database_urls["identity"], tmp_path) as identity:
+        org, owner_id = await identity.create_organization()
+        async with billing(server, identity, tmp_path) as ledger:
+            await set_override(ledger, override(org, user_id=owner_id))
+            granted = await ledger.grant(org, "grant", "1", user_id=owner_id)
+    key_file = callers.signing_key_file("billing", tmp_path)
+    async with server.start(identity_target="127.0.0.1:1", signing_key_file=key_file) as ledger:
+        assert await reason(set_override(ledger, override(org, text="lead", user_id=owner_id))) == UNAVAILABLE
+        assert await reason(ledger.grant(org, "another", "1", user_id=owner_id)) == UNAVAILABLE
+        repeated = await ledger.grant(org, "grant", "1", user_id=owner_id)
+        assert repeated.replayed
+        assert repeated.grant == granted.grant
+        await set_override(ledger, clearing(org, user_id=owner_id))
+        assert await overrides(ledger, org) == []
+        assert await ledger.findings() == []
 
 
 async def test_nobody_is_taken_as_a_member_while_identity_is_away(

@@ -167,11 +167,16 @@ class Installation:
 
 async def create_organization(channels: Channels) -> str:
     """Create an organization with an owner of its own; return its id."""
+    return (await create_organization_and_owner(channels))[0]
+
+
+async def create_organization_and_owner(channels: Channels) -> tuple[str, str]:
+    """Create an organization with an owner of its own; return the ids of both."""
     users = user_pb2_grpc.UserServiceStub(channels.identity)
     organizations = organization_pb2_grpc.OrganizationServiceStub(channels.identity)
     owner = (await users.CreateUser(user_pb2.CreateUserRequest(email=f"{new_id()}@example.com"))).user
     request = organization_pb2.CreateOrganizationRequest(name="Acme", owner_user_id=owner.user_id)
-    return (await organizations.CreateOrganization(request)).organization.organization_id
+    return (await organizations.CreateOrganization(request)).organization.organization_id, owner.user_id
 
 
 def end(process: subprocess.Popen[str]) -> None:

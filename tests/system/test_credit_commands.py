@@ -1,16 +1,18 @@
 """`tollhouse credits`: credits for one user, and what is left of them."""
 
-from libs.common.ids import new_id
 from tests.system.commands import done, found, made
-from tests.system.installation import Installation, create_organization
+from tests.system.installation import Installation, create_organization_and_owner
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 
 
 async def test_credits_for_a_user_are_granted_listed_and_shown(installation: Installation) -> None:
-    anna, scope = new_id(), ("--model", "gpt-x")
+    scope = ("--model", "gpt-of-anna")
     async with installation.connection().open() as channels:
-        org = await create_organization(channels)
+        org, anna = await create_organization_and_owner(channels)
+        models = model_pb2_grpc.ModelServiceStub(channels.metering)
+        await models.CreateModel(model_pb2.CreateModelRequest(model_id="gpt-of-anna"))
     granted = made(installation, "credits", "grant", org, "1000", "TOKEN", "--user", anna, *scope)
-    assert (granted["user_id"], granted["model"]) == (anna, "gpt-x")
+    assert (granted["user_id"], granted["model"]) == (anna, "gpt-of-anna")
     (hers,) = found(installation, "credits", "list", org, "--user", anna)
     assert hers == granted
     text = done(installation, "credits", "show", org, "TOKEN", "--user", anna, *scope)

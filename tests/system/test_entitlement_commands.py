@@ -4,25 +4,24 @@ import pytest
 
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.entitled import entitlement_text, read_entitlement
-from libs.common.ids import new_id
 from tests.billing.plan_calls import everything
 from tests.system.commands import done, found, refused
-from tests.system.installation import Installation
+from tests.system.installation import Installation, create_organization_and_owner
 
-USER = "0197c5a8-0000-7000-8000-0000000000bb"
 WHY = ("--reason", "as agreed")
 
 
-def test_overrides_are_set_listed_and_cleared(installation: Installation) -> None:
-    org = new_id()
+async def test_overrides_are_set_listed_and_cleared(installation: Installation) -> None:
+    async with installation.connection().open() as channels:
+        org, user = await create_organization_and_owner(channels)
     done(installation, "entitlements", "override", org, "budget", "20 spend USD per period, soft", *WHY)
-    done(installation, "entitlements", "override", org, "budget", "4", *WHY, "--user", USER, "--expires", "30d")
+    done(installation, "entitlements", "override", org, "budget", "4", *WHY, "--user", user, "--expires", "30d")
     lines = done(installation, "entitlements", "list", org).splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [["budget", "20"], ["budget", "4"]]
     assert "20 spend USD per period, soft" in lines[1]
-    (line,) = done(installation, "entitlements", "get", org, "--user", USER).splitlines()[1:]
+    (line,) = done(installation, "entitlements", "get", org, "--user", user).splitlines()[1:]
     assert line.split()[:3] == ["budget", "4", "override"]
-    assert "no override" in done(installation, "entitlements", "clear", org, "budget", *WHY, "--user", USER)
+    assert "no override" in done(installation, "entitlements", "clear", org, "budget", *WHY, "--user", user)
     assert len(found(installation, "entitlements", "list", org)) == 1
     said = refused(installation, 2, "entitlements", "override", org, "budget", "many", *WHY)
     assert "50 requests per minute" in said

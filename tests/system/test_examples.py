@@ -21,13 +21,17 @@ PAGES = {
     "credits.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Debit", "CreateHold", "CaptureHold")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
     "billing.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.SubscriptionService/")),
         *("billing.v1.LedgerService/Credit", "metering.v1.ModelService/CreateModel"),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
-    "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
+    "entitlements.md": {
+        *(rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+    },
     "limits.md": {
         *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.QuotaService/")),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),

@@ -35,7 +35,8 @@ class Members:
             return True
         request = pb.ListMembersRequest(organization_id=organization_id, user_id=user_id)
         try:
-            answer = await self._organizations.ListMembers(request, timeout=_ASK_WITHIN_S)
+            # Waits for a connection, which may be due again in a moment: identity has only just started.
+            answer = await self._organizations.ListMembers(request, timeout=_ASK_WITHIN_S, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise NotFound(resource_type="organization", resource_name=organization_id) from None

@@ -28,7 +28,9 @@ class Models:
         if model in self._known:
             return True
         try:
-            await self._models.GetModel(pb.GetModelRequest(model_id=model), timeout=_ASK_WITHIN_S)
+            # Waits for a connection, which may be due again in a moment: metering has only just started.
+            request = pb.GetModelRequest(model_id=model)
+            await self._models.GetModel(request, timeout=_ASK_WITHIN_S, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 return False

@@ -7,9 +7,11 @@ from typing import Final
 
 from libs.common.clock import Clock
 from libs.common.database import RawConnection, see_one_moment
+from libs.common.errors import NotFound, Unavailable
 from libs.common.pages import encode_page_token, id_in_token, page_size
 from libs.common.shards import Shards
 from services.billing import errors
+from services.billing.clients.subjects import Subjects
 from services.billing.credit import store
 from services.billing.credit.domain import Beneficiary, Explanation, Summary, explain, summarize
 from services.billing.ledger import grant_store
@@ -34,8 +36,9 @@ _SCAN_MIN: Final = 500
 class Credits:
     """The credits of one organization at a time. Another organization's grants look like missing ones."""
 
-    def __init__(self, shards: Shards, engine: Engine, clock: Clock) -> None:
+    def __init__(self, shards: Shards, engine: Engine, subjects: Subjects, clock: Clock) -> None:
         self._shards = shards
+        self._subjects = subjects
         self._engine = engine
         self._clock = clock
 
@@ -43,14 +46,27 @@ class Credits:
         """Grant credits.
 
         Raises:
+            NotFound: the user or the model does not exist, or the user is not of the organization.
+            Unavailable: identity or metering cannot be asked.
             OperationIdReused: the operation has granted something else.
             GrantExpired: the expire_time has passed.
             CurrencyMismatch, AccountClosed, BalanceOutOfRange: as for a credit.
             TooManyGrants: the account has 1,000 grants that have not ended.
         """
+        await self._require_beneficiary(command)
         granted = await self._engine.grant(command)
         (grant,) = await self._as_of_now([granted.grant])
         return replace(granted, grant=grant)
+
+    async def _require_beneficiary(self, command: GrantCredits) -> None:
+        """Make sure that the user and the model exist that the credits are for, unless they are granted already."""
+        try:
+            await self._subjects.require(command.organization_id, command.user_id, command.model)
+        except (NotFound, Unavailable):
+            key = command.organization_id, command.operation_id
+            async with self._shards.of(command.organization_id).raw_connection() as connection:
+                if not await grant_store.find_known_grants(connection, [key]):
+                    raise
 
     async def void(self, organization_id: str, grant_id: str, reason: str, actor: str) -> Granted:
         """Take back what is left of a grant.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from libs.common.audit.recording import PLATFORM, differences, record_event
 from libs.common.call import current_actor
@@ -13,6 +13,7 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, StaleE
 from libs.common.ids import NIL, new_id
 from libs.common.shards import Shards
 from services.billing import errors
+from services.billing.clients.subjects import Members
 from services.billing.plan import experiment_store, store
 from services.billing.plan.domain import Plan
 from services.billing.plan.experiment_domain import Experiment, Result, Variant, variant_for, variant_problem
@@ -21,13 +22,6 @@ from services.billing.plan.plans import require_subscribable
 _SUBJECTS_AT_A_TIME: Final = 500
 """Of how many subjects one statement reads the subscriptions."""
 _FIRST: Final = (NIL, NIL)
-
-
-class Members(Protocol):
-    """Knows who belongs to which organization."""
-
-    async def is_member(self, organization_id: str, user_id: str) -> bool:
-        """Return whether a user belongs to an organization. Raises NotFound if there is none, and Unavailable."""
 
 
 class Experiments:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
@@ -12,8 +12,9 @@ from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import errors
+from services.billing.clients.subjects import Subjects
 from services.billing.plan.domain import Entitlement, Interval, ProviderReference
-from services.billing.plan.experiments import Experiments, Members
+from services.billing.plan.experiments import Experiments
 from services.billing.subscription import event_store, list_store, store
 from services.billing.subscription.domain import (
     Event,
@@ -90,13 +91,6 @@ class NewSubscription:
         return self == mine
 
 
-class Models(Protocol):
-    """Knows the catalogue of models."""
-
-    async def is_known(self, model: str) -> bool:
-        """Return whether there is a model of this name. Raises Unavailable."""
-
-
 class Creation:
     """Makes subscriptions. Whoever sends a request again with its id gets the subscription that the first one made."""
 
@@ -110,10 +104,8 @@ class Creation:
         *,
         self_service: SelfService,
         models_need_approval: bool,
-        members: Members | None,
-        models: Models | None,
+        subjects: Subjects,
     ) -> None:
-        """Without `members` any user is taken as one of the organization, without `models` any name as a model's."""
         self._shards = shards
         self._offers = offers
         self._experiments = experiments
@@ -121,8 +113,7 @@ class Creation:
         self._clock = clock
         self._self_service = self_service
         self._models_need_approval = models_need_approval
-        self._members = members
-        self._models = models
+        self._subjects = subjects
 
     async def create(self, new: NewSubscription, repeatable: Repeatable) -> tuple[Subscription, bool]:
         """Make a subscription, begin it if it is due, and return it as it is then, and whether this is a repeat.
@@ -140,7 +131,7 @@ class Creation:
         known = await self._known(new.organization_id, repeatable)
         if known is None:
             offer = await self._allowed_offer(new)
-            await self._require_user_and_model(new)
+            await self._subjects.require(new.organization_id, new.user_id, new.model)
             offer = await self._own_offer(new, offer)
             subscription = self._pending(new, offer)
             known = await self._insert(subscription, repeatable)
@@ -196,13 +187,6 @@ class Creation:
             return None
         plan_code = await self._experiments.plan_code_for(new.organization_id, new.user_id, new.plan_code)
         return offer if plan_code == new.plan_code else await self._offers.published(plan_code)
-
-    async def _require_user_and_model(self, new: NewSubscription) -> None:
-        user_id, model, members, models = new.user_id, new.model, self._members, self._models
-        if user_id is not None and members is not None and not await members.is_member(new.organization_id, user_id):
-            raise NotFound(resource_type="user", resource_name=user_id)
-        if model is not None and models is not None and not await models.is_known(model):
-            raise NotFound(resource_type="model", resource_name=model)
 
     def _pending(self, new: NewSubscription, offer: Offer | None) -> Subscription:
         """Return the subscription as it begins: waiting for its start, or for its approval."""

@@ -12,6 +12,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.billing import errors
+from services.billing.clients.subjects import Subjects
 from services.billing.plan.changes import entitlement_text
 from services.billing.plan.domain import Entitlement
 from services.billing.subscription import entitlement_store as store
@@ -43,8 +44,9 @@ class WantedOverride:
 class Entitlements:
     """The entitlements of one organization at a time."""
 
-    def __init__(self, shards: Shards, offers: Offers, clock: Clock) -> None:
+    def __init__(self, shards: Shards, offers: Offers, subjects: Subjects, clock: Clock) -> None:
         self._shards = shards
+        self._subjects = subjects
         self._offers = offers
         self._clock = clock
 
@@ -73,8 +75,12 @@ class Entitlements:
 
         Raises:
             InvalidArgument: it would have expired.
+            NotFound: the user or the model does not exist, or the user is not of the organization.
             TooManyOverrides: the organization has as many as it can have.
+            Unavailable: identity or metering cannot be asked.
         """
+        if wanted.entitlement is not None:
+            await self._subjects.require(wanted.organization_id, wanted.user_id, wanted.model)
         async with self._shards.of(wanted.organization_id).raw_transaction() as connection:
             await store.lock_overrides(connection, wanted.organization_id)
             now = self._clock.now()

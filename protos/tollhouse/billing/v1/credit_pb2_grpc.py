@@ -89,7 +89,8 @@ class CreditServiceServicer:
         fields gives the same grant, with replayed set. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the
         operation_id granted something else; with INVALID_ARGUMENT for an amount of zero, an expire_time that is not after the
         effective_time, or one that has passed; with FAILED_PRECONDITION, reason `CURRENCY_MISMATCH` or `ACCOUNT_CLOSED`, as
-        for a credit; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_GRANTS`, when the account has 1,000 grants that have not
+        for a credit; with NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue; with
+        UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_GRANTS`, when the account has 1,000 grants that have not
         ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

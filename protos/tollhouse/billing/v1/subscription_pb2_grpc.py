@@ -354,8 +354,9 @@ class SubscriptionServiceServicer:
     def SetEntitlementOverride(self, request, context):
         """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed, and
-        with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
+        NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
+        UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

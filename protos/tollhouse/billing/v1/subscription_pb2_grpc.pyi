@@ -148,8 +148,9 @@ class SubscriptionServiceStub:
     SetEntitlementOverride: _aio.UnaryUnaryMultiCallable[_subscription_pb2.SetEntitlementOverrideRequest, _subscription_pb2.SetEntitlementOverrideResponse]
     """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-    Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed, and
-    with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+    Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
+    NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
+    UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
     """
     ListEntitlementOverrides: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListEntitlementOverridesRequest, _subscription_pb2.ListEntitlementOverridesResponse]
     """Lists an organization's overrides that have not expired."""
@@ -413,8 +414,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.SetEntitlementOverrideResponse]:
         """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed, and
-        with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
+        NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
+        UNAVAILABLE when identity or metering can not be asked about them; and with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
 
     @_abc_1.abstractmethod

@@ -440,21 +440,3 @@ SELECT dimension_id::text FROM (
 WHERE {" AND ".join(f"(${n}::text IS NULL OR {name} = ${n})" for n, name in enumerate(DIMENSIONS, 2))}
 LIMIT ${len(DIMENSIONS) + 2}
 """
-
-# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
-LIST_BOUND: Final = """
-SELECT occur_time, usage_id::text FROM usage_records
-WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
-    AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
-ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
-"""
-
-# By primary keys.
-AUTHORIZATIONS: Final = """
-SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
-    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
-    a.counters::text[], a.reserved
-FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
-"""

@@ -164,12 +164,23 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tupl
     return {(recorded.work.organization_id, recorded.work.operation_id): (recorded, mark) for recorded, mark in found}
 
 
+# By primary keys.
+_AUTHORIZATIONS: Final = """
+SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
+    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
+    a.counters::text[], a.reserved
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+"""
+
+
 async def find_authorizations(connection: RawConnection, keys: Sequence[Key]) -> list[Authorization]:
     """Return the authorizations of some operations, of those that have one.
 
     What is reserved in a counter that is gone is left out.
     """
-    rows = await connection.fetch(statements.AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
+    rows = await connection.fetch(_AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
     counters = {(row[0], counter_id) for row in rows for counter_id in row["counters"] or ()}
     metrics = await counter_store.metrics(connection, counters) if counters else {}
     return [Authorization._make((*row[:-2], _reservations(row, metrics))) for row in rows]
@@ -183,6 +194,15 @@ def _reservations(row: asyncpg.Record, metrics: Mapping[Key, tuple[str, str]]) -
         if (row[0], counter_id) in metrics
     ]
     return Reservations(*map(tuple, zip(*known, strict=True)))
+
+
+# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
+_LIST_BOUND: Final = """
+SELECT occur_time, usage_id::text FROM usage_records
+WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
+    AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
+ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
+"""
 
 
 async def list_usages(
@@ -203,9 +223,7 @@ async def list_usages(
         if len(dimension_ids) > DIMENSIONS_MAX:
             raise TooManyDimensions
     if any((*filters.plain, *filters.dimensions, filters.unit)):
-        row = await connection.fetchrow(
-            statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
-        )
+        row = await connection.fetchrow(_LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1)
         bound = None if row is None else (row[0], row[1])
     token_class = CLASS_OF_UNIT.get(filters.unit or "")
     rows = await connection.fetch(

@@ -22,7 +22,7 @@ from services.metering.model.domain import (
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context
 from services.metering.quota.decisions import Place, Refused, Standing
-from services.metering.quota.domain import Reserved
+from services.metering.quota.domain import NOTHING_RESERVED, Reservations
 from services.metering.usage.dimensions import LIVE
 from services.metering.usage.domain import Authorization, Captured
 from services.metering.usage.part_domain import PARTS_MAX, Part
@@ -124,7 +124,7 @@ class Pinned(NamedTuple):
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
     by_policy: bool = False
     """Whether the maximum of output tokens is the policy's and not the caller's. Not stored either."""
-    reservations: tuple[Reserved, ...] = ()
+    reservations: Reservations = NOTHING_RESERVED
     """What the call reserves of limits. What was stored before is not read into it."""
 
 

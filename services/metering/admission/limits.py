@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from libs.common.amount import format_amount
 from services.metering.admission.domain import Ask, Request, Status
 from services.metering.model.units import THOUSANDTHS, TOKEN_CLASS_UNITS, Units
+from services.metering.quota.counter_store import Key
 from services.metering.quota.counters import Standings
 from services.metering.quota.decisions import (
     Place,
@@ -22,10 +23,13 @@ from services.metering.quota.decisions import (
     subscription_of,
     take_of,
 )
-from services.metering.quota.domain import Amounts, Applied, Call, Reserved, Window, amounts_of
+from services.metering.quota.domain import Amounts, Applied, Call, Reservations, Window, amounts_of
+from services.metering.quota.layouts import Layout
+from services.metering.quota.quick_store import QuickChange
 from services.metering.tables import TOKEN_CLASSES
 
 _SECOND: Final = timedelta(seconds=1)
+_ZERO: Final = Decimal(0)
 
 
 class Said(NamedTuple):
@@ -80,15 +84,15 @@ def takes_of(applied: Sequence[Applied], places: Sequence[Place], amounts: Amoun
     return [take_of(one, place, amounts) for one, place in zip(applied, places, strict=True)]
 
 
-def reservations_of(takes: Sequence[Take]) -> tuple[Reserved, ...]:
+def reservations_of(takes: Sequence[Take]) -> Reservations:
     """Return what a call reserves. A limit of single calls has no counter."""
-    reserved: list[Reserved] = []
-    for place, amount, _ in takes:
-        counter = place.counter
-        shape = counter.limit.shape
-        if shape.window is not Window.CALL:
-            reserved.append(Reserved(counter.counter_id, shape.metric, shape.currency_code, amount))
-    return tuple(reserved)
+    reserving = [take for take in takes if take.limit.shape.window is not Window.CALL]
+    shapes = [take.limit.shape for take in reserving]
+    return Reservations(
+        tuple(take.place.counter.counter_id for take in reserving),
+        tuple((shape.metric, shape.currency_code) for shape in shapes),
+        tuple(take.amount for take in reserving),
+    )
 
 
 def decide(asking: Sequence[tuple[str, Sequence[Take]]], standings: Standings, now: datetime) -> list[Said]:
@@ -115,15 +119,41 @@ def statuses(places: Sequence[Place], standing: Mapping[str, Standing]) -> list[
     return [(place, standing_at(place, standing)) for place in places]
 
 
-def without(takes: Sequence[Take], before: Sequence[Status]) -> list[Status]:
+def without(reservations: Reservations, before: Sequence[Status]) -> list[Status]:
     """Return where the limits stand when what a call has reserved is given back."""
+    amounts = dict(zip(reservations.counter_ids, reservations.amounts, strict=True))
     after: list[Status] = []
-    for take, (place, standing) in zip(takes, before, strict=True):
+    for place, standing in before:
         given_back = _copy(standing)
-        if take.limit.shape.window is not Window.CALL:
-            given_back.reserved -= take.amount
+        given_back.reserved -= amounts.get(place.counter.counter_id, _ZERO)
         after.append((place, given_back))
     return after
+
+
+def changes_of(calls: Sequence[tuple[str, Layout, Sequence[Decimal]]]) -> list[tuple[Key, QuickChange]]:
+    """Return by how much counters change if all calls begin, in the order of their keys.
+
+    Of each call the organization is given, where it counts, and what it takes of each metric.
+    """
+    totals: dict[int, tuple[str, Layout, list[Decimal]]] = {}
+    for organization_id, layout, wanted in calls:
+        known = totals.get(id(layout))
+        if known is None:
+            totals[id(layout)] = organization_id, layout, list(wanted)
+        else:
+            for metric, value in enumerate(wanted):
+                known[2][metric] += value
+    changes: dict[Key, QuickChange] = {}
+    for organization_id, layout, total in totals.values():
+        for counter_id, metric, maximum in zip(layout.counter_ids, layout.metric_places, layout.maxima, strict=True):
+            key, value = (organization_id, counter_id), total[metric]
+            before = changes.get(key)
+            if before is not None:
+                value += before.reserved
+                if before.maximum is not None and (maximum is None or before.maximum < maximum):
+                    maximum = before.maximum  # Of two versions of a limit the stricter one.
+            changes[key] = QuickChange(_ZERO, value, maximum if value else None)
+    return sorted(changes.items())
 
 
 def message_of(refused: Refused) -> str:

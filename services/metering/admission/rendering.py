@@ -12,17 +12,17 @@ from services.metering.admission.domain import Decision, Denied, Status, Stored
 from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
-from services.metering.quota.rendering import facts_of, render_statuses
+from services.metering.quota.rendering import facts_of, fill_statuses, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, LimitState, Outcome
-from services.metering.usage.rendering import fill_balance, fill_usage, render_limit
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
-from tollhouse.metering.v1 import quota_pb2, usage_pb2
+from tollhouse.metering.v1 import usage_pb2
 
 _RECENT_MAX: Final = 256
-_recent: OrderedDict[int, tuple[Sequence[Status], Sequence[quota_pb2.LimitStatus]]] = OrderedDict()
-"""The lists of limits that were rendered last, by their identity; the earliest comes first."""
+_recent: OrderedDict[int, tuple[Sequence[Status], bytes]] = OrderedDict()
+"""The lists of limits that were rendered last, by their identity, serialized; the earliest comes first."""
 DOMAIN: Final = "metering.tollhouse"
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
@@ -126,7 +126,7 @@ def fill_settled(
     if outcome.balance is not None:
         fill_balance(response.balance, outcome.balance)
     if limits:
-        response.limits.extend(map(render_limit, limits))
+        fill_limits(response, limits, are_all=limits is outcome.limits)
 
 
 def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
@@ -138,7 +138,7 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
         _fill_denial(response, decision)
         return
     if decision.limits:
-        response.limits.extend(_render_limits(decision.limits))
+        _fill_limits(response, decision.limits)
     pinned = decision.pinned
     response.decision = pb.DECISION_ALLOWED
     response.hold_id = decision.hold_id
@@ -153,24 +153,27 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
         fill_time(response.expire_time, decision.expire_time)
 
 
-def _render_limits(limits: Sequence[Status]) -> Sequence[quota_pb2.LimitStatus]:
-    """Return where limits stand. Calls of a batch that are under the same ones share the list: it is rendered once."""
-    known, rendered = _recent.get(id(limits), (None, ()))
-    if known is not limits:
-        rendered = render_statuses(limits)
-        _recent.pop(id(limits), None)
-        _recent[id(limits)] = limits, rendered
-        if len(_recent) > _RECENT_MAX:
-            _recent.popitem(last=False)
-    return rendered
+def _fill_limits(response: pb.AuthorizeResponse, limits: Sequence[Status]) -> None:
+    """Write where limits stand. Calls of a batch that are under the same ones share the list: it is rendered once."""
+    known, rendered = _recent.get(id(limits), (None, b""))
+    if known is limits and rendered:
+        response.MergeFromString(rendered)
+        return
+    fill_statuses(response, limits)
+    _recent.pop(id(limits), None)
+    # From the second call on it is worth while.
+    _recent[id(limits)] = limits, pb.AuthorizeResponse(limits=response.limits).SerializeToString() if known else b""
+    if len(_recent) > _RECENT_MAX:
+        _recent.popitem(last=False)
 
 
 def _fill_denial(response: pb.AuthorizeResponse, denied: Denied) -> None:
     response.decision = pb.DECISION_DENIED
     fill_reason(response.denial, denied)
-    if denied.limits:
-        rendered = _render_limits(denied.limits) if denied.refused is None else None
-        response.limits.extend(rendered or render_statuses(denied.limits, denied.refused))
+    if denied.limits and denied.refused is None:
+        _fill_limits(response, denied.limits)
+    elif denied.limits:
+        response.limits.extend(render_statuses(denied.limits, denied.refused))
     if denied.principal is not None:
         _fill_principal(response.principal, denied.principal)
 

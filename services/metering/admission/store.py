@@ -1,7 +1,7 @@
 """The statements on authorizations, by primary key where they say nothing else."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -12,6 +12,10 @@ from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.admission.domain import Allowance, Ask, Pinned, State, Stored
 from services.metering.model.units import thousandths_of
+from services.metering.quota import quick_store
+from services.metering.quota.counter_store import Counted
+from services.metering.quota.counter_store import Key as CounterKey
+from services.metering.quota.quick_store import QuickChange
 from services.metering.usage.domain import LAPSED, Captured
 from services.metering.usage.store import label_text, quantities_text, read_quantities
 
@@ -37,36 +41,64 @@ _HAS_LEASE: Final = """EXISTS (
     WHERE q.organization_id = ANY (ARRAY[{0}.organization_id]) AND q.operation_id = {0}.operation_id
         AND q.spent IS NOT NULL
 )"""
-# Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. What has reserved
-# something of limits is looked at when its hold ends, should its settlement not come. Returns the keys that existed
-# before, which is nearly always none, and those of leases. IS NOT TRUE keeps the planner from turning the look for a
-# lease into a join, so that it is one by the primary key.
-_ADD: Final = f"""
-WITH item AS (
+_IS_NEW: Final = """NOT EXISTS (
+        SELECT FROM item CROSS JOIN LATERAL (
+            SELECT FROM usage_operations o
+            WHERE o.organization_id = item.organization_id AND o.operation_id = item.operation_id OFFSET 0
+        ) AS recorded WHERE item.counters IS NOT NULL
+    ) AND NOT EXISTS (
+        SELECT FROM item CROSS JOIN LATERAL (
+            SELECT FROM quota_allocations q
+            WHERE q.organization_id = item.organization_id AND q.operation_id = item.operation_id
+                AND q.spent IS NOT NULL OFFSET 0
+        ) AS leased
+    )"""
+_CHANGED: Final = quick_store.counters_changed(
+    25, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
+)
+_NOT_LEASED: Final = f"item WHERE {_HAS_LEASE.format('item')} IS NOT TRUE"
+_FITTING: Final = "item CROSS JOIN fits CROSS JOIN changed WHERE fits.holds"
+_ITEM: Final = """item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
         $17::uuid[], $18::bytea[], $19::uuid[], $20::text[], $21::text[], $22::timestamptz[], $23::text[], $24::text[])
         AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
         input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items, labels,
         subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
-), added AS (
+)"""
+_INTO: Final = """
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
         labels, subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
-    SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
+    SELECT organization_id, {operation_id}, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
         items, labels::jsonb, subscription_id, fingerprint, price_version_id, currency_code, amount::numeric,
         create_time, counters::uuid[], reserved::numeric[]
-    FROM item WHERE {_HAS_LEASE.format("item")} IS NOT TRUE ORDER BY organization_id, operation_id
-    ON CONFLICT DO NOTHING
+    FROM {source} ORDER BY organization_id, operation_id"""
+_NOTED: Final = """
     RETURNING organization_id, operation_id, create_time + hold_ttl_ms * interval '1 millisecond' AS end_time, counters
 ), noted AS (
     INSERT INTO lapse_checks (organization_id, operation_id, check_time)
     SELECT organization_id, operation_id, end_time FROM added WHERE counters IS NOT NULL
-)
+)"""
+# Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. What has reserved
+# something of limits is looked at when its hold ends, should its settlement not come. Returns the keys that existed
+# before, which is nearly always none, and those of leases. IS NOT TRUE keeps the planner from turning the look for a
+# lease into a join, so that it is one by the primary key.
+_ADD: Final = f"""
+WITH {_ITEM}, added AS ({_INTO.format(operation_id="operation_id", source=_NOT_LEASED)}
+    ON CONFLICT DO NOTHING{_NOTED}
 SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """  # noqa: S608 -- made of constants of ours alone.
+# The same where limits are in force and all calls fit into them: also changes the counters, of which it returns what
+# they have then (see `quota.quick_store`). Nothing is returned or written where a call does not fit or its usage is
+# recorded or it is a lease. It fails where an operation was authorized before, or a counter is changed meanwhile.
+_ADD_WITHIN_LIMITS: Final = f"""
+WITH {_ITEM}, {_CHANGED}, added AS (
+    {_INTO.format(operation_id="CASE WHEN changed.holds THEN operation_id END", source=_FITTING)}{_NOTED}
+{quick_store.AFTERWARDS}
+"""
 
 # What was authorized or recorded before, or is a lease.
 _TAKEN: Final = f"""
@@ -173,17 +205,34 @@ UPDATE authorizations SET cancelled = true WHERE organization_id = $1::uuid AND 
 
 async def add(connection: RawConnection, pinned: Sequence[Pinned]) -> list[Key]:
     """Insert authorizations; return the keys of those that existed before."""
-    rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time, *_reserved(one)) for one in pinned]
-    before = await connection.fetch(_ADD, *map(_sent, zip(*rows, strict=True)))
+    before = await connection.fetch(_ADD, *_columns(pinned))
     return [(row[0], row[1]) for row in before]
+
+
+async def add_within_limits(
+    connection: RawConnection, pinned: Sequence[Pinned], changes: Sequence[tuple[CounterKey, QuickChange]]
+) -> list[Counted]:
+    """Insert authorizations and change counters, which come in the order of their keys, or do nothing.
+
+    Return what each counter has afterwards; nothing where not all calls fit, or the usage of one is recorded already.
+
+    Raises:
+        ConstraintViolation: an operation was authorized before, or a counter was changed meanwhile.
+    """
+    parameters = (*_columns(pinned), *quick_store.columns(changes))
+    return await quick_store.run(connection, _ADD_WITHIN_LIMITS, *parameters)
+
+
+def _columns(pinned: Sequence[Pinned]) -> Iterator[Sequence[object]]:
+    rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time, *_reserved(one)) for one in pinned]
+    return map(_sent, zip(*rows, strict=True))
 
 
 def _reserved(pinned: Pinned) -> tuple[str | None, str | None]:
     """Return the counters in which an authorization reserves something, and how much in each, as arrays in text."""
     if not pinned.reservations:
         return None, None
-    counters = ",".join([one.counter_id for one in pinned.reservations])
-    amounts = ",".join([str(one.amount) for one in pinned.reservations])
+    counters, amounts = ",".join(pinned.reservations.counter_ids), ",".join(map(str, pinned.reservations.amounts))
     return f"{{{counters}}}", f"{{{amounts}}}"
 
 

@@ -1,26 +1,40 @@
 """Stores authorizations in batches, within the limits in force.
 
-Without limits a batch is one statement. With them it is one transaction: the counters are locked, all calls of the
-batch are decided in their order, those that may begin are stored with what they reserve, and the counters are changed.
+Without limits a batch is one statement. With them it is one as well where all calls fit (see `quota.quick_store`). Else
+it is one transaction: the counters are locked, all calls of the batch are decided in their order, those that may begin
+are stored with what they reserve, and the counters are changed.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from libs.common.clock import Clock
-from libs.common.database import Database, RawConnection
+from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import Conflict
 from services.metering.admission import store
 from services.metering.admission.domain import Pinned, Status, Stored
-from services.metering.admission.limits import UNSAID, Said, decide, reservations_of, statuses, takes_of, without
+from services.metering.admission.limits import (
+    UNSAID,
+    Said,
+    changes_of,
+    decide,
+    reservations_of,
+    statuses,
+    takes_of,
+    without,
+)
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.quota import counter_store
-from services.metering.quota.counters import Counters, Standings
-from services.metering.quota.decisions import Place, Take
-from services.metering.quota.domain import Amounts, Applied
+from services.metering.quota.counter_store import Counted, Key
+from services.metering.quota.counters import CAREFUL_BATCHES, Counters, Standings
+from services.metering.quota.decisions import Place, Standing, Take
+from services.metering.quota.domain import NOTHING_RESERVED, Amounts, Applied
+from services.metering.quota.layouts import Layout
+from services.metering.quota.quick_store import QuickChange
 
 _WRITTEN_WITHIN: Final = timedelta(seconds=10)
 """How long after its create_time an authorization is written at the latest, but for the time of the statement."""
@@ -53,7 +67,16 @@ class Waiting:
     @property
     def statuses_without(self) -> Sequence[Status]:
         """Where the limits stand when what the call has reserved is given back."""
-        return without(self.takes, self.statuses) if self.takes else self.statuses
+        return without(self.pinned.reservations, self.statuses)
+
+
+class _Plan(NamedTuple):
+    """What one statement writes if all calls of a batch fit into their limits."""
+
+    calls: Sequence[tuple[str, Layout, Sequence[Decimal]]]
+    """Of each call the organization, where it counts, and what it takes of each metric."""
+    changes: Sequence[tuple[Key, QuickChange]]
+    """By how much counters change, in the order of their keys."""
 
 
 class Writer:
@@ -62,6 +85,7 @@ class Writer:
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
+        self._careful_batches = 0
 
     async def write(self, database: Database, waiting: Sequence[Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations that no limit refuses; return those that were stored before under the same ids.
@@ -81,11 +105,49 @@ class Writer:
                 repeated = await self._add(connection, waiting)
                 _note_written(waiting, repeated)
                 return await self._known(connection, waiting, repeated, own)
-        repeated = await self._write_within_limits(database, waiting, asking)
+        plan = None if own else self._plan(asking)
+        if plan is not None:
+            await self._counters.create_all(database, [one[:2] for one in plan.calls])
+        repeated = set()
+        counted = [] if plan is None else await self._write_quickly(database, waiting, plan)
+        if plan is not None and counted:
+            _note_written(waiting, repeated)
+            _note_plan(asking, plan, counted)
+        else:
+            repeated = await self._write_within_limits(database, waiting, asking)
         if not repeated and not any(one.pinned.fail_if_replayed for one in waiting):
             return {}
         async with database.raw_connection() as connection:
             return await self._known(connection, waiting, repeated, own)
+
+    def _plan(self, asking: Sequence[Waiting]) -> _Plan | None:
+        """Return what one statement writes if all calls fit into their limits; None if it must be done carefully."""
+        if self._careful_batches:
+            self._careful_batches -= 1
+            return None
+        now = self._clock.now()
+        calls: list[tuple[str, Layout, list[Decimal]]] = []
+        for one in asking:
+            assert one.amounts is not None, "a call with limits has amounts"
+            layout = self._counters.layout(one.applied, now)
+            wanted = layout.amounts(one.amounts)
+            if not layout.is_plain or not layout.fits_singles(wanted):
+                return None
+            calls.append((one.key[0], layout, wanted))
+            one.said = UNSAID
+            one.pinned = one.pinned._replace(reservations=layout.reservations(wanted))
+        changes = changes_of(calls)
+        return _Plan(calls, changes) if changes else None
+
+    async def _write_quickly(self, database: Database, waiting: Sequence[Waiting], plan: _Plan) -> list[Counted]:
+        """Store the batch if all calls fit into their limits, and return what each counter has; else do nothing."""
+        try:
+            async with database.raw_connection() as connection:
+                return await store.add_within_limits(connection, [one.pinned for one in waiting], plan.changes)
+        except ConstraintViolation as violation:
+            if violation.constraint is None:
+                self._careful_batches = CAREFUL_BATCHES
+            return []
 
     async def _write_within_limits(
         self, database: Database, waiting: Sequence[Waiting], asking: Sequence[Waiting]
@@ -124,10 +186,15 @@ class Writer:
             repeated = await self._add(connection, entering)
             if any(one.key in repeated for one in new):
                 raise Conflict
+            # Those in which nothing is reserved are among them, for statements that took no locks (see `quick_store`).
+            entered = {
+                (one.key[0], counter_id)
+                for one in new
+                if one.said.refused is None
+                for counter_id in one.pinned.reservations.counter_ids
+            }
             changes = {
-                key: counter_store.Change(_ZERO, change)
-                for key, reserved in before.items()
-                if (change := standings[key[0]][key[1]].reserved - reserved)
+                key: counter_store.Change(_ZERO, standings[key[0]][key[1]].reserved - before[key]) for key in entered
             }
             if changes:
                 await counter_store.add(connection, changes)
@@ -150,7 +217,7 @@ class Writer:
                 places_of[id(one.applied)] = places
             one.takes = takes_of(one.applied, places, one.amounts)
             one.said = UNSAID
-            one.pinned = one.pinned._replace(reservations=())
+            one.pinned = one.pinned._replace(reservations=NOTHING_RESERVED)
             if is_first:
                 needed.update((id(take.place), (one.key[0], take)) for take in one.takes)
         return list(needed.values())
@@ -192,6 +259,19 @@ def _note_statuses(waiting: Sequence[Waiting], standings: Standings) -> None:
         if found is None:
             places = [take.place for take in one.takes]
             found = noted[id(one.applied)] = statuses(places, standings.get(one.key[0], {}))
+        one.statuses = found
+
+
+def _note_plan(asking: Sequence[Waiting], plan: _Plan, counted: Sequence[Counted]) -> None:
+    """Note where limits stand with each of the calls, from what the counters have now."""
+    standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
+    for ((organization_id, counter_id), _), (used, reserved) in zip(plan.changes, counted, strict=True):
+        standings[organization_id][counter_id] = Standing(used, reserved)
+    noted: dict[int, Sequence[Status]] = {}
+    for one, (organization_id, layout, _) in zip(asking, plan.calls, strict=True):
+        found = noted.get(id(layout))
+        if found is None:
+            found = noted[id(layout)] = statuses(layout.places, standings[organization_id])
         one.statuses = found
 
 

@@ -73,6 +73,17 @@ class Alerts:
         if due:
             await alert_store.add(connection, due.values())
 
+    def quiet_up_to(self, counter: Counter) -> Decimal | None:
+        """Return what may be used and reserved in a counter so that no alert can be due; None where that is any amount.
+
+        Only alerts that this process has stored lately, or found stored, are left out.
+        """
+        maximum, thresholds = counter.limit.terms.maximum, counter.limit.terms.thresholds
+        if maximum is None:
+            return None
+        due = [threshold for threshold in thresholds if (counter.counter_id, threshold) not in self._stored]
+        return (maximum * min(due) / _HUNDRED).next_minus() if due else None
+
     def remember(self, counted: Iterable[Used]) -> None:
         """Note that the transaction is committed that has counted this, so that its alerts need not be stored again."""
         for _, counter, used in counted:

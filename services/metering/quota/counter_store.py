@@ -96,8 +96,10 @@ CROSS JOIN LATERAL (
 ) AS c
 """
 
+# Whatever it is for: who has read the counter without a lock finds that it has changed.
 _ADD: Final = """
-UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
+UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric,
+    authorized = c.authorized + 1, revision = c.revision + 1
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
 """

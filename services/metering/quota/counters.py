@@ -22,14 +22,18 @@ from services.metering.quota.allocation_domain import COUNTED_MAX
 from services.metering.quota.counter_store import Change, Counted, Key, New
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, later_steps, place_of
 from services.metering.quota.domain import Applied, Enforcement, Limit, Window
+from services.metering.quota.layouts import Layout, layout_of
 from services.metering.quota.windows import kept_until
 
 SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
 _PLACES_MAX: Final = 100_000
+_LAYOUTS_MAX: Final = 20_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
 _SWEEP_EVERY_S: Final = 30.0
+CAREFUL_BATCHES: Final = 8
+"""How many batches go the careful way after one that found a counter changed meanwhile: it may be so again."""
 _CLOCK_AHEAD: Final = timedelta(seconds=1)
 """How far the clock of another process is thought to be ahead."""
 _KEPT_LONGER: Final = timedelta(minutes=1)
@@ -47,6 +51,7 @@ class Counters:
         self._clock = clock
         self._places: OrderedDict[tuple[str, str], tuple[Limit, Place]] = OrderedDict()
         self._created: OrderedDict[str, None] = OrderedDict()
+        self._layouts: OrderedDict[int, Layout] = OrderedDict()
         self._in_shadow = metrics.get_meter("tollhouse").create_counter(
             SHADOW_METRIC, description="Calls that a limit in shadow mode would have refused, by the metric it counts."
         )
@@ -55,6 +60,32 @@ class Counters:
         """Count what SHADOW limits would have refused, by the metrics of these limits."""
         for metric in limit_metrics:
             self._in_shadow.add(1, {"metric": metric})
+
+    def layout(self, applied: Sequence[Applied], moment: datetime) -> Layout:
+        """Return where calls under these limits count at a moment. It is remembered for the list of limits."""
+        layout = self._layouts.get(id(applied))
+        if layout is None or not layout.holds(applied, moment):
+            layout = layout_of(applied, [self.place_of(one, moment) for one in applied])
+            self._layouts.pop(id(applied), None)
+            self._layouts[id(applied)] = layout
+            if len(self._layouts) > _LAYOUTS_MAX:
+                self._layouts.popitem(last=False)
+        return layout
+
+    async def create_all(self, database: Database, layouts: Iterable[tuple[str, Layout]]) -> None:
+        """Create the counters of organizations that this process does not know to exist."""
+        missing = {
+            id(layout): (organization_id, layout) for organization_id, layout in layouts if not layout.is_created
+        }
+        takes = (
+            (organization_id, Take(place, _ZERO, asked=False))
+            for organization_id, layout in missing.values()
+            for place in layout.places
+        )
+        if missing:
+            await self.create(database, takes)
+        for _, layout in missing.values():
+            layout.is_created = True
 
     def place_of(self, applied: Applied, moment: datetime) -> Place:
         """Return where a limit counts what happens at a moment. The latest window of each is remembered."""

@@ -159,13 +159,19 @@ class Applied(NamedTuple):
     subject: str
 
 
-class Reserved(NamedTuple):
-    """What an authorization has reserved in a counter."""
+class Reservations(NamedTuple):
+    """What an authorization has reserved of limits: counters, what they count, and how much, element by element."""
 
-    counter_id: str
-    metric: str
-    currency_code: str
-    amount: Decimal
+    counter_ids: tuple[str, ...] = ()
+    metrics: tuple[tuple[str, str], ...] = ()
+    """The metric and the currency of each counter."""
+    amounts: tuple[Decimal, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.counter_ids)
+
+
+NOTHING_RESERVED: Final = Reservations()
 
 
 def amounts_of(quantities: Quantities, units: Units, spend: Decimal, currency_code: str, items: int = 0) -> Amounts:

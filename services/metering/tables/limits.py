@@ -89,6 +89,10 @@ limit_counters: Final = Table(
     Column("reserved", AMOUNT, nullable=False),
     # What of `used` was counted for requests of proxies, of which nothing else is stored.
     Column("hits", AMOUNT, nullable=False, server_default=text("0")),
+    # How often authorizations have changed it, and how often anything else has, but for settlements that take back what
+    # was reserved and for requests of proxies (see `services.metering.quota.quick_store`).
+    Column("authorized", BigInteger, nullable=False, server_default=text("0")),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("organization_id", "counter_id", name="limit_counters_pkey"),
     Index("limit_counters_of_limit", "organization_id", "limit_id", "subject", "window_start"),
     # Counters of hot limits are updated often; the free space keeps new row versions on the same page.

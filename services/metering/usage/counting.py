@@ -31,7 +31,18 @@ from services.metering.quota.calls import CallLimits, InForce, under
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
 from services.metering.quota.counters import Counters, is_kept
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
-from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
+from services.metering.quota.domain import (
+    NOTHING_RESERVED,
+    SPEND,
+    Amounts,
+    Applied,
+    Call,
+    Limit,
+    Window,
+    amount,
+    amounts_of,
+)
+from services.metering.quota.quick_store import QuickChange
 from services.metering.quota.windows import ALWAYS, Span, kept_until
 from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
@@ -205,11 +216,28 @@ class Counting:
             plan = self._new_plan(beside, recorded.work.occur_time, now)
             used |= self._counts_of_free(recorded, plan, places).amounts
             free |= {place.counter.counter_id: place for place in plan.places if place.counter.counter_id in used}
-            counted.append(Recorded(*recorded[:-1], Counts(used, (), places)))
+            counted.append(Recorded(*recorded[:-1], Counts(used, NOTHING_RESERVED, places)))
         takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
         await self._counters.create(database, takes)
         places |= await self._places_of(database, counted)
         return counted, amounts
+
+    def changes(self, proposed: Sequence[Recorded]) -> list[tuple[Key, QuickChange]]:
+        """Return by how much counters change if all usages are new and as they seem, in the order of their keys.
+
+        No counter may reach a threshold that no alert is known to be stored for: the careful way stores it.
+        """
+        places = _places(proposed)
+        summed = sums(_counted_of(proposed), ())
+        return [
+            (key, QuickChange(*change, self._alerts.quiet_up_to(places[key].counter) if key in places else None))
+            for key, change in sorted(summed.items())
+        ]
+
+    def forget(self, new: Sequence[Recorded]) -> None:
+        """Look for the authorizations of these usages no longer, since they are counted."""
+        if self._sought:
+            self._sought -= {(one.work.organization_id, one.work.operation_id) for one in new}
 
     async def add(
         self, connection: RawConnection, new: Sequence[Recorded], given_back: Mapping[Key, Decimal] | None = None
@@ -222,9 +250,7 @@ class Counting:
         Raises:
             Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
         """
-        counted = [
-            (one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None
-        ]
+        counted = _counted_of(new)
         if not counted and not given_back:
             return {}
         keys = {
@@ -240,8 +266,7 @@ class Counting:
         if unseen:
             self._seek(unseen)
             raise Conflict
-        if self._sought:
-            self._sought -= reserves.keys()
+        self.forget(new)
         summed = sums(counted, contradicted)
         for key, rest in (given_back or {}).items():
             before = summed.get(key, Change(_ZERO, _ZERO))
@@ -293,14 +318,15 @@ class Counting:
     def _counts_of_reserved(
         self, recorded: Recorded, authorization: Authorization, places: Mapping[Key, Place]
     ) -> Counts:
-        amounts = self._amounts(recorded)
+        amounts, reservations = self._amounts(recorded), authorization.reservations
+        values = {metric: amount(*metric, amounts) for metric in set(reservations.metrics)}
         used: dict[str, Decimal] = {}
-        for counter_id, metric, currency_code, _ in authorization.reservations:
-            value = amount(metric, currency_code, amounts)
+        for counter_id, metric in zip(reservations.counter_ids, reservations.metrics, strict=True):
+            value = values[metric]
             # Spend that is not known yet is added later, to the counters that the usage names.
-            if value or (metric == SPEND and recorded.cost is None):
+            if value or (recorded.cost is None and metric[0] == SPEND):
                 used[counter_id] = value
-        return Counts(used, authorization.reservations, places)
+        return Counts(used, reservations, places)
 
     def _counts_of_free(self, recorded: Recorded, plan: _Plan, places: Mapping[Key, Place]) -> Counts:
         amounts = self._amounts(recorded)
@@ -309,7 +335,7 @@ class Counting:
             value = amount(metric, currency_code, amounts)
             if value or (metric == SPEND and recorded.cost is None):
                 used |= dict.fromkeys(counters, value)
-        return Counts(used, (), places)
+        return Counts(used, NOTHING_RESERVED, places)
 
     def _amounts(self, recorded: Recorded) -> Amounts:
         """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
@@ -479,6 +505,11 @@ def _used(new: Sequence[Recorded], added: Mapping[Key, Counted]) -> list[Used]:
         for key, counted in added.items()
         if (place := places.get(key)) is not None and place.counter.limit.terms.thresholds
     ]
+
+
+def _counted_of(new: Sequence[Recorded]) -> list[tuple[str, str, Counts]]:
+    """Return the organization, the operation and the counts of usages that limits count."""
+    return [(one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None]
 
 
 def _counters_beside(place: Place) -> Iterable[str]:

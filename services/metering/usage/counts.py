@@ -13,7 +13,7 @@ _ZERO: Final = Decimal(0)
 
 def counters_of(counts: Counts) -> Iterable[str]:
     """Return the counters that usage changes, by their ids."""
-    return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
+    return counts.reservations.counter_ids or counts.amounts
 
 
 def sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
@@ -25,10 +25,10 @@ def sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Ke
         for counter_id, value in amounts.items():
             of_organization[counter_id] += value
         is_reserved = bool(reservations) and (organization_id, operation_id) not in contradicted
-        for one in reservations:
-            of_organization[one.counter_id] += _ZERO
+        for counter_id, value in zip(reservations.counter_ids, reservations.amounts, strict=True):
+            of_organization[counter_id] += _ZERO
             if is_reserved:
-                taken_back[organization_id, one.counter_id] -= one.amount
+                taken_back[organization_id, counter_id] -= value
     return {
         (organization_id, counter_id): Change(value, taken_back.get((organization_id, counter_id), _ZERO))
         for organization_id, of_organization in used.items()

@@ -16,7 +16,7 @@ from services.metering.model.domain import PriceVersion, Rated, Tokens, format_n
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
 from services.metering.quota.decisions import Place, Standing
-from services.metering.quota.domain import Reserved
+from services.metering.quota.domain import NOTHING_RESERVED, Reservations
 from services.metering.usage.dimensions import LABELS, LIVE, PLAIN, TEST, Dimensions
 
 PENDING: Final = "PENDING"
@@ -107,7 +107,7 @@ class Counts(NamedTuple):
 
     amounts: Mapping[str, Decimal]
     """How much in each counter, by its id."""
-    reservations: Sequence[Reserved]
+    reservations: Reservations
     """What its authorization has reserved, which is taken back with it."""
     places: Mapping[tuple[str, str], Place]
     """Where the limits count that it is counted in, by organization and counter, as far as they are known. Usage that
@@ -192,7 +192,7 @@ class Authorization(NamedTuple):
     environment: str
     subscription_id: str | None
     """The subscription that the call falls under, whatever has become of it."""
-    reservations: tuple[Reserved, ...] = ()
+    reservations: Reservations = NOTHING_RESERVED
     """What is reserved of limits. Settle replaces it by what was used. A call is counted in what was in force when it
     was authorized, and in nothing else: without reservations its usage is in no limit."""
 

@@ -5,7 +5,7 @@ batch is written while billing still answers this one. The relay sends every cha
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from libs.common.clock import Clock
-from libs.common.database import Database
+from libs.common.database import ConstraintViolation, Database
 from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
@@ -22,7 +22,9 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
-from services.metering.quota.counters import Counters
+from services.metering.quota.counter_store import Counted
+from services.metering.quota.counters import CAREFUL_BATCHES, Counters
+from services.metering.quota.quick_store import QuickChange
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
 from services.metering.usage.counting import Counting
@@ -118,6 +120,7 @@ class UsageEngine:
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
         self._counting = Counting(catalogue, book, limits, counters, alerts, clock)
+        self._careful_batches = 0
         self._last_settlements = LastSettlements(
             self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after
         )
@@ -227,7 +230,8 @@ class UsageEngine:
     async def _commit(self, batch: _Batch, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime.
 
-        Where limits count some of it, that is one transaction; else one statement is enough.
+        One statement is enough, unless limits count some of it and something is not as it seems: then it is one
+        transaction.
         """
         database = batch.database
         await self._know_dimensions(database, proposed)
@@ -237,15 +241,56 @@ class UsageEngine:
             if not any(one.counts is not None for one in proposed):
                 async with database.raw_connection() as connection:
                     return await store.record(connection, proposed, now=now, due_time=due_time, done=done)
-            async with database.raw_transaction() as connection:
-                new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
-                new = [one for one in proposed if one.usage_id in new_ids]
-                added = await self._counting.add(connection, new)
+            changes = self._counting.changes(proposed)
+            new, added = await self._record_quickly(
+                database, proposed, changes, now=now, due_time=due_time, done=done
+            ) or await self._record_carefully(database, proposed, now=now, due_time=due_time, done=done)
         except BaseException:
             self._charging.keep_done(database, done)
             raise
         batch.limits |= await self._counting.states(database, new, added)
-        return new_ids
+        return {one.usage_id for one in new}
+
+    async def _record_quickly(
+        self,
+        database: Database,
+        proposed: list[Recorded],
+        changes: Sequence[tuple[Key, QuickChange]],
+        *,
+        now: datetime,
+        due_time: datetime,
+        done: Collection[Key],
+    ) -> tuple[list[Recorded], dict[Key, Counted]] | None:
+        """Write and count a batch whose every usage is new; return it, and the counters as they are then.
+
+        None if it must be done the careful way: nothing is written then.
+        """
+        if self._careful_batches:
+            self._careful_batches -= 1
+            return None
+        if not changes:
+            return None
+        try:
+            async with database.raw_connection() as connection:
+                counted = await store.record_counted(
+                    connection, proposed, changes, now=now, due_time=due_time, done=done
+                )
+        except ConstraintViolation:
+            self._careful_batches = CAREFUL_BATCHES
+            return None
+        if not counted:
+            return None
+        self._counting.forget(proposed)
+        return proposed, {key: found for (key, _), found in zip(changes, counted, strict=True)}
+
+    async def _record_carefully(
+        self, database: Database, proposed: list[Recorded], *, now: datetime, due_time: datetime, done: Collection[Key]
+    ) -> tuple[list[Recorded], dict[Key, Counted]]:
+        """Write a batch and count what is new of it; return that, and the counters as they are then."""
+        async with database.raw_transaction() as connection:
+            new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
+            new = [one for one in proposed if one.usage_id in new_ids]
+            return new, await self._counting.add(connection, new)
 
     async def _know_dimensions(self, database: Database, proposed: Sequence[Recorded]) -> None:
         unknown = self._dimensions.unknown((one.work.organization_id, one.dimensions) for one in proposed)

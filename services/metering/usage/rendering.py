@@ -1,6 +1,7 @@
 """Usage and its sums as messages."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -9,13 +10,13 @@ from libs.common.timestamps import fill_time, render_time
 from services.metering.clients.billing import AccountBalance
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Units, quantity_text, total_tokens
-from services.metering.quota.rendering import render_status
+from services.metering.quota.rendering import fill_statuses, render_status
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Cost, LimitState, Recorded, Work
 from services.metering.usage.summaries import ORGANIZATION, UNIT, Summary
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2
+from tollhouse.metering.v1 import admission_pb2, model_pb2, quota_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _NAMES: Final = {UNIT: "unit"}
@@ -124,8 +125,18 @@ def fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> No
     amount.value = value
 
 
+def fill_limits(
+    response: admission_pb2.SettleResponse | pb.RecordUsageResponse, limits: Sequence[LimitState], *, are_all: bool
+) -> None:
+    """Write where limits stand, all that count the usage or some of them."""
+    if are_all:
+        fill_statuses(response, [(one.place, one.standing) for one in limits])
+    else:
+        response.limits.extend(map(_render_limit, limits))
+
+
 @lru_cache(maxsize=_STATES_KNOWN_MAX)
-def render_limit(state: LimitState) -> quota_pb2.LimitStatus:
+def _render_limit(state: LimitState) -> quota_pb2.LimitStatus:
     """Return where a limit stands. Answers to usage that was recorded together share the message."""
     return render_status(state.place, state.standing)
 

@@ -38,7 +38,7 @@ from services.metering.usage.domain import (
 )
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
-from services.metering.usage.rendering import fill_balance, fill_usage, render_limit, render_summary, render_usage
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
@@ -398,7 +398,7 @@ def _fill_accepted(
     if accepted.balance is not None:
         fill_balance(response.balance, accepted.balance)
     if limits:
-        response.limits.extend(map(render_limit, limits))
+        fill_limits(response, limits, are_all=limits is accepted.limits)
 
 
 def _fill_outcome(

@@ -5,6 +5,7 @@ from types import EllipsisType
 from typing import Final, NamedTuple
 
 from libs.common import ids
+from services.metering.quota import quick_store
 from services.metering.tables import DIMENSIONS, HOUR_KEY, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
 from services.metering.usage.dimensions import PLAIN
 
@@ -159,19 +160,19 @@ _ORDER_UNITS: Final = f"{_ORDER}, unit_id"
 # other rows are made from those that were claimed, so a duplicate writes nothing. The hourly summaries are updated in
 # the order of their keys, so that two processes cannot deadlock. IS TRUE keeps the planner from turning the test for
 # claimed rows into a join: it uses a hash table whatever the size of the batch.
-def _record(*, item: str, claimed: str, stored: str, amount: str, units: str, end: str) -> str:
+def _record(
+    *, item: str, claimed: str, stored: str, amount: str, units: str, further: str, result: str, recorded: str = ""
+) -> str:
     return f"""
 WITH item AS (
     {item}
 ), {claimed}, fresh AS MATERIALIZED (
     SELECT item.*, {LATENCY_BUCKET} FROM item WHERE (usage_id IN (SELECT usage_id FROM claimed)) IS TRUE
-), recorded AS (
-    INSERT INTO usage_records ({stored}, create_time) SELECT {stored}, {_NOW} FROM fresh
 ), summed AS (
     {_INTO_HOURS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")},
         {hour_sums("cost", "provider_cost")} FROM fresh
-    {_GROUP} {_ORDER} {ADD_TO_HOURS}
+    {_GROUP} {_ORDER} {ADD_TO_HOURS} RETURNING 1
 ),{units} queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time, user_id, hold_operation_id)
@@ -181,7 +182,10 @@ WITH item AS (
 ), parked AS (
     INSERT INTO unpriced_usages (organization_id, usage_id, occur_time, model)
     SELECT organization_id, usage_id, occur_time, model FROM fresh WHERE cost IS NULL
-){end}
+), {further}recorded AS (
+    INSERT INTO usage_records (create_time, {stored}) SELECT {_NOW}, {recorded or f"{stored} FROM fresh"}
+)
+{result}
 """
 
 
@@ -190,7 +194,7 @@ units_summed AS (
     {_INTO_UNITS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")}, {_UNIT.format(sign="")}
     FROM fresh CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit
-    {_GROUP_UNITS} {_ORDER_UNITS} {_ADD_TO_UNITS}
+    {_GROUP_UNITS} {_ORDER_UNITS} {_ADD_TO_UNITS} RETURNING 1
 ),"""
 
 
@@ -201,25 +205,77 @@ def _record_new(units: str) -> str:
     """
     return _record(
         item=f"SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})",
-        claimed="""claimed AS (
-    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
-    SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
-    ON CONFLICT DO NOTHING RETURNING usage_id
-)""",
+        claimed=_CLAIMED,
         stored=_STORED,
         amount="cost",
         units=units,
-        end=f""", finished AS (
-    DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
-    WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.operation_id = done.operation_id
-)
-SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed""",
+        further=f"{_FINISHED}, ",
+        result="SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{}') END"
+        " FROM claimed",
     )
 
+
+def _record_counted(units: str, summed: str) -> str:
+    """Return the same for usage that is counted in limits, which also changes their counters.
+
+    It returns what the counters have afterwards (see `services.metering.quota.quick_store`). It fails where a usage was
+    recorded before, where what its authorization has reserved was given back or is not known, and where a counter is
+    gone or was changed meanwhile. Counters are changed after all that other transactions may wait for, as in the
+    careful way. Whether a settled call lapses need not be looked at any more.
+    """
+    locked = " + ".join(f"(SELECT count(*) FROM {part})" for part in ("summed", "finished", *summed.split()))
+    only_if = f"""(SELECT count(*) FROM claimed) = cardinality($1) AND {locked} >= 0 AND NOT EXISTS (
+        SELECT FROM item CROSS JOIN LATERAL (
+            SELECT a.counters IS NOT NULL AS reserved, a.limits_released FROM authorizations a
+            WHERE a.organization_id = item.organization_id AND a.operation_id = item.operation_id OFFSET 0
+        ) AS a WHERE a.reserved AND a.limits_released = item.reserves
+    )"""
+    # What is settled here concerns usage of the same batch alone: each kind looks for its own.
+    counters_changed = quick_store.counters_changed(
+        len(ROW) + 8,
+        only_if=only_if,
+        unchanged=f"(c.revision = seen.revision OR NOT {_SOME_RESERVE})"
+        f" AND (c.authorized = seen.authorized OR NOT {_SOME_DO_NOT})",
+        numbered=f"revision = c.revision + {_SOME_DO_NOT}::integer",
+    )
+    return _record(
+        item=f"SELECT {_RECEIVED}, reserves FROM unnest({_ARRAYS}, {_RESERVES}) AS t({_COLUMNS}, reserves)",
+        claimed=_CLAIMED,
+        stored=_STORED,
+        amount="cost",
+        units=units,
+        further=f"""{_FINISHED}, {counters_changed}, looked_at AS (
+    DELETE FROM lapse_checks l USING (
+        SELECT organization_id, operation_id FROM item WHERE reserves ORDER BY organization_id, operation_id
+    ) AS s WHERE l.organization_id = ANY (ARRAY[s.organization_id]) AND l.operation_id = s.operation_id
+), """,
+        result=quick_store.AFTERWARDS,
+        recorded=f"{_STORED_IF_COUNTED} FROM fresh CROSS JOIN changed",
+    )
+
+
+_RESERVES: Final = f"${len(ROW) + 5}::bool[]"
+_SOME_RESERVE: Final = f"${len(ROW) + 6}::bool"
+_SOME_DO_NOT: Final = f"${len(ROW) + 7}::bool"
+_STORED_IF_COUNTED: Final = ", ".join(
+    "CASE WHEN changed.holds THEN usage_id END" if name == "usage_id" else name for name in _STORED.split(", ")
+)
+_FINISHED: Final = f"""finished AS (
+    DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
+    WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.operation_id = done.operation_id
+    RETURNING 1
+)"""
+_CLAIMED: Final = """claimed AS (
+    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
+    SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
+    ON CONFLICT DO NOTHING RETURNING usage_id
+)"""
 
 RECORD: Final = _record_new("")
 # The same for usage of which some has quantities of other units than the token classes.
 RECORD_UNITS: Final = _record_new(_UNITS_SUMMED)
+RECORD_COUNTED: Final = _record_counted("", "")
+RECORD_COUNTED_UNITS: Final = _record_counted(_UNITS_SUMMED, "units_summed")
 
 _SEEN: Final = f"${len(ROW) + 3}::uuid[]"
 _BEFORE: Final = f"${len(ROW) + 4}::text[]"
@@ -248,7 +304,8 @@ RECORD_LAST: Final = _record(
     stored=f"{_STORED}, captured_before",
     amount="cost - captured_before",
     units=_UNITS_SUMMED,
-    end="\nSELECT usage_id::text FROM claimed",
+    further="",
+    result="SELECT usage_id::text FROM claimed",
 )
 
 # Combinations of dimensions that this process has not seen of an organization yet.
@@ -384,22 +441,4 @@ SELECT dimension_id::text FROM (
 ) AS known
 WHERE {" AND ".join(f"(${n}::text IS NULL OR {name} = ${n})" for n, name in enumerate(DIMENSIONS, 2))}
 LIMIT ${len(DIMENSIONS) + 2}
-"""
-
-# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
-LIST_BOUND: Final = """
-SELECT occur_time, usage_id::text FROM usage_records
-WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
-    AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
-ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
-"""
-
-# By primary keys.
-AUTHORIZATIONS: Final = """
-SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
-    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
-    a.subscription_id::text, a.counters::text[], a.reserved
-FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 """

@@ -14,8 +14,10 @@ from libs.common.errors import Kind, Refusal
 from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
 from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
-from services.metering.quota import counter_store
-from services.metering.quota.domain import Reserved
+from services.metering.quota import counter_store, quick_store
+from services.metering.quota.counter_store import Counted
+from services.metering.quota.domain import Reservations
+from services.metering.quota.quick_store import QuickChange
 from services.metering.tables import DIMENSIONS
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
@@ -86,6 +88,40 @@ async def record(
     return {one.usage_id for one in recorded} if new is None else set(new)
 
 
+async def record_counted(
+    connection: RawConnection,
+    recorded: Sequence[Recorded],
+    changes: Sequence[tuple[Key, QuickChange]],
+    *,
+    now: datetime,
+    due_time: datetime,
+    done: Collection[Key],
+) -> list[Counted]:
+    """Write usages as `record` does and change the counters of limits, which come in the order of their keys.
+
+    Return what each counter has afterwards.
+
+    Raises:
+        ConstraintViolation: a usage was recorded before, a reservation is not as the usage says, or a counter is gone
+            or was changed meanwhile. Nothing was written.
+    """
+    has_units = any(one.work.quantities for one in recorded)
+    reserves = [None if one.counts is None else bool(one.counts.reservations) for one in recorded]
+    return await quick_store.run(
+        connection,
+        statements.RECORD_COUNTED_UNITS if has_units else statements.RECORD_COUNTED,
+        *_columns(recorded),
+        now,
+        due_time,
+        [organization_id for organization_id, _ in done],
+        [operation_id for _, operation_id in done],
+        reserves,
+        True in reserves,
+        False in reserves,
+        *quick_store.columns(changes),
+    )
+
+
 class LastSettlement(NamedTuple):
     """The usage of a call that was settled in parts, and its dedupe row's usage id as it was seen."""
 
@@ -128,27 +164,45 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tupl
     return {(recorded.work.organization_id, recorded.work.operation_id): (recorded, mark) for recorded, mark in found}
 
 
+# By primary keys.
+_AUTHORIZATIONS: Final = """
+SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
+    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
+    a.subscription_id::text, a.counters::text[], a.reserved
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+"""
+
+
 async def find_authorizations(connection: RawConnection, keys: Sequence[Key]) -> list[Authorization]:
     """Return the authorizations of some operations, of those that have one.
 
     What is reserved in a counter that is gone is left out.
     """
-    rows = await connection.fetch(statements.AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
+    rows = await connection.fetch(_AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
     counters = {(row[0], counter_id) for row in rows for counter_id in row["counters"] or ()}
     metrics = await counter_store.metrics(connection, counters) if counters else {}
-    return [
-        Authorization._make(
-            (
-                *row[:-2],
-                tuple(
-                    Reserved(counter_id, *metrics[row[0], counter_id], amount)
-                    for counter_id, amount in zip(row["counters"] or (), row["reserved"] or (), strict=True)
-                    if (row[0], counter_id) in metrics
-                ),
-            )
-        )
-        for row in rows
+    return [Authorization._make((*row[:-2], _reservations(row, metrics))) for row in rows]
+
+
+def _reservations(row: asyncpg.Record, metrics: Mapping[Key, tuple[str, str]]) -> Reservations:
+    """Return what an authorization has reserved in counters whose metrics are known."""
+    known = [
+        (counter_id, metrics[row[0], counter_id], amount)
+        for counter_id, amount in zip(row["counters"] or (), row["reserved"] or (), strict=True)
+        if (row[0], counter_id) in metrics
     ]
+    return Reservations(*map(tuple, zip(*known, strict=True)))
+
+
+# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
+_LIST_BOUND: Final = """
+SELECT occur_time, usage_id::text FROM usage_records
+WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
+    AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
+ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
+"""
 
 
 async def list_usages(
@@ -169,9 +223,7 @@ async def list_usages(
         if len(dimension_ids) > DIMENSIONS_MAX:
             raise TooManyDimensions
     if any((*filters.plain, *filters.dimensions, filters.unit)):
-        row = await connection.fetchrow(
-            statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
-        )
+        row = await connection.fetchrow(_LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1)
         bound = None if row is None else (row[0], row[1])
     token_class = CLASS_OF_UNIT.get(filters.unit or "")
     rows = await connection.fetch(

@@ -1,0 +1,93 @@
+"""The part of a statement that changes counters without having locked them, beside whatever else the statement writes.
+
+Limits are decided and usage is counted in one statement then, with one round trip, where the careful way has six. In a
+batch of 100 authorizations under ten limits a call takes 62 µs of CPU in Postgres and the driver, and 90 in the careful
+way (27 without limits).
+
+A statement sees what was committed when it began, and not what others commit until it has the lock on a counter. Of
+that it must not miss some: an authorization the usage of the same operation, such usage the authorization, and a
+settlement that what was reserved is given back. All of these change a counter that both have in common, and number
+their changes: authorizations in `authorized`, usage without an authorization in `revision`, whatever takes locks first
+in both. The statement reads these numbers with everything else, and changes only counters that still have the numbers
+that concern it. If one has another, it writes nothing, and the batch goes the careful way. What need not be seen does
+not disturb: authorizations wait for each other's locks, and so do settlements, and both add to what they find then.
+
+Counters are changed in the order of their keys, as they are locked in the careful way.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from libs.common.amount import format_amount
+from libs.common.database import RawConnection
+from services.metering.quota.counter_store import Counted, Key
+
+PARAMETERS: Final = 5
+"""How many parameters the part has."""
+
+
+class QuickChange(NamedTuple):
+    """By how much a counter changes."""
+
+    used: Decimal
+    reserved: Decimal
+    maximum: Decimal | None = None
+    """What it may have at most afterwards, used and reserved; None where that is any amount."""
+
+
+def counters_changed(first: int, *, only_if: str, unchanged: str, numbered: str) -> str:
+    """Return the part, with its parameters from a number on.
+
+    `only_if` is a further condition, `unchanged` compares the numbers of a counter `c` with those that were `seen`, and
+    `numbered` sets the next ones.
+
+    It defines `fits`, whether the counters may be changed as far as is known before one of them is locked, and
+    `changed`, whether they were. The rest of the statement writes nothing if the first does not hold, and fails if the
+    second does not. `updated` has the counters as they are afterwards.
+    """
+    organizations, counters, used, reserved, maxima = (f"${first + number}" for number in range(PARAMETERS))
+    return f"""seen AS MATERIALIZED (
+    SELECT d.place, c.organization_id, c.counter_id, c.authorized, c.revision, c.used + c.reserved AS counted,
+        coalesce(d.used::numeric, 0) AS used, coalesce(d.reserved::numeric, 0) AS reserved,
+        d.maximum::numeric AS maximum
+    FROM unnest({organizations}::uuid[], {counters}::uuid[], {used}::text[], {reserved}::text[], {maxima}::text[])
+        WITH ORDINALITY AS d(organization_id, counter_id, used, reserved, maximum, place)
+    JOIN limit_counters c
+        ON c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+), fits AS MATERIALIZED (
+    SELECT {only_if} AND count(*) = cardinality({counters}::uuid[])
+        AND bool_and(maximum IS NULL OR counted + used + reserved <= maximum) AS holds
+    FROM seen
+), updated AS (
+    UPDATE limit_counters c SET used = c.used + seen.used, reserved = c.reserved + seen.reserved, {numbered}
+    FROM fits CROSS JOIN seen
+    WHERE fits.holds AND c.organization_id = ANY (ARRAY[seen.organization_id]) AND c.counter_id = seen.counter_id
+        AND {unchanged}
+        AND (seen.maximum IS NULL OR c.used + c.reserved + seen.used + seen.reserved <= seen.maximum)
+    RETURNING seen.place, c.used, c.reserved
+), changed AS MATERIALIZED (
+    SELECT count(*) = cardinality({counters}::uuid[]) AS holds FROM updated
+)"""  # noqa: S608 -- the numbers of parameters, and conditions of ours.
+
+
+AFTERWARDS: Final = "SELECT array_agg(used ORDER BY place), array_agg(reserved ORDER BY place) FROM updated"
+"""What the counters have afterwards, in their order, in one row: a row for each would cost the driver more."""
+
+
+async def run(connection: RawConnection, statement: str, *parameters: object) -> list[Counted]:
+    """Run a statement that ends with `AFTERWARDS`; return what the counters have, nothing where they did not fit."""
+    row = await connection.fetchrow(statement, *parameters)
+    return [] if row is None or row[0] is None else [*map(Counted, row[0], row[1])]
+
+
+def columns(changes: Sequence[tuple[Key, QuickChange]]) -> tuple[Sequence[object], ...]:
+    """Return the parameters of the part, for changes in the order of their keys. A column of zeros is sent empty."""
+    used = [format_amount(change.used) if change.used else None for _, change in changes]
+    reserved = [format_amount(change.reserved) if change.reserved else None for _, change in changes]
+    maxima = [None if change.maximum is None else str(change.maximum) for _, change in changes]
+    return (
+        [key[0] for key, _ in changes],
+        [key[1] for key, _ in changes],
+        *(() if column.count(None) == len(column) else column for column in (used, reserved, maxima)),
+    )

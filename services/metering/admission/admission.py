@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
 
 import structlog
 
@@ -19,6 +18,7 @@ from libs.common.group_commit import GroupCommit
 from libs.common.shards import Shards
 from services.metering.admission import store
 from services.metering.admission.callers import Caller, Callers
+from services.metering.admission.denials import denied_hold, not_live, over_limit
 from services.metering.admission.domain import (
     HOLD_LATE,
     OUTPUT_TOKENS_DEFAULT,
@@ -33,7 +33,7 @@ from services.metering.admission.domain import (
     held_nanos,
     refusal_of_repeat,
 )
-from services.metering.admission.limits import amounts_of_ask, call_of, message_of
+from services.metering.admission.limits import amounts_of_ask, call_of
 from services.metering.admission.policies import Known, Policies
 from services.metering.admission.policy import DEFAULT, Policy
 from services.metering.admission.writer import Waiting, Writer
@@ -43,21 +43,15 @@ from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
-from services.metering.quota.calls import CallLimits, InForce
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, give_back
-from services.metering.quota.decisions import Refused
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import label_text, quantities_text
 
 _log = structlog.get_logger("admission")
 
-_FACTS: Final = (
-    *("posted", "held", "available", "needed", "currency_code", "earliest_release_time"),
-    "scoped_to_others",
-)
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
-_HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 
 
 class Admission:
@@ -259,9 +253,9 @@ class Admission:
             if isinstance(found, Unavailable):
                 refused[place] = found
                 continue
-            not_live = _not_live(one, found)
-            if not_live is not None:
-                refused[place] = not_live
+            denied = not_live(one, found)
+            if denied is not None:
+                refused[place] = denied
                 continue
             pinned = one.pinned
             if found.subscription_id:
@@ -378,7 +372,7 @@ def _expire_time(pinned: Pinned) -> datetime:
 def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exception | None:
     """Return the decision where billing need not be asked, or None where an amount is to be held."""
     if one.said.refused is not None:
-        return _over_limit(one, one.said.refused)
+        return over_limit(one, one.said.refused)
     if before is None and not one.written:
         # Neither stored now nor found: it is the id of a lease.
         return OperationIdReused(operation_id=one.key[1], field="operation_id")
@@ -391,27 +385,6 @@ def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exc
     if pinned.amount:
         return None
     return Allowed(pinned, one.principal, "", None, before is not None, limits=one.statuses)
-
-
-def _not_live(one: Waiting, found: InForce) -> Denied | None:
-    """Return why a call cannot fall under the subscription that its key is bound to, or that its request names."""
-    bound, named = one.principal.subscription_id, one.pinned.ask.subscription_id
-    if bound and named and bound != named:
-        field, subscription_id = "subscription_id", named
-        message = "The key is bound to another subscription than the request names."
-    elif not found.is_live:
-        field, subscription_id = ("api_key" if bound else "subscription_id"), found.subscription_id
-        owner = "The subscription that the key is bound to" if bound else "The subscription that the request names"
-        message = f"{owner} is no live one of the organization for this user and model."
-    else:
-        return None
-    facts = {"field": field, "subscription_id": subscription_id}
-    return Denied("SUBSCRIPTION_NOT_LIVE", message, facts, one.principal)
-
-
-def _over_limit(one: Waiting, refused: Refused) -> Denied:
-    message, limits = message_of(refused), one.statuses
-    return Denied("LIMIT_EXCEEDED", message, principal=one.principal, limits=limits, refused=refused)
 
 
 def _ended(one: Waiting) -> Denied:
@@ -434,14 +407,6 @@ def _decision(
     limits = one.statuses if replayed else one.statuses_without
     denied = denied_hold(result, pinned.currency_code)
     return replace(denied, principal=one.principal, replayed=replayed, limits=limits)
-
-
-def denied_hold(result: NotHeld, currency_code: str) -> Denied:
-    """Return why nothing may begin for which billing holds no money."""
-    reason = result.reason if result.reason in _HOLD_REASONS else "ACCOUNT_CLOSED"
-    facts = {name: result.facts[name] for name in _FACTS if name in result.facts}
-    facts.setdefault("currency_code", currency_code)
-    return Denied(reason, result.message, facts)
 
 
 def _hold_request(pinned: Pinned) -> HoldRequest:

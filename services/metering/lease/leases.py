@@ -12,7 +12,7 @@ from typing import Final
 from libs.common.amount import format_amount
 from libs.common.clock import Clock
 from libs.common.errors import OperationIdReused, Unavailable
-from services.metering.admission.admission import denied_hold
+from services.metering.admission.denials import denied_hold
 from services.metering.admission.domain import Denied
 from services.metering.admission.limits import message_of
 from services.metering.clients.billing import BillingClient, Held, HoldRequest

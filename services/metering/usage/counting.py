@@ -9,14 +9,13 @@ keys, after it is written. Only then it is read which reservations were given ba
 same locks, and looks for usage first. So each reservation goes once.
 """
 
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
@@ -25,18 +24,17 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, Refusal, Unavailable
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts, Used
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
-from services.metering.quota.calls import CallLimits, InForce, under
+from services.metering.quota.calls import CallLimits, InForce
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
 from services.metering.quota.counters import Counters, is_kept
-from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
+from services.metering.quota.decisions import Counter, Place, Standing, Take, place_of
 from services.metering.quota.domain import (
     NOTHING_RESERVED,
     SPEND,
     Amounts,
     Applied,
-    Call,
     Limit,
     Window,
     amount,
@@ -44,10 +42,12 @@ from services.metering.quota.domain import (
 )
 from services.metering.quota.quick_store import QuickChange
 from services.metering.quota.windows import ALWAYS, Span, kept_until
+from services.metering.usage.callers import Caller, caller_of, under_subscription, with_subscription
 from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
 from services.metering.usage.leased import Leased, counters_of_lease
+from services.metering.usage.limit_states import counted_in, counters_beside, look_beside, places_of, used_of
 from services.metering.usage.part_domain import used_by
 
 _log = structlog.get_logger("usage")
@@ -60,26 +60,6 @@ _NOTHING: Final = Counted(_ZERO, _ZERO)
 
 Proposed = tuple[Recorded, Authorization | None]
 """Usage as it is to be recorded, with the authorization whose reservations it replaces."""
-
-
-class _Caller(NamedTuple):
-    """What decides which limits are in force for usage."""
-
-    organization_id: str
-    project_id: str | None
-    user_id: str | None
-    service_account_id: str | None
-    api_key_id: str | None
-    subscription_id: str | None
-    model: str
-    provider: str
-    labels: str | None
-    """As JSON with sorted keys."""
-
-    @property
-    def call(self) -> Call:
-        labels = json.loads(self.labels) if self.labels else {}
-        return Call._make((*(value or "" for value in self[1:8]), labels))
 
 
 @dataclass(slots=True)
@@ -125,7 +105,7 @@ class Counting:
         self._counters = counters
         self._alerts = alerts
         self._clock = clock
-        self._plans: OrderedDict[_Caller, _Plan] = OrderedDict()
+        self._plans: OrderedDict[Caller, _Plan] = OrderedDict()
         self._identities: OrderedDict[str, Identity] = OrderedDict()
         self._places: OrderedDict[str, Place] = OrderedDict()
         self._sought: set[Key] = set()
@@ -143,7 +123,7 @@ class Counting:
         Raises:
             Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
         """
-        callers = [None if one is not None else _caller(recorded) for recorded, one in proposed]
+        callers = [None if one is not None else caller_of(recorded) for recorded, one in proposed]
         found = await self._found({caller for caller in callers if caller is not None})
         now = self._clock.now()
         counted: list[Recorded] = []
@@ -155,9 +135,9 @@ class Counting:
             if authorization is not None and authorization.reservations:
                 counts = self._counts_of_reserved(recorded, authorization, places)
             elif caller is not None:
-                subscription_id, applied = _under(caller, found[caller], recorded.work.occur_time)
+                subscription_id, applied = under_subscription(caller, found[caller], recorded.work.occur_time)
                 if subscription_id != caller.subscription_id:
-                    recorded = _with_subscription(recorded, subscription_id)
+                    recorded = with_subscription(recorded, subscription_id)
                 if applied:
                     plan = self._plan(caller, applied, recorded.work.occur_time, now)
                     counts = self._counts_of_free(recorded, plan, places)
@@ -170,7 +150,7 @@ class Counting:
         for organization_id, plan in used.values():
             places.update(((organization_id, place.counter.counter_id), place) for place in plan.places)
         if settled:
-            places.update(await self._places_of(database, settled))
+            places.update(await self._find_places(database, settled))
         missing = [each for each in used.values() if not each[1].is_created]
         if missing:
             takes = (
@@ -194,7 +174,7 @@ class Counting:
         Raises:
             Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
         """
-        found = await self._found({_caller(one) for one in proposed})
+        found = await self._found({caller_of(one) for one in proposed})
         counters = await counters_of_lease(database, lease)
         now = self._clock.now()
         counted: list[Recorded] = []
@@ -202,10 +182,10 @@ class Counting:
         free: dict[str, Place] = {}
         places: dict[Key, Place] = {}
         for recorded in proposed:
-            caller = _caller(recorded)
-            subscription_id, applied = _under(caller, found[caller], recorded.work.occur_time)
+            caller = caller_of(recorded)
+            subscription_id, applied = under_subscription(caller, found[caller], recorded.work.occur_time)
             if subscription_id != caller.subscription_id:
-                recorded = _with_subscription(recorded, subscription_id)
+                recorded = with_subscription(recorded, subscription_id)
             amounts.append(self._amounts(recorded))
             used: dict[str, Decimal] = {}
             for counter_id, (metric, currency_code) in counters.metrics.items():
@@ -219,7 +199,7 @@ class Counting:
             counted.append(Recorded(*recorded[:-1], Counts(used, NOTHING_RESERVED, places)))
         takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
         await self._counters.create(database, takes)
-        places |= await self._places_of(database, counted)
+        places |= await self._find_places(database, counted)
         return counted, amounts
 
     def changes(self, proposed: Sequence[Recorded]) -> list[tuple[Key, QuickChange]]:
@@ -227,7 +207,7 @@ class Counting:
 
         No counter may reach a threshold that no alert is known to be stored for: the careful way stores it.
         """
-        places = _places(proposed)
+        places = places_of(proposed)
         summed = sums(_counted_of(proposed), ())
         return [
             (key, QuickChange(*change, self._alerts.quiet_up_to(places[key].counter) if key in places else None))
@@ -278,7 +258,7 @@ class Counting:
             key: Counted(found[key].used + used, found[key].reserved + reserved)
             for key, (used, reserved) in changes.items()
         }
-        await self._alerts.add(connection, _used(new, added))
+        await self._alerts.add(connection, used_of(new, added))
         return added
 
     async def states(
@@ -290,7 +270,7 @@ class Counting:
         """
         if not added:
             return {}
-        self._alerts.remember(_used(new, added))
+        self._alerts.remember(used_of(new, added))
         try:
             states = await self._states(database, new, added)
         except Refusal as refusal:
@@ -303,11 +283,11 @@ class Counting:
                 found[recorded.usage_id] = [states[key] for key in keys if key in states]
         return found
 
-    async def _found(self, callers: Collection[_Caller]) -> dict[_Caller, InForce]:
+    async def _found(self, callers: Collection[Caller]) -> dict[Caller, InForce]:
         """Return what holds for the usage of callers, as far as it is known."""
         if not callers:
             return {}
-        found: dict[_Caller, InForce] = {}
+        found: dict[Caller, InForce] = {}
         calls = [(one.organization_id, one.call) for one in callers]
         for caller, known in zip(callers, await self._limits.of(calls, is_done=True), strict=True):
             if isinstance(known, Unavailable):
@@ -345,7 +325,7 @@ class Counting:
             spend, currency_code = Decimal(cost.amount), cost.currency_code
         return amounts_of(used_by(work), self._catalogue.units, spend, currency_code, work.items or 0)
 
-    def _plan(self, caller: _Caller, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
+    def _plan(self, caller: Caller, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
         """Return where usage without reservations is counted. The latest window of each caller is remembered."""
         plan = self._plans.get(caller)
         if plan is None or not plan.holds(applied, occur_time, now):
@@ -386,17 +366,17 @@ class Counting:
         self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
     ) -> dict[Key, LimitState]:
         """Return where limits stand, by organization and counter."""
-        places = _places(new)
+        places = places_of(new)
         states = {key: LimitState(places[key], Standing(*counted)) for key, counted in added.items() if key in places}
-        beside = {(key[0], other) for key, state in states.items() for other in _counters_beside(state.place)}
+        beside = {(key[0], other) for key, state in states.items() for other in counters_beside(state.place)}
         if beside:
             async with database.raw_connection() as connection:
                 found = await counter_store.read(connection, beside)
             for (organization_id, _), state in states.items():
-                _look_beside(state, partial(_counted_in, found, organization_id))
+                look_beside(state, partial(counted_in, found, organization_id))
         return states
 
-    async def _places_of(self, database: Database, settled: Sequence[Recorded]) -> dict[Key, Place]:
+    async def _find_places(self, database: Database, settled: Sequence[Recorded]) -> dict[Key, Place]:
         """Return where the limits count that calls have reserved in, as far as they are known.
 
         Work that is done is recorded in any case. Where this cannot be read, the alerts that it is due for are stored
@@ -437,7 +417,7 @@ class Counting:
         if any(
             one is not None and (organization_id, one.limit_id) not in limits for organization_id, one in identities
         ):
-            for caller, found in (await self._found({_caller(one) for one in settled})).items():
+            for caller, found in (await self._found({caller_of(one) for one in settled})).items():
                 limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in found.applied}
         return limits
 
@@ -456,76 +436,6 @@ class Counting:
         return place
 
 
-def _caller(recorded: Recorded) -> _Caller:
-    work = recorded.work
-    return _Caller(
-        work.organization_id,
-        work.project_id,
-        work.user_id,
-        work.service_account_id,
-        work.api_key_id,
-        work.subscription_id,
-        work.model,
-        recorded.dimensions.provider,
-        work.labels,
-    )
-
-
-def _under(caller: _Caller, found: InForce, occur_time: datetime) -> tuple[str | None, Sequence[Applied]]:
-    """Return the subscription that usage of a caller falls under, and the limits in force for it.
-
-    Usage that names none falls under the nearest that had begun then.
-    """
-    if caller.subscription_id is not None or not found.subscriptions:
-        return caller.subscription_id, found.applied
-    if found.subscriptions[0].start_time <= occur_time:
-        return found.subscription_id, found.applied
-    begun = (one.subscription_id for one in found.subscriptions if one.start_time <= occur_time)
-    subscription_id = next(begun, None)
-    return subscription_id, under(found.applied, subscription_id or "")
-
-
-def _with_subscription(recorded: Recorded, subscription_id: str | None) -> Recorded:
-    return recorded._replace(
-        work=recorded.work._replace(subscription_id=subscription_id),
-        dimensions=recorded.dimensions._replace(subscription_id=subscription_id or ""),
-    )
-
-
-def _places(new: Sequence[Recorded]) -> Mapping[Key, Place]:
-    """Return where usages are counted that are recorded together."""
-    return next((one.counts.places for one in new if one.counts is not None), {})
-
-
-def _used(new: Sequence[Recorded], added: Mapping[Key, Counted]) -> list[Used]:
-    """Return what is used of the limits that have thresholds, from the counters as usages have changed them."""
-    places = _places(new)
-    return [
-        (key[0], place.counter, counted.used)
-        for key, counted in added.items()
-        if (place := places.get(key)) is not None and place.counter.limit.terms.thresholds
-    ]
-
-
 def _counted_of(new: Sequence[Recorded]) -> list[tuple[str, str, Counts]]:
     """Return the organization, the operation and the counts of usages that limits count."""
     return [(one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None]
-
-
-def _counters_beside(place: Place) -> Iterable[str]:
-    """Return the other counters that say how much a limit leaves at a place."""
-    return place.steps or (() if place.before is None else (place.before.counter_id,))
-
-
-def _counted_in(found: Mapping[Key, Counted], organization_id: str, counter_id: str) -> Counted:
-    return found.get((organization_id, counter_id), _NOTHING)
-
-
-def _look_beside(state: LimitState, counted: Callable[[str], Counted]) -> None:
-    """Add what is counted elsewhere and says how much a limit leaves."""
-    place, standing = state.place, state.standing
-    if place.steps:
-        standing.earlier = tuple(sum(counted(step), _ZERO) for step in place.steps)
-        standing.earlier_sum = sum(standing.earlier, _ZERO)
-    elif place.before is not None:
-        standing.carried = carried(place.counter.limit, Standing(*counted(place.before.counter_id)))

@@ -43,6 +43,7 @@ from services.metering.usage.engine import UsageEngine
 from tests.support.sharded import SHARDS, keep_shards_apart
 
 _COMMAND_MAX_BYTES: Final = 65_536
+_COMMITS_OF_USAGE: Final = ("_commit", "_record_quickly", "_record_carefully")
 CONFIRMED: Final = "the deletion of confirmed charges"
 _things: ContextVar[frozenset[tuple[str, str]]] = ContextVar("what is committed", default=frozenset())
 """Names for what is committed, each with the function that commits it."""
@@ -174,21 +175,25 @@ def _note_things(owner: Any, name: str, things: Callable[..., Collection[str]]) 
 
 def _wrap_deletion() -> None:
     """Note that a statement which records usage also deletes the rows of confirmed charges, for the commit after it."""
-    record = store.record
 
-    async def recorded(*arguments: Any, **options: Any) -> Any:
-        if options["done"]:
-            _things.set(_things.get() | {("UsageEngine._commit", CONFIRMED)})
-        return await record(*arguments, **options)
+    def noting(record: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @wraps(record)
+        async def recorded(*arguments: Any, **options: Any) -> Any:
+            if options["done"]:
+                _things.set(_things.get() | {(f"UsageEngine.{name}", CONFIRMED) for name in _COMMITS_OF_USAGE})
+            return await record(*arguments, **options)
 
-    store.record = recorded
+        return recorded
+
+    store.record = noting(store.record)  # type: ignore[assignment]
+    store.record_counted = noting(store.record_counted)  # type: ignore[assignment]
 
 
 def _commands(_engine: object, _database: object, commands: Collection[object]) -> set[str]:
     return {f"a {type(command).__name__}" for command in commands}
 
 
-def _works(_engine: object, _batch: object, proposed: Collection[Any], _now: object) -> set[str]:
+def _works(_engine: object, _batch: object, proposed: Collection[Any], *_rest: object, **_options: object) -> set[str]:
     return {"a settlement" if one.work.settles else "usage" for one in proposed}
 
 
@@ -200,7 +205,8 @@ def _prepare() -> None:
     _wrap_deletion()
     _note_things(Engine, "_run_quickly", _commands)
     _note_things(Engine, "_run_carefully", _commands)
-    _note_things(UsageEngine, "_commit", _works)
+    for name in _COMMITS_OF_USAGE:
+        _note_things(UsageEngine, name, _works)
     # Leases are looked for every second otherwise, and some processes do not live that long.
     allocations._LEASES_EVERY_S = 0.05  # type: ignore[misc]
 

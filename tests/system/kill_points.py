@@ -38,6 +38,7 @@ METERING: Final = (
     *_around("CheckOrganizations", Kind.SETTLE),
     *_around("VerifyApiKey", Kind.KEY),
     *_around("the statement of Counters.create", Kind.SETTLE),
+    *_around("the statement of Writer._write_quickly", Kind.SETTLE),
     *_around("the commit of Writer._write_within_limits", Kind.SETTLE),
     *_around("BatchCreateHold", Kind.SETTLE),
     Point("before the answer of Authorize", Kind.SETTLE),

@@ -109,13 +109,13 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     call_limits = CallLimits(limit_book, entitlements, entitlements_required=settings.entitlements_required)
     counters = Counters(shards, clock)
     alerts = Alerts(shards, clock)
-    relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     subscriptions = SubscriptionsClient(to_billing)
     named_subscriptions = NamedSubscriptions(subscriptions)
+    relay_after = timedelta(seconds=settings.relay_after_s)
+    counting = Counting(catalogue, limit_book, call_limits, counters, alerts, clock)
     engine = UsageEngine(
-        *(shards, catalogue, charging, limit_book, call_limits, counters, alerts, clock),
-        named_subscriptions=named_subscriptions,
+        *(shards, catalogue, charging, counting, named_subscriptions, clock),
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )
@@ -137,23 +137,21 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     _serve_catalogue(service, platform, shards, catalogue, clock)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
-    service.add(
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
-        AdmissionServicer(admission, authorizations, parts, policies, usages),
-    )
-    subjects = Subjects(to_identity, to_billing)
+    admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
+    service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
-        *(service, settings, shards, catalogue, organizations, subjects, subscriptions),
+        *(service, settings, shards, catalogue, organizations, Subjects(to_identity, to_billing), subscriptions),
         *(limit_book, call_limits, counters, alerts, clock),
     )
-    counting = Counting(catalogue, limit_book, call_limits, counters, alerts, clock)
     settlements = Settlements(
         *(shards, catalogue, counting, charging, billing, named_subscriptions, clock), relay_after=relay_after
     )
     leases = LeaseServicer(Leases(allocations, billing, clock), allocations, settlements, usages)
     service.add(lease_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
-    hits = Hits(shards, catalogue, call_limits, counters, alerts, clock, queue_max=settings.queue_max)
-    _serve_proxies(service, settings, hits, organizations, callers, call_limits, Balances(to_billing))
+    _serve_proxies(
+        *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
+        *(organizations, callers, Balances(to_billing)),
+    )
     _serve_checks(service, databases, clock)
 
     service.background(relay.run, "relay")
@@ -161,11 +159,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
-    service.on_drain(admission.close)
-    service.on_drain(engine.close)
-    service.on_drain(to_billing.close)
-    service.on_drain(to_identity.close)
-    service.on_drain(databases.close)
+    for close in (admission.close, engine.close, to_billing.close, to_identity.close, databases.close):
+        service.on_drain(close)
     return service
 
 
@@ -243,13 +238,18 @@ def _serve_limits(
 def _serve_proxies(
     service: Service,
     settings: MeteringSettings,
-    hits: Hits,
+    shards: Shards,
+    catalogue: Catalogue,
+    call_limits: CallLimits,
+    counters: Counters,
+    alerts: Alerts,
+    clock: Clock,
     organizations: Organizations,
     callers: Callers,
-    call_limits: CallLimits,
     balances: Balances,
 ) -> None:
     """Add the services that Envoy asks, as far as they are configured."""
+    hits = Hits(shards, catalogue, call_limits, counters, alerts, clock, queue_max=settings.queue_max)
     if settings.rate_limit_descriptors_file is not None:
         descriptors = read_descriptors(settings.rate_limit_descriptors_file.read_text(encoding="utf-8"))
         rate_limits = RateLimitServicer(RateLimits(descriptors, organizations, hits))

@@ -106,6 +106,7 @@ class Settlements:
             Conflict: others settled the lease meanwhile, again and again.
             Unavailable: the database, or the limits of the organization, cannot be read.
         """
+        await self._named_subscriptions.know(works)
         database = self._shards.of(organization_id)
         batch = _Batch((organization_id, lease_id), dict(enumerate(works)), end)
         lease = await self._record(database, batch)

@@ -19,11 +19,8 @@ from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
-from services.metering.quota.alerts import Alerts
-from services.metering.quota.book import LimitBook
-from services.metering.quota.calls import CallLimits
 from services.metering.quota.counter_store import Counted
-from services.metering.quota.counters import CAREFUL_BATCHES, Counters
+from services.metering.quota.counters import CAREFUL_BATCHES
 from services.metering.quota.quick_store import QuickChange
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
@@ -97,13 +94,10 @@ class UsageEngine:
         shards: Shards,
         catalogue: Catalogue,
         charging: Charging,
-        book: LimitBook,
-        limits: CallLimits,
-        counters: Counters,
-        alerts: Alerts,
+        counting: Counting,
+        named_subscriptions: NamedSubscriptions,
         clock: Clock,
         *,
-        named_subscriptions: NamedSubscriptions,
         queue_max: int,
         relay_after: timedelta,
     ) -> None:
@@ -119,7 +113,7 @@ class UsageEngine:
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
-        self._counting = Counting(catalogue, book, limits, counters, alerts, clock)
+        self._counting = counting
         self._careful_batches = 0
         self._last_settlements = LastSettlements(
             self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after

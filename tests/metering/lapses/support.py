@@ -25,6 +25,7 @@ from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
 from services.metering.usage.charging import Charging
+from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.named_subscriptions import NamedSubscriptions
@@ -74,9 +75,9 @@ async def worker(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worke
     charging = Charging(shards, billing, clock)
     book = LimitBook(shards)
     limits = CallLimits(book, EntitlementsClient(channel, clock))
+    counting = Counting(catalogue, book, limits, Counters(shards, clock), Alerts(shards, clock), clock)
     engine = UsageEngine(
-        *(shards, catalogue, charging, book, limits, Counters(shards, clock), Alerts(shards, clock), clock),
-        named_subscriptions=NamedSubscriptions(SubscriptionsClient(channel)),
+        *(shards, catalogue, charging, counting, NamedSubscriptions(SubscriptionsClient(channel)), clock),
         queue_max=1_000,
         relay_after=timedelta(seconds=1),
     )

@@ -123,9 +123,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, charging, clock, every_s=settings.relay_every_s)
-    lapses = Lapses(
-        shards, catalogue, billing, engine, clock, partial(read_kept, usages=usages), every_s=settings.lapses_every_s
-    )
+    keep = partial(read_kept, usages=usages)
+    lapses = Lapses(shards, catalogue, billing, engine, clock, keep, every_s=settings.lapses_every_s)
     authorizations = Authorizations(shards, catalogue, billing, clock)
     parts = Parts(shards, catalogue, charging, named_subscriptions, clock, relay_after=relay_after)
     callers = Callers(identity, organizations)
@@ -154,9 +153,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
     _serve_checks(service, databases, clock)
 
-    service.background(relay.run, "relay")
-    service.background(lapses.run, "lapses")
-    service.background(months.run, "months")
+    for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
+        service.background(run, about)
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
     for close in (admission.close, engine.close, to_billing.close, to_identity.close, databases.close):

@@ -57,7 +57,7 @@ _CHANGED: Final = quick_store.counters_changed(
     25, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
 )
 _NOT_LEASED: Final = f"item WHERE {_HAS_LEASE.format('item')} IS NOT TRUE"
-_FITTING: Final = "item CROSS JOIN fits CROSS JOIN changed WHERE fits.holds"
+_FITTING: Final = "item CROSS JOIN changed WHERE changed.holds"
 _ITEM: Final = """item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
@@ -92,11 +92,11 @@ SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """  # noqa: S608 -- made of constants of ours alone.
 # The same where limits are in force and all calls fit into them: also changes the counters, of which it returns what
-# they have then (see `quota.quick_store`). Nothing is returned or written where a call does not fit or its usage is
-# recorded or it is a lease. It fails where an operation was authorized before, or a counter is changed meanwhile.
+# they have then (see `quota.quick_store`). Nothing is returned or written where a call does not fit, its usage is
+# recorded, it is a lease, or a counter was changed meanwhile. It fails where an operation was authorized before.
 _ADD_WITHIN_LIMITS: Final = f"""
 WITH {_ITEM}, {_CHANGED}, added AS (
-    {_INTO.format(operation_id="CASE WHEN changed.holds THEN operation_id END", source=_FITTING)}{_NOTED}
+    {_INTO.format(operation_id="operation_id", source=_FITTING)}{_NOTED}
 {quick_store.AFTERWARDS}
 """
 
@@ -214,10 +214,11 @@ async def add_within_limits(
 ) -> list[Counted]:
     """Insert authorizations and change counters, which come in the order of their keys, or do nothing.
 
-    Return what each counter has afterwards; nothing where not all calls fit, or the usage of one is recorded already.
+    Return what each counter has afterwards; nothing where not all calls fit, the usage of one is recorded already, or a
+    counter was changed meanwhile.
 
     Raises:
-        ConstraintViolation: an operation was authorized before, or a counter was changed meanwhile.
+        ConstraintViolation: an operation was authorized before.
     """
     parameters = (*_columns(pinned), *quick_store.columns(changes))
     return await quick_store.run(connection, _ADD_WITHIN_LIMITS, *parameters)

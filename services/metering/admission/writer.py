@@ -143,11 +143,12 @@ class Writer:
         """Store the batch if all calls fit into their limits, and return what each counter has; else do nothing."""
         try:
             async with database.raw_connection() as connection:
-                return await store.add_within_limits(connection, [one.pinned for one in waiting], plan.changes)
-        except ConstraintViolation as violation:
-            if violation.constraint is None:
-                self._careful_batches = CAREFUL_BATCHES
+                counted = await store.add_within_limits(connection, [one.pinned for one in waiting], plan.changes)
+        except ConstraintViolation:
             return []
+        if not counted:
+            self._careful_batches = CAREFUL_BATCHES
+        return counted
 
     async def _write_within_limits(
         self, database: Database, waiting: Sequence[Waiting], asking: Sequence[Waiting]

@@ -33,7 +33,7 @@ _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
 _SWEEP_EVERY_S: Final = 30.0
 CAREFUL_BATCHES: Final = 8
-"""How many batches go the careful way after one that found a counter changed meanwhile: it may be so again."""
+"""How many batches go the careful way after one that could not be done in one statement: it may be so again."""
 _CLOCK_AHEAD: Final = timedelta(seconds=1)
 """How far the clock of another process is thought to be ahead."""
 _KEPT_LONGER: Final = timedelta(minutes=1)

@@ -63,7 +63,7 @@ class Reservation(NamedTuple):
 
 
 # Inserts in the order of the keys, in a transaction of its own: so no two processes can deadlock with each other, nor
-# with those that hold locks on counters.
+# with those that hold locks on counters. What is locked for a sliding window, which has no end, is kept for longer.
 _CREATE: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
@@ -73,7 +73,10 @@ WITH item AS (
 )
 INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
     currency_code, entitled, used, reserved)
-SELECT item.*, 0, 0 FROM item ORDER BY organization_id, counter_id ON CONFLICT DO NOTHING
+SELECT item.*, 0, 0 FROM item ORDER BY organization_id, counter_id
+ON CONFLICT (organization_id, counter_id) DO UPDATE SET drop_time = excluded.drop_time
+    WHERE excluded.window_end IS NULL AND excluded.drop_time IS NOT NULL
+        AND (limit_counters.drop_time < excluded.drop_time) IS NOT FALSE
 """
 
 _WANTED: Final = """
@@ -233,7 +236,7 @@ WHERE c.organization_id = ANY (ARRAY[over.organization_id]) AND c.counter_id = o
 
 
 async def create(connection: RawConnection, new: Sequence[New]) -> None:
-    """Create those counters that do not exist."""
+    """Create those counters that do not exist, and keep those without an end until their new `drop_time`."""
     await connection.execute(_CREATE, *zip(*new, strict=True))
 
 

@@ -104,7 +104,10 @@ class Counters:
         return place
 
     async def create(self, database: Database, takes: Iterable[tuple[str, Take]]) -> None:
-        """Create the counters that takes of organizations need and that this process does not know to exist."""
+        """Create the counters that takes of organizations need and that this process does not know to exist.
+
+        What is locked for a sliding window is needed for as long as the latest of its steps.
+        """
         new: dict[str, New] = {}
         for organization_id, take in takes:
             if take.limit.shape.window is Window.CALL:
@@ -112,6 +115,9 @@ class Counters:
             for counter in take.place.locked:
                 if counter.counter_id not in self._created:
                     new[counter.counter_id] = _new(organization_id, counter)
+            head, step = take.place.head, new.get(take.place.counter.counter_id)
+            if head is not None and step is not None:
+                new[head.counter_id] = _new(organization_id, head)._replace(drop_time=step.drop_time)
         if not new:
             return
         async with database.raw_connection() as connection:

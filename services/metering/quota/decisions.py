@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     counter: Counter
     head: Counter | None = None
-    """What is locked for a sliding window, since its steps come and go. It counts nothing itself."""
+    """What is locked for a sliding window, since its steps come and go. It counts nothing, and leaves with them."""
     before: Counter | None = None
     """The window before, which a burst looks at."""
     steps: tuple[str, ...] = ()

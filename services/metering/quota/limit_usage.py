@@ -59,8 +59,9 @@ class LimitUsage:
             Unavailable: billing cannot be asked what the organization is entitled to.
         """
         now = self._clock.now()
-        is_of_user = filters.scope is Scope.USER and may_be_subject(Scope.USER, filters.scope_value)
-        user_id = canonical_subject(Scope.USER, filters.scope_value) if is_of_user else ""
+        user_id = canonical_subject(Scope.USER, filters.scope_value) if filters.scope is Scope.USER else ""
+        if not may_be_subject(Scope.USER, user_id):
+            user_id = ""
         entitled = [one.limit for one in await self._call_limits.entitled_to(organization_id, user_id)]
         async with self._shards.of(organization_id).raw_connection() as connection:
             entries = (await store.of(connection, [organization_id])).get(organization_id, ())

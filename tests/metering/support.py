@@ -189,6 +189,7 @@ class Platform:
         self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
         self.billing_service: Service | None = None
         self.metering_service: Service | None = None
+        self._metering_services: list[Service] = []
         self.ledger: Ledger
         self.metering: Metering
         self.identity: Identity
@@ -199,8 +200,10 @@ class Platform:
         await self.start_metering()
 
     async def close(self) -> None:
-        if self.metering_service is not None:
-            await self.metering_service.stop(0)
+        """Stop whatever a test has started and not stopped by itself."""
+        for service in self._metering_services:
+            if not all(task.done() for task in service._tasks):
+                await service.stop(0)
         await self.stop_billing()
         await self._stack.aclose()
 
@@ -259,6 +262,7 @@ class Platform:
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)
+        self._metering_services.append(self.metering_service)
         self.metering_port = await self.metering_service.start()
         channel = await self._stack.enter_async_context(self._channel(self.metering_port))
         self.metering = Metering(self.metering_service, channel, self.callers)

@@ -21,13 +21,14 @@ from libs.common.ports import free_port
 from tests.metering.support import Platform, eventually
 from tests.support.callers import Callers as CallersOfServices
 from tests.support.clock import ShiftedClock
+from tests.support.sharded import shard_count
 from tests.system.kill_load import PRICE_IN, Callers, Organizations, Told
 from tests.system.kill_points import BILLING, METERING, Kind, Point
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 SEED: Final = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
+KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if shard_count() == 1 else "2"))
 PROCESSES: Final = 3
 """How many processes of metering there are at a time."""
 CALLERS: Final = 5

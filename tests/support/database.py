@@ -26,7 +26,7 @@ services' login roles get new passwords. There is no default: without it the tes
 _SETTINGS = {
     "shared_buffers": "64MB",
     # Some tests start four servers of a service, each with a pool for its shards and another for reports.
-    "max_connections": "150",
+    "max_connections": "300",
     # Nothing of this server outlives the tests. Those that test durability start servers of their own.
     "fsync": "off",
     "full_page_writes": "off",

@@ -254,7 +254,7 @@ def _serve_proxies(
         service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, rate_limits)
     if settings.external_auth_file is not None:
         configuration = read_external_auth(settings.external_auth_file.read_text(encoding="utf-8"))
-        checks = Checks(configuration, callers, call_limits, balances, hits)
+        checks = Checks(configuration, callers, balances, hits)
         service.add(external_auth_pb2_grpc.add_AuthorizationServicer_to_server, ExternalAuthServicer(checks))
     service.on_drain(hits.close)
 

@@ -4,7 +4,6 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.amount import format_amount
-from libs.common.errors import Unavailable
 from services.metering.admission.callers import Callers
 from services.metering.admission.domain import Denied as KeyDenied
 from services.metering.admission.hints import hints_of_limits
@@ -14,7 +13,7 @@ from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import TooManyUnknownKeys
 from services.metering.external_auth.configuration import ExternalAuth
 from services.metering.external_auth.domain import Asked, Denied, Passes, Route, Status
-from services.metering.quota.calls import CallLimits
+from services.metering.quota.calls import InForce
 from services.metering.quota.decisions import Refused, left
 from services.metering.quota.domain import REQUESTS, Call
 from services.metering.rate_limit.decisions import Hit
@@ -36,12 +35,9 @@ _SEVERAL_KEYS: Final = Denied(Status.UNAUTHORIZED, "SEVERAL_KEYS", "The request 
 class Checks:
     """Decides requests."""
 
-    def __init__(
-        self, configuration: ExternalAuth, callers: Callers, call_limits: CallLimits, balances: Balances, hits: Hits
-    ) -> None:
+    def __init__(self, configuration: ExternalAuth, callers: Callers, balances: Balances, hits: Hits) -> None:
         self.configuration = configuration
         self._callers = callers
-        self._call_limits = call_limits
         self._balances = balances
         self._hits = hits
 
@@ -72,9 +68,7 @@ class Checks:
         if foreign is not None:
             return foreign
         call = _call(principal, route)
-        (in_force,) = await self._call_limits.of([(principal.organization_id, call)])
-        if isinstance(in_force, Unavailable):
-            raise in_force
+        (in_force,) = await self._hits.in_force(principal.organization_id, [call])
         if not in_force.is_live:
             message = "The subscription that the key is bound to is no live one for this model."
             facts = {"subscription_id": call.subscription_id}
@@ -86,16 +80,14 @@ class Checks:
             if not funds.any_left:
                 message = "There is no money available for the request."
                 return Denied(Status.PAYMENT_REQUIRED, "INSUFFICIENT_BALANCE", message, funds.facts)
-        return await self._within_limits(principal, call, in_force.subscription_id)
+        return await self._within_limits(principal, call, in_force)
 
-    async def _within_limits(self, principal: KeyPrincipal, call: Call, subscription_id: str) -> Passes | Denied:
-        hit = Hit(call, REQUESTS, "", _ONE)
-        looked = await self._hits.take_one(
-            principal.organization_id, hit, only_look=not self.configuration.count_requests
-        )
+    async def _within_limits(self, principal: KeyPrincipal, call: Call, in_force: InForce) -> Passes | Denied:
+        hit, only_look = Hit(call, REQUESTS, "", _ONE), not self.configuration.count_requests
+        looked = await self._hits.take_one(principal.organization_id, hit, in_force.applied, only_look=only_look)
         refused = looked.status.refused
         hints = hints_of_limits(looked.limits, refused, self._hits.now())
-        return Passes(principal, subscription_id, hints) if refused is None else _over_limit(refused, hints)
+        return Passes(principal, in_force.subscription_id, hints) if refused is None else _over_limit(refused, hints)
 
 
 def _too_many_keys(refusal: TooManyUnknownKeys) -> Denied:

@@ -23,10 +23,10 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.alerts import Alerts, used_of
 from services.metering.quota.allocation_domain import Asked, has_moved_on, takes_of
-from services.metering.quota.calls import CallLimits
+from services.metering.quota.calls import CallLimits, InForce
 from services.metering.quota.counters import Counters, Standings, sums
 from services.metering.quota.decisions import Place, Standing, Take, standing_at
-from services.metering.quota.domain import Applied
+from services.metering.quota.domain import Applied, Call
 from services.metering.rate_limit.decisions import Hit, Status, decide, give_back
 
 _STEP: Final = Decimal(1)
@@ -69,7 +69,7 @@ class Hits:
         self._alerts = alerts
         self._clock = clock
         self._full: OrderedDict[str, None] = OrderedDict()
-        """Counters that left too little when they were last decided by: it is not tried to take of them at once."""
+        """Counters that refused a hit lately: requests that need one of them are decided under locks at once."""
         limits = BatchLimits(
             items_max=500, queued_max=queue_max, running_max=2, shards_max=3, full_at=100, wait_max_s=0.05
         )
@@ -83,6 +83,20 @@ class Hits:
     def now(self) -> datetime:
         return self._clock.now()
 
+    async def in_force(self, organization_id: str, calls: Sequence[Call]) -> list[InForce]:
+        """Return what holds for calls, in their order.
+
+        Raises:
+            Unavailable: the limits or the catalogue cannot be read.
+        """
+        await self._catalogue.refresh()
+        found: list[InForce] = []
+        for one in await self._call_limits.of([(organization_id, self._with_provider(call)) for call in calls]):
+            if isinstance(one, Unavailable):
+                raise one
+            found.append(one)
+        return found
+
     async def take(self, organization_id: str, hits: Sequence[Hit]) -> list[Status]:
         """Take what hits use of the limits in force for them, or nothing; return the answer to each, in their order.
 
@@ -90,19 +104,21 @@ class Hits:
             Unavailable: the limits or the catalogue cannot be read.
             Overloaded: too many requests wait already.
         """
-        return [one.status for one in await self._answers(self._takers, organization_id, hits, tells_limits=False)]
+        limits = [one.applied for one in await self.in_force(organization_id, [hit.call for hit in hits])]
+        request = _Request(organization_id, hits, limits, tells_limits=False)
+        return [one.status for one in await self._answer(self._takers, request)]
 
-    async def take_one(self, organization_id: str, hit: Hit, *, only_look: bool) -> Looked:
+    async def take_one(self, organization_id: str, hit: Hit, limits: Sequence[Applied], *, only_look: bool) -> Looked:
         """Take what a hit uses of the limits in force for it, and say where they stand.
 
         With `only_look` nothing is taken, and the answer says whether it could be.
 
         Raises:
-            Unavailable: the limits or the catalogue cannot be read.
+            Unavailable: the counters cannot be read.
             Overloaded: too many requests wait already.
         """
-        commits = self._lookers if only_look else self._takers
-        (looked,) = await self._answers(commits, organization_id, [hit], tells_limits=True)
+        request = _Request(organization_id, [hit], [limits], tells_limits=True)
+        (looked,) = await self._answer(self._lookers if only_look else self._takers, request)
         return looked
 
     async def close(self) -> None:
@@ -110,30 +126,16 @@ class Hits:
         await self._takers.drain()
         await self._lookers.drain()
 
-    async def _answers(
-        self,
-        commits: GroupCommit[_Request, Sequence[Looked]],
-        organization_id: str,
-        hits: Sequence[Hit],
-        *,
-        tells_limits: bool,
-    ) -> Sequence[Looked]:
-        await self._catalogue.refresh()
-        hits = [self._with_provider(hit) for hit in hits]
-        limits: list[Sequence[Applied]] = []
-        for in_force in await self._call_limits.of([(organization_id, hit.call) for hit in hits]):
-            if isinstance(in_force, Unavailable):
-                raise in_force
-            limits.append(in_force.applied)
-        (answer,) = await commits.submit([_Request(organization_id, hits, limits, tells_limits)])
+    @staticmethod
+    async def _answer(commits: GroupCommit[_Request, Sequence[Looked]], request: _Request) -> Sequence[Looked]:
+        (answer,) = await commits.submit([request])
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _with_provider(self, hit: Hit) -> Hit:
-        call = hit.call
+    def _with_provider(self, call: Call) -> Call:
         model = self._catalogue.model(call.model) if call.model and not call.provider else None
-        return hit if model is None else hit._replace(call=call._replace(provider=model.provider))
+        return call if model is None else call._replace(provider=model.provider)
 
     async def _take(
         self, database: Database, requests: Sequence[_Request], let_next_begin: Callable[[], None]

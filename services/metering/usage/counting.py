@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from functools import partial
 from typing import Final
 
 import structlog
@@ -28,8 +27,8 @@ from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits, InForce
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
-from services.metering.quota.counters import Counters, is_kept
-from services.metering.quota.decisions import Counter, Place, Standing, Take, place_of
+from services.metering.quota.counters import Counters, is_kept, standing_of
+from services.metering.quota.decisions import Counter, Place, Take, place_of
 from services.metering.quota.domain import (
     NOTHING_RESERVED,
     SPEND,
@@ -47,7 +46,7 @@ from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
 from services.metering.usage.leased import Leased, counters_of_lease
-from services.metering.usage.limit_states import counted_in, counters_beside, look_beside, places_of, used_of
+from services.metering.usage.limit_states import counters_beside, places_of, used_of
 from services.metering.usage.part_domain import used_by
 
 _log = structlog.get_logger("usage")
@@ -366,15 +365,13 @@ class Counting:
         self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
     ) -> dict[Key, LimitState]:
         """Return where limits stand, by organization and counter."""
-        places = places_of(new)
-        states = {key: LimitState(places[key], Standing(*counted)) for key, counted in added.items() if key in places}
-        beside = {(key[0], other) for key, state in states.items() for other in counters_beside(state.place)}
+        places = {key: place for key, place in places_of(new).items() if key in added}
+        beside = {(key[0], other) for key, place in places.items() for other in counters_beside(place)} - added.keys()
+        counted = added
         if beside:
             async with database.raw_connection() as connection:
-                found = await counter_store.read(connection, beside)
-            for (organization_id, _), state in states.items():
-                look_beside(state, partial(counted_in, found, organization_id))
-        return states
+                counted = {**added, **await counter_store.read(connection, beside)}
+        return {key: LimitState(place, standing_of(key[0], place, counted)) for key, place in places.items()}
 
     async def _find_places(self, database: Database, settled: Sequence[Recorded]) -> dict[Key, Place]:
         """Return where the limits count that calls have reserved in, as far as they are known.

@@ -1,16 +1,11 @@
 """Where limits stand that usage is counted in: pure rules."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.metering.quota.alerts import Used
 from services.metering.quota.counter_store import Counted, Key
-from services.metering.quota.decisions import Place, Standing, carried
-from services.metering.usage.domain import LimitState, Recorded
-
-_ZERO: Final = Decimal(0)
-_NOTHING: Final = Counted(_ZERO, _ZERO)
+from services.metering.quota.decisions import Place
+from services.metering.usage.domain import Recorded
 
 
 def places_of(new: Sequence[Recorded]) -> Mapping[Key, Place]:
@@ -31,18 +26,3 @@ def used_of(new: Sequence[Recorded], added: Mapping[Key, Counted]) -> list[Used]
 def counters_beside(place: Place) -> Iterable[str]:
     """Return the other counters that say how much a limit leaves at a place."""
     return place.steps or (() if place.before is None else (place.before.counter_id,))
-
-
-def counted_in(found: Mapping[Key, Counted], organization_id: str, counter_id: str) -> Counted:
-    """Return what a counter has that was read; one that was not found has nothing."""
-    return found.get((organization_id, counter_id), _NOTHING)
-
-
-def look_beside(state: LimitState, counted: Callable[[str], Counted]) -> None:
-    """Add what is counted elsewhere and says how much a limit leaves."""
-    place, standing = state.place, state.standing
-    if place.steps:
-        standing.earlier = tuple(sum(counted(step), _ZERO) for step in place.steps)
-        standing.earlier_sum = sum(standing.earlier, _ZERO)
-    elif place.before is not None:
-        standing.carried = carried(place.counter.limit, Standing(*counted(place.before.counter_id)))

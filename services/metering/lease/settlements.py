@@ -163,7 +163,7 @@ class Settlements:
         now = self._clock.now()
         proposed = await self._propose(batch, firsts, authorized, lease, now)
         recorded, used = await self._count(database, proposed, lease)
-        await self._know_dimensions(database, recorded)
+        await store.know_dimensions(database, self._dimensions, recorded)
         lease, new = await self._write(database, batch, recorded, used, now)
         places = {one.usage_id: place for place, one in zip(proposed, recorded, strict=True)}
         batch.fresh = {places[one.usage_id]: one for one in new}
@@ -229,14 +229,6 @@ class Settlements:
                 await allocation_store.settle_lease(connection, changed)
         batch.limits = await self._counting.states(database, new, added)
         return changed, new
-
-    async def _know_dimensions(self, database: Database, recorded: Sequence[Recorded]) -> None:
-        unknown = self._dimensions.unknown((one.work.organization_id, one.dimensions) for one in recorded)
-        if unknown:
-            async with database.raw_connection() as connection:
-                await store.add_dimensions(connection, unknown)
-            for key in unknown:
-                self._dimensions.add(key)
 
     async def _answer_repeats(self, database: Database, batch: _Batch, firsts: Mapping[Key, int]) -> None:
         """Answer works that were recorded before, or earlier in the batch. A refused one may be a repeat, too."""

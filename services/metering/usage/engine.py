@@ -228,7 +228,7 @@ class UsageEngine:
         transaction.
         """
         database = batch.database
-        await self._know_dimensions(database, proposed)
+        await store.know_dimensions(database, self._dimensions, proposed)
         done = self._charging.take_done(database)
         due_time = now + self._relay_after
         try:
@@ -285,14 +285,6 @@ class UsageEngine:
             new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
             new = [one for one in proposed if one.usage_id in new_ids]
             return new, await self._counting.add(connection, new)
-
-    async def _know_dimensions(self, database: Database, proposed: Sequence[Recorded]) -> None:
-        unknown = self._dimensions.unknown((one.work.organization_id, one.dimensions) for one in proposed)
-        if unknown:
-            async with database.raw_connection() as connection:
-                await store.add_dimensions(connection, unknown)
-            for key in unknown:
-                self._dimensions.add(key)
 
     async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
         """Answer works whose operation ids are taken, by usage or by parts of the same call, or that cost too much."""

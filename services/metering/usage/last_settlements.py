@@ -130,12 +130,7 @@ class LastSettlements:
         self, database: Database, last: Sequence[LastSettlement], now: datetime
     ) -> dict[str, Sequence[LimitState]]:
         """Write usages, and return the ids of those that were written, with the limits that they are counted in."""
-        unknown = self._dimensions.unknown((one.recorded.work.organization_id, one.recorded.dimensions) for one in last)
-        if unknown:
-            async with database.raw_connection() as connection:
-                await store.add_dimensions(connection, unknown)
-            for key in unknown:
-                self._dimensions.add(key)
+        await store.know_dimensions(database, self._dimensions, (one.recorded for one in last))
         due_time = now + self._relay_after
         if not any(one.recorded.counts is not None for one in last):
             async with database.raw_connection() as connection:

@@ -1,7 +1,7 @@
 """The statements of usage, on the driver's own connection; the text of the long ones is in `statements`."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from libs.common.amount import format_amount
-from libs.common.database import RawConnection
+from libs.common.database import Database, RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
@@ -20,7 +20,7 @@ from services.metering.quota.domain import Reservations
 from services.metering.quota.quick_store import QuickChange
 from services.metering.tables import DIMENSIONS
 from services.metering.usage import statements
-from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
+from services.metering.usage.dimensions import PLAIN, Dimensions, KnownDimensions, dimension_id
 from services.metering.usage.domain import (
     NO_QUANTITIES,
     PENDING_PRICE,
@@ -147,14 +147,17 @@ async def record_last(
     return {row[0] for row in rows}
 
 
-async def add_dimensions(connection: RawConnection, added: Mapping[tuple[str, str], Dimensions]) -> None:
-    """Store combinations of dimensions, by organization and id, where they are not stored yet; by the primary key."""
-    await connection.execute(
-        statements.ADD_DIMENSIONS,
-        [organization_id for organization_id, _ in added],
-        [dimension_id for _, dimension_id in added],
-        *map(list, zip(*added.values(), strict=True)),
-    )
+async def know_dimensions(database: Database, known: KnownDimensions, recorded: Iterable[Recorded]) -> None:
+    """Store the combinations of dimensions of usages that are not known to be stored; by the primary key."""
+    unknown = known.unknown((one.work.organization_id, one.dimensions) for one in recorded)
+    if not unknown:
+        return
+    organization_ids, ids = zip(*unknown, strict=True)
+    async with database.raw_connection() as connection:
+        values = map(list, zip(*unknown.values(), strict=True))
+        await connection.execute(statements.ADD_DIMENSIONS, organization_ids, ids, *values)
+    for key in unknown:
+        known.add(key)
 
 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tuple[Recorded, bytes]]:

@@ -51,8 +51,6 @@ from services.metering.usage.store import label_text, quantities_text
 
 _log = structlog.get_logger("admission")
 
-# Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
-
 
 class Admission:
     """Authorizes calls."""

@@ -9,6 +9,7 @@ from services.metering.clients.billing import NotHeld
 from services.metering.quota.calls import InForce
 from services.metering.quota.decisions import Refused
 
+# Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 _FACTS: Final = (
     *("posted", "held", "available", "needed", "currency_code", "earliest_release_time"),

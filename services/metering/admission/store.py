@@ -70,7 +70,7 @@ _INTO: Final = """
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
         labels, subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
-    SELECT organization_id, {operation_id}, project_id, user_id, service_account_id, api_key_id,
+    SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
         items, labels::jsonb, subscription_id, fingerprint, price_version_id, currency_code, amount::numeric,
         create_time, counters::uuid[], reserved::numeric[]
@@ -86,7 +86,7 @@ _NOTED: Final = """
 # before, which is nearly always none, and those of leases. IS NOT TRUE keeps the planner from turning the look for a
 # lease into a join, so that it is one by the primary key.
 _ADD: Final = f"""
-WITH {_ITEM}, added AS ({_INTO.format(operation_id="operation_id", source=_NOT_LEASED)}
+WITH {_ITEM}, added AS ({_INTO.format(source=_NOT_LEASED)}
     ON CONFLICT DO NOTHING{_NOTED}
 SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
@@ -96,7 +96,7 @@ WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id 
 # recorded, it is a lease, or a counter was changed meanwhile. It fails where an operation was authorized before.
 _ADD_WITHIN_LIMITS: Final = f"""
 WITH {_ITEM}, {_CHANGED}, added AS (
-    {_INTO.format(operation_id="operation_id", source=_FITTING)}{_NOTED}
+    {_INTO.format(source=_FITTING)}{_NOTED}
 {quick_store.AFTERWARDS}
 """
 

@@ -39,12 +39,14 @@ class Kind(Enum):
 class Refusal(Exception):
     """A command that was understood and is rejected.
 
-    Subclasses set `kind`, `reason` and `template`; instances add the facts. A fact that is None is left out.
+    Subclasses set `kind`, `reason` and `template`, and in `remedy` what a caller does about it, which docs/errors.md
+    lists; instances add the facts. A fact that is None is left out.
     """
 
     kind: ClassVar[Kind]
     reason: ClassVar[str]
     template: ClassVar[str]
+    remedy: ClassVar[str]
 
     retry_after_ms: int | None = None
     resource: tuple[str, str] | None = None
@@ -93,6 +95,7 @@ class InvalidArgument(Refusal):
     kind = Kind.INVALID_ARGUMENT
     reason = "INVALID_ARGUMENT"
     template = "The request is invalid: {fields}."
+    remedy = "Mend the fields that the answer names; the same request never succeeds."
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
@@ -119,6 +122,7 @@ class NotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "NOT_FOUND"
     template = "There is no such {resource_type}."
+    remedy = "Check the id and the organization; a resource of another organization looks the same."
 
     def __init__(self, *, resource_type: str, resource_name: str) -> None:
         super().__init__(resource_type=resource_type)
@@ -131,6 +135,7 @@ class OperationIdReused(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "OPERATION_ID_REUSED"
     template = "The operation id {operation_id} was used before by a request that differs in {field}."
+    remedy = "Take a new operation id for new work; for a repeat, send what was sent the first time."
 
 
 class RequestIdReused(Refusal):
@@ -139,6 +144,7 @@ class RequestIdReused(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "REQUEST_ID_REUSED"
     template = "The request id {request_id} was used before by a request that differs in {field}."
+    remedy = "Take a new request id for a new change; for a repeat, send what was sent the first time."
 
 
 class Conflict(Refusal):
@@ -147,6 +153,7 @@ class Conflict(Refusal):
     kind = Kind.ABORTED
     reason = "CONFLICT"
     template = "A concurrent change interfered; repeat the call."
+    remedy = "Repeat the call as it is."
     retry_after_ms = 50
 
 
@@ -156,6 +163,7 @@ class Unavailable(Refusal):
     kind = Kind.UNAVAILABLE
     reason = "DEPENDENCY_UNAVAILABLE"
     template = "The {dependency} cannot be reached now; repeat the call."
+    remedy = "Repeat the call with the same id after the given delay, with growing pauses."
     retry_after_ms = 200
 
 
@@ -165,6 +173,7 @@ class Overloaded(Refusal):
     kind = Kind.UNAVAILABLE
     reason = "OVERLOADED"
     template = "The service is overloaded; repeat the call."
+    remedy = "Repeat the call with the same id after the given delay; if it lasts, start more processes."
     retry_after_ms = 100
 
 
@@ -174,6 +183,7 @@ class ShuttingDown(Refusal):
     kind = Kind.UNAVAILABLE
     reason = "SHUTTING_DOWN"
     template = "The service is shutting down; repeat the call."
+    remedy = "Repeat the call with the same id; a new connection reaches another process."
     retry_after_ms = 500
 
 
@@ -183,6 +193,7 @@ class DeadlineExceeded(Refusal):
     kind = Kind.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
     template = "The call did not finish in time; repeat it with the same id."
+    remedy = "Repeat the call with the same id, with a longer deadline; it may have been done already."
 
 
 class Unauthenticated(Refusal):
@@ -191,6 +202,7 @@ class Unauthenticated(Refusal):
     kind = Kind.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
     template = "Valid credentials are needed."
+    remedy = "Send a token or an API key as `authorization: Bearer …`."
 
 
 class TokenExpired(Unauthenticated):
@@ -198,6 +210,7 @@ class TokenExpired(Unauthenticated):
 
     reason = "TOKEN_EXPIRED"
     template = "The token expired at {expire_time}; get a new one."
+    remedy = "Sign or fetch a new token; renew before the `exp` of the old one."
 
 
 class TokenNotYetValid(Unauthenticated):
@@ -205,6 +218,7 @@ class TokenNotYetValid(Unauthenticated):
 
     reason = "TOKEN_NOT_YET_VALID"
     template = "The token is not valid before {valid_from_time}; compare the clocks if it was issued just now."
+    remedy = "Compare the clocks of the signer and of the service."
 
 
 class WrongAudience(Unauthenticated):
@@ -212,6 +226,7 @@ class WrongAudience(Unauthenticated):
 
     reason = "WRONG_AUDIENCE"
     template = "The token is not meant for this service; its `aud` must hold {audience}."
+    remedy = "Sign the token with the audience that the answer names."
 
 
 class WrongTokenType(Unauthenticated):
@@ -219,6 +234,7 @@ class WrongTokenType(Unauthenticated):
 
     reason = "WRONG_TOKEN_TYPE"
     template = "The token's header must have `typ` {token_type}."
+    remedy = "Sign the token with the header `typ` that the answer names."
 
 
 class PermissionDenied(Refusal):
@@ -227,6 +243,7 @@ class PermissionDenied(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "PERMISSION_DENIED"
     template = "The caller may not make this call."
+    remedy = "Call as somebody whom docs/access.md lists for this RPC, or have the scope given."
 
 
 class StaleEtag(Refusal):
@@ -235,6 +252,7 @@ class StaleEtag(Refusal):
     kind = Kind.ABORTED
     reason = "STALE_ETAG"
     template = "The {resource_type} has changed since it was read; read it again."
+    remedy = "Read the resource, apply the change to what it says now, and send it with its etag."
 
 
 class TooManyWatchers(Refusal):
@@ -243,4 +261,5 @@ class TooManyWatchers(Refusal):
     kind = Kind.UNAVAILABLE
     reason = "TOO_MANY_WATCHERS"
     template = "This process serves {watchers} change streams, which is the maximum."
+    remedy = "Connect to another process of the service, or later."
     retry_after_ms = 1_000

@@ -9,6 +9,7 @@ class InsufficientBalance(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "INSUFFICIENT_BALANCE"
     template = "{needed} {currency_code} is needed and {available} is available ({posted} posted, {held} held)."
+    remedy = "Credit the account or wait for a hold to end (`earliest_release_time`), and take a new operation id."
 
 
 class CurrencyMismatch(Refusal):
@@ -17,6 +18,7 @@ class CurrencyMismatch(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "CURRENCY_MISMATCH"
     template = "The account is in {account_currency_code}, not in {currency_code}; open another account first."
+    remedy = "Use the account's currency, or open an account in the other one."
 
 
 class CurrencyRequired(Refusal):
@@ -25,6 +27,7 @@ class CurrencyRequired(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "CURRENCY_REQUIRED"
     template = "The owner has accounts in {account_currency_codes}; name one."
+    remedy = "Name one of the currencies in `currency_code`."
 
 
 class AccountClosed(Refusal):
@@ -33,6 +36,7 @@ class AccountClosed(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "ACCOUNT_CLOSED"
     template = "The account {account_id} is closed."
+    remedy = "Open a new account."
 
 
 class AccountNotEmpty(Refusal):
@@ -41,6 +45,7 @@ class AccountNotEmpty(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "ACCOUNT_NOT_EMPTY"
     template = "The account still has {posted} {currency_code} posted and {held} held."
+    remedy = "Transfer what is left and wait for the holds to end, then close it."
 
 
 class AccountExists(Refusal):
@@ -49,6 +54,7 @@ class AccountExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "ACCOUNT_EXISTS"
     template = "The owner has the account {account_id} in {currency_code} already."
+    remedy = "Use the account that is there."
 
 
 class AccountNotFound(Refusal):
@@ -57,6 +63,7 @@ class AccountNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "ACCOUNT_NOT_FOUND"
     template = "There is no such account."
+    remedy = "Check the account id and the organization."
 
 
 class HoldNotFound(Refusal):
@@ -65,6 +72,7 @@ class HoldNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "HOLD_NOT_FOUND"
     template = "There is no hold of the operation {operation_id}."
+    remedy = "Check the operation id; without a hold, debit the account."
 
 
 class HoldEnded(Refusal):
@@ -73,6 +81,7 @@ class HoldEnded(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "HOLD_ENDED"
     template = "The hold of the operation {operation_id} has ended: it is {state}."
+    remedy = "Nothing needs to be done after a capture; to charge work that is done, debit with MUST_POST."
 
 
 class TransactionNotFound(Refusal):
@@ -81,6 +90,7 @@ class TransactionNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "TRANSACTION_NOT_FOUND"
     template = "There is no such transaction."
+    remedy = "Check the transaction id and the organization."
 
 
 class ReversalExceedsTransaction(Refusal):
@@ -89,6 +99,7 @@ class ReversalExceedsTransaction(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "REVERSAL_EXCEEDS_TRANSACTION"
     template = "Only {remaining} of the transaction is left to reverse."
+    remedy = "Reverse at most what is left."
 
 
 class ReversalOfReversal(Refusal):
@@ -97,6 +108,7 @@ class ReversalOfReversal(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "REVERSAL_OF_REVERSAL"
     template = "The transaction {transaction_id} is a reversal itself."
+    remedy = "Post the original movement again, as a new operation."
 
 
 class BalanceOutOfRange(Refusal):
@@ -105,6 +117,7 @@ class BalanceOutOfRange(Refusal):
     kind = Kind.OUT_OF_RANGE
     reason = "BALANCE_OUT_OF_RANGE"
     template = "The balance would be beyond the largest amount that can be stored."
+    remedy = "Check the amount."
 
 
 class ReversalOfGrant(Refusal):
@@ -113,6 +126,7 @@ class ReversalOfGrant(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "REVERSAL_OF_GRANT"
     template = "The transaction {transaction_id} belongs to a credit grant: void the grant instead."
+    remedy = "Void the grant with VoidGrant."
 
 
 class GrantNotFound(Refusal):
@@ -121,6 +135,7 @@ class GrantNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "GRANT_NOT_FOUND"
     template = "There is no such grant."
+    remedy = "Check the grant id and the organization."
 
 
 class GrantEnded(Refusal):
@@ -129,6 +144,7 @@ class GrantEnded(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "GRANT_ENDED"
     template = "Nothing is left of the grant {grant_id}."
+    remedy = "Nothing needs to be done; grant anew if credits are missing."
 
 
 class GrantExpired(Refusal):
@@ -137,6 +153,7 @@ class GrantExpired(Refusal):
     kind = Kind.INVALID_ARGUMENT
     reason = "GRANT_EXPIRED"
     template = "The expire_time {expire_time} has passed."
+    remedy = "Send an expire_time in the future."
 
 
 class TooManyGrants(Refusal):
@@ -145,6 +162,7 @@ class TooManyGrants(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_GRANTS"
     template = "The account has {grants} grants that have not ended."
+    remedy = "Void grants that are not needed, or wait until some end."
 
 
 class ExpiringCreditsStay(Refusal):
@@ -153,6 +171,7 @@ class ExpiringCreditsStay(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "EXPIRING_CREDITS_STAY"
     template = "{expiring} of what is available expires and cannot be passed on; {transferable} can."
+    remedy = "Transfer at most what does not expire."
 
 
 class AccountHasGrants(Refusal):
@@ -161,6 +180,7 @@ class AccountHasGrants(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "ACCOUNT_HAS_GRANTS"
     template = "The account has credit grants that have not ended: void them first."
+    remedy = "Void the grants first."
 
 
 class NotACharge(Refusal):
@@ -169,6 +189,7 @@ class NotACharge(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "NOT_A_CHARGE"
     template = "The transaction {transaction_id} is a {transaction_kind}, not a charge."
+    remedy = "Name a charge or the reversal of one."
 
 
 class PlanExists(Refusal):
@@ -177,6 +198,7 @@ class PlanExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "PLAN_EXISTS"
     template = "The plan {plan_code} exists already."
+    remedy = "Take another code, or make a new version of the plan."
 
 
 class TooManyPlans(Refusal):
@@ -185,6 +207,7 @@ class TooManyPlans(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_PLANS"
     template = "There are {plans} plans, archived ones included, which is the maximum."
+    remedy = "Make new versions of the plans that exist."
 
 
 class TooManyPlanVersions(Refusal):
@@ -193,6 +216,7 @@ class TooManyPlanVersions(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_PLAN_VERSIONS"
     template = "The plan {plan_code} has {versions} versions, which is the maximum; add another plan instead."
+    remedy = "Create another plan."
 
 
 class PlanArchived(Refusal):
@@ -201,6 +225,7 @@ class PlanArchived(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PLAN_ARCHIVED"
     template = "The plan {plan_code} is archived."
+    remedy = "Use another plan."
 
 
 class PlanVersionArchived(Refusal):
@@ -209,6 +234,7 @@ class PlanVersionArchived(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PLAN_VERSION_ARCHIVED"
     template = "Version {version} of the plan {plan_code} was replaced by a later one."
+    remedy = "Make and publish a new version."
 
 
 class FallbackPlanUnusable(Refusal):
@@ -217,6 +243,7 @@ class FallbackPlanUnusable(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "FALLBACK_PLAN_UNUSABLE"
     template = "The fallback plan {fallback_plan_code} {problem}."
+    remedy = "Set another fallback plan in the draft."
 
 
 class ProviderReferenceTaken(Refusal):
@@ -225,6 +252,7 @@ class ProviderReferenceTaken(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "PROVIDER_REFERENCE_TAKEN"
     template = "The {kind} {external_id} of {provider} is that of another {resource_type}."
+    remedy = "Check the provider's id; remove it from the other resource if it is wrong there."
 
 
 class TooManyOverrides(Refusal):
@@ -233,6 +261,7 @@ class TooManyOverrides(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_OVERRIDES"
     template = "The organization has {overrides} entitlement overrides, which is the maximum."
+    remedy = "Remove overrides that are not needed."
 
 
 class InactivePlansForOperatorsOnly(Refusal):
@@ -241,6 +270,7 @@ class InactivePlansForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "INACTIVE_PLANS_FOR_OPERATORS_ONLY"
     template = "Only operators and services may set include_inactive."
+    remedy = "Leave include_inactive out."
 
 
 class ExperimentRunning(Refusal):
@@ -249,6 +279,7 @@ class ExperimentRunning(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "EXPERIMENT_RUNNING"
     template = "An experiment with other variants runs on the plan {plan_code}: end it first."
+    remedy = "End the running experiment first."
 
 
 class PlanInExperiment(Refusal):
@@ -257,6 +288,7 @@ class PlanInExperiment(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PLAN_IN_EXPERIMENT"
     template = "The plan {plan_code} is part of the experiment {experiment_id}: end that first."
+    remedy = "End the experiment first."
 
 
 class PlanNotPublished(Refusal):
@@ -265,6 +297,7 @@ class PlanNotPublished(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PLAN_NOT_PUBLISHED"
     template = "The plan {plan_code} has no published version."
+    remedy = "Publish a version of the plan first."
 
 
 class SubscriptionExists(Refusal):
@@ -273,6 +306,7 @@ class SubscriptionExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "SUBSCRIPTION_EXISTS"
     template = "There is the live subscription {subscription_id} already."
+    remedy = "Change the subscription that is there, or cancel it first."
 
 
 class TrialUsed(Refusal):
@@ -281,6 +315,7 @@ class TrialUsed(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TRIAL_USED"
     template = "The subscription {subscription_id} had a trial; set skip_trial to subscribe without one."
+    remedy = "Set skip_trial."
 
 
 class SamePlan(Refusal):
@@ -289,6 +324,7 @@ class SamePlan(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SAME_PLAN"
     template = "The subscription has version {version} of the plan {plan_code} already."
+    remedy = "Nothing needs to be done."
 
 
 class SubscriptionWithoutPlan(Refusal):
@@ -297,6 +333,7 @@ class SubscriptionWithoutPlan(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_WITHOUT_PLAN"
     template = "The subscription is to a model, without a plan; subscribe again to take one."
+    remedy = "Cancel the subscription, and subscribe with a plan."
 
 
 class SubscriptionNotPending(Refusal):
@@ -305,6 +342,7 @@ class SubscriptionNotPending(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_NOT_PENDING"
     template = "The subscription does not wait for an approval: it is {state}."
+    remedy = "Nothing needs to be done; read the subscription for its state."
 
 
 class SubscriptionState(Refusal):
@@ -313,6 +351,7 @@ class SubscriptionState(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_STATE"
     template = "A subscription that is {state} cannot be {change}."
+    remedy = "Read the subscription; docs/plans.md has the changes that each state allows."
 
 
 class SubscriptionEnded(Refusal):
@@ -321,6 +360,7 @@ class SubscriptionEnded(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_ENDED"
     template = "The subscription has ended: it is {state}."
+    remedy = "Create a new subscription."
 
 
 class NotForSelfService(Refusal):
@@ -329,6 +369,7 @@ class NotForSelfService(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "NOT_FOR_SELF_SERVICE"
     template = "{what} is not offered for self-service."
+    remedy = "Have an operator or a service of the platform make the call."
 
 
 class OtherCurrency(Refusal):
@@ -337,6 +378,7 @@ class OtherCurrency(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "OTHER_CURRENCY"
     template = "The plan is priced in {plan_currency_code} and the period was in {currency_code}: change at its end."
+    remedy = "Change the plan at the end of the period."
 
 
 class SubscriptionSetAside(Refusal):
@@ -345,3 +387,4 @@ class SubscriptionSetAside(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_SET_ASIDE"
     template = "The subscription was set aside: {set_aside_reason}."
+    remedy = "Have an operator mend the cause, then ResumeSubscription or RetryPayment."

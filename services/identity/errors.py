@@ -11,6 +11,7 @@ class UserAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "USER_ALREADY_EXISTS"
     template = "Another user has this {field}."
+    remedy = "Take another value for the field, or use the user who has it."
 
 
 class IdentityAlreadyLinked(Refusal):
@@ -19,6 +20,7 @@ class IdentityAlreadyLinked(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "IDENTITY_ALREADY_LINKED"
     template = "Another user signs in with this {field} of the provider {provider}."
+    remedy = "Unlink the identity from the other user first."
 
 
 class TooManyIdentities(Refusal):
@@ -27,6 +29,7 @@ class TooManyIdentities(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IDENTITIES"
     template = "The user has {identities} linked identities, which is the maximum."
+    remedy = "Unlink an identity that is not needed."
 
 
 class LastWayToSignIn(Refusal):
@@ -35,6 +38,7 @@ class LastWayToSignIn(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "LAST_WAY_TO_SIGN_IN"
     template = "The user could not sign in any more. Link another identity or set a password first."
+    remedy = "Link another identity or set a password first."
 
 
 class WrongPassword(Refusal):
@@ -43,6 +47,7 @@ class WrongPassword(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "WRONG_PASSWORD"
     template = "The current password is wrong."
+    remedy = "Ask the user for the current password again."
 
 
 class ConfigurationFull(Refusal):
@@ -51,6 +56,7 @@ class ConfigurationFull(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "CONFIGURATION_FULL"
     template = "The configuration would have {keys} keys, and may have {keys_max}; remove some first."
+    remedy = "Remove keys that are not needed."
 
 
 class OrganizationAlreadyExists(Refusal):
@@ -59,6 +65,7 @@ class OrganizationAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "ORGANIZATION_ALREADY_EXISTS"
     template = "Another organization has this {field}."
+    remedy = "Take another external id, or use the organization that has it."
 
 
 class MemberAlreadyExists(Refusal):
@@ -67,6 +74,7 @@ class MemberAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "MEMBER_ALREADY_EXISTS"
     template = "The user is a member of the organization already ({field})."
+    remedy = "Nothing needs to be done; use UpdateMember to change the role."
 
 
 class ProjectAlreadyExists(Refusal):
@@ -75,6 +83,7 @@ class ProjectAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "PROJECT_ALREADY_EXISTS"
     template = "The organization has another project with this {field}."
+    remedy = "Take another name, or use the project that has it."
 
 
 class LastOwner(Refusal):
@@ -83,6 +92,7 @@ class LastOwner(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "LAST_OWNER"
     template = "The user is the last owner of the organization; make another member an owner first."
+    remedy = "Make another member an owner first."
 
 
 class PersonalOrganization(Refusal):
@@ -91,6 +101,7 @@ class PersonalOrganization(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PERSONAL_ORGANIZATION"
     template = "A user's personal organization cannot have other members, and is deleted only with its user."
+    remedy = "Create an organization for several members; delete the user to delete this one."
 
 
 class RoleNotHeld(Refusal):
@@ -99,6 +110,7 @@ class RoleNotHeld(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "ROLE_NOT_HELD"
     template = "The role {role} allows something that the caller may not do."
+    remedy = "Have somebody who holds the role give it or take it away."
 
 
 class InvitationAlreadyExists(Refusal):
@@ -107,6 +119,7 @@ class InvitationAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "INVITATION_ALREADY_EXISTS"
     template = "The organization has another open invitation with this {field}."
+    remedy = "Revoke the open invitation first, or wait until it is accepted."
 
 
 class InvitationExpired(Refusal):
@@ -115,6 +128,7 @@ class InvitationExpired(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_EXPIRED"
     template = "The invitation expired at {expire_time}."
+    remedy = "Create a new invitation."
 
 
 class InvitationUsed(Refusal):
@@ -123,6 +137,7 @@ class InvitationUsed(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_USED"
     template = "The invitation was accepted already."
+    remedy = "Nothing needs to be done if the member is there; else create a new invitation."
 
 
 class ProjectMemberAlreadyExists(Refusal):
@@ -131,6 +146,7 @@ class ProjectMemberAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "PROJECT_MEMBER_ALREADY_EXISTS"
     template = "The user is a member of the project already ({field})."
+    remedy = "Nothing needs to be done; use UpdateProjectMember to change the role."
 
 
 class ServiceAccountAlreadyExists(Refusal):
@@ -139,6 +155,7 @@ class ServiceAccountAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "SERVICE_ACCOUNT_ALREADY_EXISTS"
     template = "The organization has another service account with this {field}."
+    remedy = "Take another name, or use the service account that has it."
 
 
 class ApiKeyRevoked(Refusal):
@@ -147,6 +164,7 @@ class ApiKeyRevoked(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_REVOKED"
     template = "The API key is revoked, which cannot be undone."
+    remedy = "Create a new key."
 
 
 class ApiKeyExpired(Refusal):
@@ -155,6 +173,7 @@ class ApiKeyExpired(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_EXPIRED"
     template = "The API key has expired; create another."
+    remedy = "Create a new key."
 
 
 class ApiKeyDisabled(Refusal):
@@ -163,6 +182,7 @@ class ApiKeyDisabled(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_DISABLED"
     template = "The API key is disabled; enable it first."
+    remedy = "Enable the key first, if it is to be used again."
 
 
 class ApiKeyRotated(Refusal):
@@ -171,6 +191,7 @@ class ApiKeyRotated(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_ROTATED"
     template = "The API key was rotated already, to {rotated_to_api_key_id}."
+    remedy = "Rotate the key that replaced it."
 
 
 class ApiKeyAlreadyExists(Refusal):
@@ -179,6 +200,7 @@ class ApiKeyAlreadyExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "API_KEY_ALREADY_EXISTS"
     template = "An API key with this digest exists and has another {field}."
+    remedy = "Import the key with the terms it has, or leave it as it is."
 
 
 class ApiKeyNotStored(Refusal):
@@ -187,6 +209,7 @@ class ApiKeyNotStored(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_NOT_STORED"
     template = "The key could not be stored; the log of the service says why."
+    remedy = "Read the log of identity, mend the cause, and import this key again."
 
 
 class ScopeNotHeld(Refusal):
@@ -195,6 +218,7 @@ class ScopeNotHeld(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "SCOPE_NOT_HELD"
     template = "The scope {scope} is not held by both the caller and the owner of the key."
+    remedy = "Leave the scope out, or have it given to the owner of the key and to the caller."
 
 
 class KeyLimitExceeded(Refusal):
@@ -203,6 +227,7 @@ class KeyLimitExceeded(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "KEY_LIMIT_EXCEEDED"
     template = "The new key would exceed the key the call came with in its {field}."
+    remedy = "Make the key no wider than the one the call came with, or come with a wider one."
 
 
 class TooManyImportedPrefixes(Refusal):
@@ -211,6 +236,7 @@ class TooManyImportedPrefixes(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IMPORTED_PREFIXES"
     template = "There are {prefixes} prefixes of imported secrets, which is the maximum."
+    remedy = "Import keys whose secrets begin with a prefix that is known already."
 
 
 class TooManyUnknownKeys(Refusal):
@@ -219,6 +245,7 @@ class TooManyUnknownKeys(Refusal):
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_UNKNOWN_KEYS"
     template = "The address has presented too many unknown keys; try again in {wait_ms} ms."
+    remedy = "Stop presenting unknown keys from this address, and wait for the given time."
 
     def __init__(self, *, wait_ms: int) -> None:
         super().__init__(wait_ms=wait_ms)
@@ -231,6 +258,7 @@ class RevisionNotReached(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "REVISION_NOT_REACHED"
     template = "Revision {min_revision} was asked for, but the newest is {revision}."
+    remedy = "Ask for a revision that an answer of identity named."
 
 
 class SignInRefused(Refusal):
@@ -239,6 +267,7 @@ class SignInRefused(Refusal):
     kind = Kind.UNAUTHENTICATED
     reason = "SIGN_IN_REFUSED"
     template = "These credentials do not sign anybody in."
+    remedy = "Ask the user for the credentials again."
 
 
 class ProviderNotConfigured(Refusal):
@@ -247,6 +276,7 @@ class ProviderNotConfigured(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PROVIDER_NOT_CONFIGURED"
     template = "No OpenShift cluster is configured as {provider}."
+    remedy = "Name a cluster that identity's settings have."
 
 
 class InvalidAccessToken(Refusal):
@@ -255,6 +285,7 @@ class InvalidAccessToken(Refusal):
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_ACCESS_TOKEN"
     template = "The access token is not accepted."
+    remedy = "Let the user sign in at the provider again."
 
 
 class InvalidIdToken(Refusal):
@@ -263,6 +294,7 @@ class InvalidIdToken(Refusal):
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_ID_TOKEN"
     template = "The ID token is not accepted."
+    remedy = "Let the user sign in at the provider again; identity's log says what is wrong."
 
 
 class InvalidRefreshToken(Refusal):
@@ -271,6 +303,7 @@ class InvalidRefreshToken(Refusal):
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_REFRESH_TOKEN"
     template = "The refresh token is not valid; sign in again."
+    remedy = "Let the user sign in again."
 
 
 class SignUpRefused(Refusal):
@@ -279,6 +312,7 @@ class SignUpRefused(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SIGN_UP_REFUSED"
     template = "No user has this identity, and it cannot become a new user: {cause}."
+    remedy = "Create the user or link the identity, or let the provider's users sign up by themselves."
 
 
 class TooManyAttempts(Refusal):
@@ -287,6 +321,7 @@ class TooManyAttempts(Refusal):
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
     template = "There were too many attempts; wait before trying again."
+    remedy = "Wait for the given time."
 
     def __init__(self, *, wait: timedelta) -> None:
         super().__init__()
@@ -299,3 +334,4 @@ class SessionsNotConfigured(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SESSIONS_NOT_CONFIGURED"
     template = "No session key is configured, so nobody can sign in."
+    remedy = "Configure a session key in identity's settings."

@@ -9,6 +9,7 @@ class ModelExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "MODEL_EXISTS"
     template = "The model {model_id} exists already."
+    remedy = "Use UpdateModel, or take another id."
 
 
 class UnitExists(Refusal):
@@ -17,6 +18,7 @@ class UnitExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "UNIT_EXISTS"
     template = "The unit {unit_id} exists already."
+    remedy = "Use UpdateUnit, or take another id."
 
 
 class UnitNeeded(Refusal):
@@ -25,6 +27,7 @@ class UnitNeeded(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "UNIT_NEEDED"
     template = "The unit {unit_id} can not be archived: TokenCounts and the count of requests need it."
+    remedy = "Keep the unit."
 
 
 class TooManyUnits(Refusal):
@@ -33,6 +36,7 @@ class TooManyUnits(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_UNITS"
     template = "There are {units} units, archived ones included, which is the maximum."
+    remedy = "Use a unit that exists."
 
 
 class PriceVersionExists(Refusal):
@@ -41,6 +45,7 @@ class PriceVersionExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "PRICE_VERSION_EXISTS"
     template = "The model {model_id} has a price version effective at {effective_time} already."
+    remedy = "Set the new price with another effective_time."
 
 
 class PriceUnknown(Refusal):
@@ -49,6 +54,7 @@ class PriceUnknown(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PRICE_UNKNOWN"
     template = "The model {model_id} has no price in force at {occur_time}."
+    remedy = "Set a price for the model and each of the units, effective at that time."
     _RATE_UNKNOWN = "The model {model_id} has no rate for {unit} in the service tier {service_tier} at {occur_time}."
 
     @property
@@ -63,6 +69,7 @@ class CostTooLarge(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "COST_TOO_LARGE"
     template = "The call would cost {amount} {currency_code}; an amount is below 1,000,000,000,000,000."
+    remedy = "Check the quantities and the price of the model."
 
 
 class ProviderCostUnknown(Refusal):
@@ -71,6 +78,7 @@ class ProviderCostUnknown(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "PROVIDER_COST_UNKNOWN"
     template = "The price version {price_version_id} has no provider cost for {units}."
+    remedy = "Set the provider's costs first, or set the price without a margin."
 
 
 class TooMuchUsage(Refusal):
@@ -82,6 +90,7 @@ class TooMuchUsage(Refusal):
         "A single window of all these organizations has more than {rows} hourly sums: ask by shorter windows, for a"
         " shorter range, or grouped by organization."
     )
+    remedy = "Ask by shorter windows, for a shorter range, or grouped by organization."
 
 
 class OperationIdInUse(Refusal):
@@ -90,6 +99,7 @@ class OperationIdInUse(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "OPERATION_ID_IN_USE"
     template = "The operation id {operation_id} is in use; a call that is to begin takes one of its own."
+    remedy = "Take a new operation id for a new call; another caller has this one."
 
 
 class OrganizationNotFound(Refusal):
@@ -98,6 +108,7 @@ class OrganizationNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "ORGANIZATION_NOT_FOUND"
     template = "There is no organization {organization_id}."
+    remedy = "Check the organization id."
 
     def __init__(self, *, organization_id: str) -> None:
         super().__init__(organization_id=organization_id)
@@ -110,6 +121,7 @@ class LimitExists(Refusal):
     kind = Kind.ALREADY_EXISTS
     reason = "LIMIT_EXISTS"
     template = "The limit {limit} exists and has another {field}; delete it first."
+    remedy = "Delete the limit first, or take another name."
 
 
 class TooManyLimits(Refusal):
@@ -118,6 +130,7 @@ class TooManyLimits(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_LIMITS"
     template = "The organization has {limits} limits, which is the maximum."
+    remedy = "Delete limits that are not needed."
 
 
 class LimitScopeNotFound(Refusal):
@@ -126,6 +139,7 @@ class LimitScopeNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "LIMIT_SCOPE_NOT_FOUND"
     template = "The organization has no {scope} {scope_value}."
+    remedy = "Check the id that the scope names."
 
     def __init__(self, *, scope: str, scope_value: str) -> None:
         super().__init__(scope=scope, scope_value=scope_value)
@@ -138,6 +152,7 @@ class AlreadySettled(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "ALREADY_SETTLED"
     template = "The operation {operation_id} is settled, or parts of it are."
+    remedy = "Nothing needs to be done; read the usage with GetUsage."
 
 
 class BelowEarlierPart(Refusal):
@@ -149,6 +164,7 @@ class BelowEarlierPart(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "BELOW_EARLIER_PART"
     template = "The operation {operation_id} has {given} as its {field}, but an earlier part of it had {earlier}."
+    remedy = "Send what the call has used from its beginning, not since the part before."
 
 
 class TooManyParts(Refusal):
@@ -157,6 +173,7 @@ class TooManyParts(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_PARTS"
     template = "The operation {operation_id} has {parts} parts, which is the maximum."
+    remedy = "Send the last settlement."
 
 
 class AuthorizationNotOpen(Refusal):
@@ -165,6 +182,7 @@ class AuthorizationNotOpen(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "AUTHORIZATION_NOT_OPEN"
     template = "The authorization of the operation {operation_id} is {state}."
+    remedy = "Settle without parts: the usage is charged without a hold."
 
 
 class AuthorizationLapsed(Refusal):
@@ -179,6 +197,7 @@ class AuthorizationLapsed(Refusal):
         "The authorization of the operation {operation_id} had lapsed, and its usage was recorded at {record_time} as"
         " {usage_id}."
     )
+    remedy = "Nothing needs to be done; settle earlier, or extend the authorization, next time."
 
 
 class AuthorizationNotHeld(Refusal):
@@ -187,6 +206,7 @@ class AuthorizationNotHeld(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "AUTHORIZATION_NOT_HELD"
     template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
+    remedy = "Nothing needs to be done."
 
 
 class UsageOfAnother(Refusal):
@@ -195,6 +215,7 @@ class UsageOfAnother(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "USAGE_OF_ANOTHER"
     template = "The usage {operation_id} is of another organization than the lease {lease_id}."
+    remedy = "Settle the usage with a lease of its own organization."
 
 
 class CounterFull(Refusal):
@@ -203,6 +224,7 @@ class CounterFull(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "COUNTER_FULL"
     template = "The limit {limit} has counted {counted} and can not count {needed} more."
+    remedy = "Wait for the limit's next window."
 
 
 class InsufficientBalance(Refusal):
@@ -211,6 +233,7 @@ class InsufficientBalance(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "INSUFFICIENT_BALANCE"
     template = "{needed} {currency_code} more is needed and {available} is available ({posted} posted, {held} held)."
+    remedy = "Credit the account, or wait until a hold ends, and extend the authorization again."
 
 
 class SubscriptionNotFound(Refusal):
@@ -219,6 +242,7 @@ class SubscriptionNotFound(Refusal):
     kind = Kind.NOT_FOUND
     reason = "SUBSCRIPTION_NOT_FOUND"
     template = "The organization has no subscription {subscription_id}."
+    remedy = "Check the subscription id and the organization."
 
     def __init__(self, *, subscription_id: str) -> None:
         super().__init__(field="subscription_id", subscription_id=subscription_id)
@@ -234,6 +258,7 @@ class SubscriptionMismatch(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_MISMATCH"
     template = "The subscription {subscription_id} is not for the {contradicts} of the request."
+    remedy = "Name another subscription, or leave it out."
 
     def __init__(self, *, subscription_id: str, contradicts: str) -> None:
         super().__init__(field="subscription_id", subscription_id=subscription_id, contradicts=contradicts)
@@ -252,6 +277,7 @@ class SubscriptionNotLive(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "SUBSCRIPTION_NOT_LIVE"
     template = "The subscription {subscription_id} is not live."
+    remedy = "Name a live subscription, or leave it out."
 
     def __init__(self, *, subscription_id: str) -> None:
         super().__init__(field="subscription_id", subscription_id=subscription_id)
@@ -263,6 +289,7 @@ class BackfillForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "BACKFILL_FOR_OPERATORS_ONLY"
     template = "Only operators may set backfill."
+    remedy = "Have an operator load the usage."
 
 
 class TooManyUnknownKeys(Refusal):
@@ -271,6 +298,7 @@ class TooManyUnknownKeys(Refusal):
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_UNKNOWN_KEYS"
     template = "The address has presented too many unknown keys; try again in {wait_ms} ms."
+    remedy = "Stop presenting unknown keys from this address, and wait for the given time."
 
     def __init__(self, *, wait_ms: int) -> None:
         super().__init__(wait_ms=wait_ms)

@@ -1,0 +1,76 @@
+"""Writes the tables of docs/errors.md, every reason of every service, from the classes of refusals.
+
+What stands above the mark in the page is written by hand and kept.
+
+Without arguments it writes the page; with `--check` it changes nothing and fails when the committed page says something
+else. A refusal without a meaning (the first sentence of its docstring) or a remedy makes it fail either way.
+"""
+
+import argparse
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from libs.common.errors import Refusal
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
+MODULES: Mapping[str, str] = {
+    "All services": "libs.common.errors",
+    "Identity": "services.identity.errors",
+    "Billing": "services.billing.errors",
+    "Metering": "services.metering.errors",
+}
+MARK = "<!-- From here on the page is written by `make protos` from the classes of refusals. -->"
+
+
+def main() -> int:
+    """Write or check the page; return the exit status."""
+    parser = argparse.ArgumentParser(description="Writes docs/errors.md.")
+    parser.add_argument("--check", action="store_true", help="fail if the page says something else")
+    check = parser.parse_args().check
+    page = render()
+    if not check:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == page:
+        return 0
+    print("docs/errors.md differs from the refusals; run `make protos`", file=sys.stderr)
+    return 1
+
+
+def render() -> str:
+    """Return the page."""
+    return "\n".join(_lines()) + "\n"
+
+
+def refusals(module: str) -> list[type[Refusal]]:
+    """Return the refusals that a module defines, by their reasons."""
+    classes = (value for _, value in inspect.getmembers(importlib.import_module(module), inspect.isclass))
+    found = [cls for cls in classes if issubclass(cls, Refusal) and cls is not Refusal and cls.__module__ == module]
+    return sorted(found, key=lambda cls: cls.reason)
+
+
+def _lines() -> Iterator[str]:
+    yield PAGE.read_text(encoding="utf-8").partition(MARK)[0] + MARK
+    for title, module in MODULES.items():
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield "| reason | code | it means | what to do |"
+        yield "| --- | --- | --- | --- |"
+        for refusal in refusals(module):
+            yield f"| `{refusal.reason}` | {refusal.kind.value} | {_meaning(refusal)} | {refusal.remedy} |"
+
+
+def _meaning(refusal: type[Refusal]) -> str:
+    """Return the first sentence of a refusal's docstring, which ends with its line or is continued on the next."""
+    text = " ".join((inspect.getdoc(refusal) or "").partition("\n\n")[0].split())
+    if not text.endswith("."):
+        raise ValueError(f"The docstring of {refusal.__name__} does not say in a sentence what it means.")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from libs.common.clock import SystemClock
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, priced
 from tests.support.callers import Callers
+from tests.support.clock import ShiftedClock
 from tests.support.own_database import has_own_database
 
 
@@ -18,17 +19,27 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
 
 
 @pytest.fixture
+def clock() -> ShiftedClock:
+    """The clock of the test's own services, which it can move forward."""
+    return ShiftedClock()
+
+
+@pytest.fixture
 def platform(request: pytest.FixtureRequest) -> Platform:
-    """Billing and metering, with gpt-4o at 2.5 and 10 dollars; a test that needs identity starts it in its own."""
-    platform: Platform = request.getfixturevalue("own_platform" if has_own_database(request) else "module_platform")
+    """Billing and metering, with gpt-4o at 2.5 and 10 dollars, and identity once a test starts it.
+
+    They are the test's own if it has a database of its own, or asks for the clock; else those of its module.
+    """
+    own = has_own_database(request) or "clock" in request.fixturenames
+    platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
     return platform
 
 
 @pytest.fixture
 async def own_platform(
-    callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path
+    callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path, clock: ShiftedClock
 ) -> AsyncIterator[Platform]:
-    async with priced(Platform(callers, database_urls, database_admin_url, tmp_path, SystemClock())) as platform:
+    async with priced(Platform(callers, database_urls, database_admin_url, tmp_path, clock)) as platform:
         yield platform
 
 

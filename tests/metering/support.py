@@ -193,6 +193,7 @@ class Platform:
         self.ledger: Ledger
         self.metering: Metering
         self.identity: Identity
+        self._identity_runs = False
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -225,10 +226,14 @@ class Platform:
             self.billing_service = None
 
     async def start_identity(self) -> Identity:
+        """Start identity, or return what leads to it where it runs already."""
+        if self._identity_runs:
+            return self.identity
         settings = identity_settings(self.callers, self.urls["identity"], self.folder, PEPPERS)
         service = await build_identity(settings.model_copy(update={"port": self.identity_port}), self.clock)
         await service.start()
         self._stack.push_async_callback(service.stop, 0)
+        self._identity_runs = True
         channel = await self._stack.enter_async_context(self._channel(self.identity_port))
         self.identity = Identity(service, self.identity_port, channel, self.callers.operator())
         if self.metering_service is not None:

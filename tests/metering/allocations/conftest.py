@@ -1,31 +1,11 @@
-"""The platform with a clock that a test moves forward, and limits that a test sets."""
+"""Limits that a test sets, beside the platform."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.metering.allocations.support import Limits, limits_of
 from tests.metering.support import Platform
-from tests.support.callers import Callers
-from tests.support.clock import ShiftedClock
-
-
-@pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
-
-
-@pytest.fixture
-async def platform(
-    callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path, clock: ShiftedClock
-) -> AsyncIterator[Platform]:
-    platform = Platform(callers, database_urls, database_admin_url, tmp_path, clock)
-    try:
-        await platform.start()
-        yield platform
-    finally:
-        await platform.close()
 
 
 @pytest.fixture

@@ -150,6 +150,7 @@ async def test_best_effort_takes_of_each_metric_what_every_limit_leaves(
     await assert_counters_are_allocations(platform)
 
 
+@pytest.mark.own_database
 async def test_check_takes_nothing_stores_nothing_and_leaves_its_operation_id_free(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -184,14 +185,14 @@ async def test_adjustment_takes_everything_whatever_is_left(
 async def test_amount_counts_for_those_whom_the_request_names(
     metering: Metering, limits: Limits, organization_id: str
 ) -> None:
-    await metering.add_model(provider="openai")
+    await metering.add_model("gpt-4o-mini", provider="openai")
     await limits.set(organization_id, "3", name="user", scope=Scope.USER)
     await limits.set(organization_id, "2", name="team", scope=Scope.LABEL, label="team")
     await limits.set(organization_id, "5", name="provider", scope=Scope.PROVIDER)
     ada, bob = new_id(), new_id()
 
     first = await allocate(
-        metering, organization_id, {"requests": "2"}, user_id=ada.upper(), labels={"team": "red"}, model="gpt-4o"
+        metering, organization_id, {"requests": "2"}, user_id=ada.upper(), labels={"team": "red"}, model="gpt-4o-mini"
     )
     assert {limit.name: limit.scope_value for limit in first.limits} == {
         "user": ada,
@@ -206,6 +207,7 @@ async def test_amount_counts_for_those_whom_the_request_names(
     assert (named.allocated, named.limits[0].name) == (False, "provider")
 
 
+@pytest.mark.own_database
 async def test_limit_of_single_calls_refuses_large_ones_and_counts_nothing(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -232,6 +234,7 @@ async def test_other_tenant_has_its_own_limits_and_operation_ids(
     assert (await state(metering, organization_id, "one")) == ("1", "0", "0")
 
 
+@pytest.mark.own_database
 async def test_unknown_organization_is_refused(platform: Platform, metering: Metering) -> None:
     await platform.start_identity()
     unknown = new_id()

@@ -30,6 +30,8 @@ from tests.metering.support import Metering, Platform, eventually
 from tests.support.clock import ShiftedClock
 from tollhouse.metering.v1 import quota_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 PROCESSES: Final = 4
 
 

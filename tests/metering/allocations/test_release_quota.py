@@ -225,6 +225,7 @@ async def test_lease_that_cannot_be_ended_stops_no_other(
     await assert_counters_are_allocations(platform)
 
 
+@pytest.mark.own_database
 async def test_places_of_a_deleted_limit_are_forgotten_with_it(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:

@@ -1,22 +1,19 @@
 """The three services with both of Envoy's, as docs/envoy.md configures them, and limits that a test sets."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from libs.common.clock import SystemClock
 from tests.identity.support import Identity
 from tests.metering.allocations.support import Limits, limits_of
-from tests.metering.support import Platform
+from tests.metering.support import Platform, priced
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
 from tests.support.envoy import documents
-
-
-@pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
+from tests.support.own_database import has_own_database
 
 
 @pytest.fixture
@@ -26,7 +23,15 @@ def settings() -> dict[str, object]:
 
 
 @pytest.fixture
-async def platform(
+def platform(request: pytest.FixtureRequest) -> Platform:
+    """The test's own platform if it has a database of its own, or asks for clock or settings; else its module's."""
+    own = has_own_database(request) or not {"clock", "settings"}.isdisjoint(request.fixturenames)
+    platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
+    return platform
+
+
+@pytest.fixture
+async def own_platform(
     callers: Callers,
     database_urls: dict[str, str],
     database_admin_url: str,
@@ -35,16 +40,31 @@ async def platform(
     settings: dict[str, object],
 ) -> AsyncIterator[Platform]:
     platform = Platform(callers, database_urls, database_admin_url, tmp_path, clock)
-    checks, _, descriptors = documents("json")
-    platform.rate_limit_descriptors_file = tmp_path / "descriptors.json"
-    platform.rate_limit_descriptors_file.write_text(descriptors, encoding="utf-8")
-    platform.external_auth_file = tmp_path / "external_auth.json"
-    platform.external_auth_file.write_text(json.dumps(json.loads(checks) | settings), encoding="utf-8")
-    try:
-        await platform.start()
+    async with priced(with_documents(platform, settings)):
         yield platform
-    finally:
-        await platform.close()
+
+
+@pytest.fixture(scope="module")
+async def module_platform(
+    callers: Callers,
+    module_database_urls: dict[str, str],
+    module_database_admin_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Platform]:
+    folder = tmp_path_factory.mktemp("platform")
+    platform = Platform(callers, module_database_urls, module_database_admin_url, folder, SystemClock())
+    async with priced(with_documents(platform, {})):
+        yield platform
+
+
+def with_documents(platform: Platform, settings: Mapping[str, object]) -> Platform:
+    """Let a platform that has not started serve Envoy's two services, as the page says but for the settings."""
+    checks, _, descriptors = documents("json")
+    platform.rate_limit_descriptors_file = platform.folder / "descriptors.json"
+    platform.rate_limit_descriptors_file.write_text(descriptors, encoding="utf-8")
+    platform.external_auth_file = platform.folder / "external_auth.json"
+    platform.external_auth_file.write_text(json.dumps(json.loads(checks) | dict(settings)), encoding="utf-8")
+    return platform
 
 
 @pytest.fixture

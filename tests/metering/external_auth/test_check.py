@@ -163,6 +163,7 @@ async def test_nothing_is_taken_of_limits_by_looking_and_only_requests_are_looke
     assert await total(platform) == "0"
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("settings", [{"count_requests": True}])
 async def test_counting_takes_one_of_each_limit_or_nothing_and_never_more_than_there_is(
     platform: Platform, identity: Identity, limits: Limits, clock: ShiftedClock
@@ -201,6 +202,7 @@ async def test_two_tenants_are_told_apart_by_their_keys_alone(platform: Platform
     assert await outcome(platform.metering, bearer(f"id {theirs.api_key.api_key_id}")) == "401 KEY_NOT_FOUND"
 
 
+@pytest.mark.own_database
 async def test_check_fails_where_billing_or_identity_cannot_be_asked(platform: Platform) -> None:
     assert (await refused(outcome(platform.metering, bearer("th_live_unknown"))))[0] == grpc.StatusCode.UNAVAILABLE
     identity = await platform.start_identity()
@@ -220,6 +222,7 @@ async def test_refusal_for_want_of_money_tells_no_figures(platform: Platform, id
     assert "12.34" not in str(response)
 
 
+@pytest.mark.own_database
 async def test_only_services_and_operators_may_ask_and_only_where_it_is_configured(
     platform: Platform, identity: Identity
 ) -> None:
@@ -239,6 +242,7 @@ async def test_only_services_and_operators_may_ask_and_only_where_it_is_configur
         await configured.service.stop(0)
 
 
+@pytest.mark.own_database
 async def test_guessing_keys_is_answered_and_never_an_error(platform: Platform, identity: Identity) -> None:
     outcomes: Counter[str] = Counter()
     for _ in range(15):

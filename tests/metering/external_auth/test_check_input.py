@@ -56,12 +56,11 @@ async def test_whatever_a_client_sends_is_answered(platform: Platform, identity:
             assert " " not in name
 
 
+@pytest.mark.own_database
 async def test_odd_requests_are_answered_or_refused_and_harm_nobody_else(
     platform: Platform, identity: Identity, metering: Metering
 ) -> None:
     created = await funded_key(platform, identity)
-    await metering.add_model()
-    await metering.set_price()
     request = request_of(bearer(created.secret), scope="chat", model="gpt-4o")
     hostile = HostileCalls(metering.channel, metering.operator)
     method = pb.DESCRIPTOR.services_by_name["Authorization"].methods_by_name["Check"]

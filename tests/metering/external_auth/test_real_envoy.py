@@ -131,6 +131,7 @@ async def test_refusals_have_their_status_a_body_and_headers(
     assert await total(platform) == "1"
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("settings", [{"trusted_proxies": []}, {"trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}])
 async def test_address_of_the_client_is_believed_from_trusted_proxies_alone(
     platform: Platform, identity: Identity, settings: dict[str, list[str]]
@@ -164,6 +165,7 @@ async def test_fifty_requests_at_once_pass_as_often_as_the_limit_says(
     assert await total(platform) == "40"
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("settings", [{"count_requests": True}])
 async def test_fifty_requests_at_once_pass_as_often_as_the_limit_says_where_check_counts(
     platform: Platform, identity: Identity, limits: Limits

@@ -1,28 +1,13 @@
-"""The platform with a clock that a test moves forward, and what looks for lapses beside it."""
+"""What looks for lapses beside the platform, by a clock that a test moves forward."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.metering.lapses.support import Worker, worker
 from tests.metering.policy_calls import charge_input
-from tests.metering.support import Metering, Platform, priced
-from tests.support.callers import Callers
+from tests.metering.support import Metering, Platform
 from tests.support.clock import ShiftedClock
-
-
-@pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
-
-
-@pytest.fixture
-async def platform(
-    callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path, clock: ShiftedClock
-) -> AsyncIterator[Platform]:
-    async with priced(Platform(callers, database_urls, database_admin_url, tmp_path, clock)) as platform:
-        yield platform
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.metering.leases.support import acquire, assert_consistent, settle
 from tests.metering.support import Metering, Platform, eventually, usage
 from tests.support.clock import ShiftedClock
 
-pytestmark = [pytest.mark.shards, pytest.mark.usefixtures("patient_locks")]
+pytestmark = [pytest.mark.own_database, pytest.mark.shards, pytest.mark.usefixtures("patient_locks")]
 
 USED, RESERVED = "limits_used_matches_usage", "limits_reserved_matches_authorizations"
 SOUGHT, CHARGES = "reservations_are_looked_for", "charges_come_from_usage"

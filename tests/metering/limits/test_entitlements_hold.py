@@ -140,6 +140,7 @@ async def alerts_of(metering: Metering, organization_id: str, page_size: int = 2
             return found
 
 
+@pytest.mark.own_database
 async def test_each_threshold_is_alerted_once_when_use_reaches_it(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -170,6 +171,7 @@ async def test_each_threshold_is_alerted_once_when_use_reaches_it(
     assert sorted(one.threshold for one in await alerts_of(metering, organization_id)) == [50, 80, 100, 150]
 
 
+@pytest.mark.own_database
 async def test_many_at_once_raise_each_alert_once(platform: Platform, metering: Metering, organization_id: str) -> None:
     await platform.fund(organization_id)
     await set_limit(metering, organization_id, window=LIFETIME, value="40", thresholds=[50, 100])

@@ -21,7 +21,7 @@ from tests.support.invariants import findings_of
 USED, RESERVED = "limits_used_matches_usage", "limits_reserved_matches_authorizations"
 TOKENS = of("total_tokens", Window.DAY)
 
-pytestmark = pytest.mark.usefixtures("patient_locks")
+pytestmark = [pytest.mark.own_database, pytest.mark.usefixtures("patient_locks")]
 PLANTED = {
     "UPDATE metering.limit_counters SET used = used + 0.000000001 WHERE metric = 'total_tokens'": {USED},
     "UPDATE metering.limit_counters SET reserved = reserved - 1 WHERE metric = 'total_tokens'": {RESERVED},

@@ -90,6 +90,7 @@ async def test_organization_that_does_not_exist_has_no_limits(metering: Metering
         assert answer == (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
 
+@pytest.mark.own_database
 async def test_nothing_is_set_by_a_guess_while_identity_is_away(metering: Metering, organization_id: str) -> None:
     for scope in (PROJECT, USER, SERVICE_ACCOUNT, API_KEY):
         call = set_limit(metering, organization_id, scope=scope, scope_value=new_id())
@@ -99,6 +100,7 @@ async def test_nothing_is_set_by_a_guess_while_identity_is_away(metering: Meteri
     await set_limit(metering, organization_id, "each", scope=USER, window=DAY)
 
 
+@pytest.mark.own_database
 async def test_nothing_is_set_for_a_subscription_while_billing_is_away(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -21,7 +21,7 @@ from tests.shards.support import locked
 from tests.support.sharded import shard_count
 from tollhouse.metering.v1 import admission_pb2
 
-pytestmark = pytest.mark.shards
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 PROCESSES = 4
 

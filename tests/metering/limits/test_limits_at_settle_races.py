@@ -28,7 +28,7 @@ from tests.metering.support import Metering, Platform, eventually, usage
 TOKENS = of("total_tokens", Window.DAY)
 CONCURRENT = of("concurrent_calls", Window.NONE)
 
-pytestmark = [pytest.mark.usefixtures("patient_locks"), pytest.mark.shards]
+pytestmark = [pytest.mark.own_database, pytest.mark.usefixtures("patient_locks"), pytest.mark.shards]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.metering.limits.settling import ZERO, Limits, limits_of, of, processe
 from tests.metering.support import Metering, Platform, eventually, usage
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask, ends
 
-pytestmark = [pytest.mark.usefixtures("patient_locks"), pytest.mark.shards]
+pytestmark = [pytest.mark.own_database, pytest.mark.usefixtures("patient_locks"), pytest.mark.shards]
 
 CALLS = of("requests", Window.LIFETIME)
 TOKENS = of("total_tokens", Window.LIFETIME)
@@ -50,7 +50,6 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.own_database
 async def test_calls_that_fit_are_decided_and_counted_in_one_statement_each(
     metering: Metering, limits: Limits, organization_id: str, begun: list[str]
 ) -> None:
@@ -68,7 +67,6 @@ async def test_calls_that_fit_are_decided_and_counted_in_one_statement_each(
     assert await limits.counted(organization_id, tokens) == (5 * 30 + 1_100, ZERO)
 
 
-@pytest.mark.own_database
 async def test_processes_that_authorize_and_settle_under_the_same_limits_take_no_locks_first(
     platform: Platform, limits: Limits, organization_id: str, begun: list[str]
 ) -> None:

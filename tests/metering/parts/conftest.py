@@ -7,11 +7,6 @@ from tests.metering.support import Platform
 
 
 @pytest.fixture
-def platform(own_platform: Platform) -> Platform:
-    return own_platform
-
-
-@pytest.fixture
 async def organization_id(platform: Platform) -> str:
     """An organization that identity knows, with a hundred dollars."""
     organization_id, _ = await (await platform.start_identity()).create_organization()

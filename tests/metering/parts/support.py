@@ -23,7 +23,10 @@ TIERED: Final = model_pb2.RateCard(
 
 
 async def add_models(metering: Metering) -> None:
-    """Add `free`, `mini`, `tiered` and, in another currency, `euro`."""
+    """Add `free`, `mini`, `tiered` and, in another currency, `euro`, unless they are there."""
+    models = (await metering.models.ListModels(model_pb2.ListModelsRequest(), metadata=metering.operator)).models
+    if "tiered" in {model.model_id for model in models}:
+        return
     for model, price in (("free", "0"), ("mini", "0.1")):
         await metering.add_model(model)
         await metering.set_price(model, price_in=price, price_out=price)

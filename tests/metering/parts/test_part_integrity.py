@@ -16,6 +16,8 @@ from tests.metering.test_verification import differences, digests
 from tests.support.clock import FixedClock
 from tests.support.invariants import findings_of
 
+pytestmark = pytest.mark.own_database
+
 DAMAGE: Final = {
     # What is done, what is found, and where.
     "UPDATE metering.settlement_parts SET captured_amount = captured_amount + 1 WHERE operation_id = 'ended'"

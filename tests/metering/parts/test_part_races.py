@@ -18,6 +18,8 @@ from tests.metering.support import Metering, Platform, eventually, settlement
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import usage_pb2
 
+pytestmark = pytest.mark.own_database
+
 SETTLED: Final = usage_pb2.SETTLEMENT_SETTLED
 PENDING: Final = usage_pb2.SETTLEMENT_PENDING
 CALLS: Final = 12

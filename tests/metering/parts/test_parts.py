@@ -231,6 +231,7 @@ async def test_two_parts_and_the_last_settlement_in_one_batch_are_settled_in_the
     await assert_spent(platform, organization_id, "0.01332")
 
 
+@pytest.mark.own_database
 async def test_parts_of_a_test_key_and_of_a_free_model_are_stored_and_charge_nothing(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -274,6 +275,7 @@ async def test_stated_amounts_are_those_since_the_call_began(
     await assert_spent(platform, organization_id, "1")
 
 
+@pytest.mark.own_database
 async def test_another_model_than_the_authorized_one_keeps_the_price_of_its_first_part(
     platform: Platform, metering: Metering, call: Call, organization_id: str
 ) -> None:
@@ -291,6 +293,7 @@ async def test_another_model_than_the_authorized_one_keeps_the_price_of_its_firs
     await assert_spent(platform, organization_id, "0.31")
 
 
+@pytest.mark.own_database
 async def test_usage_that_is_recorded_without_settling_is_the_last_settlement_too(
     platform: Platform, metering: Metering, call: Call, organization_id: str
 ) -> None:
@@ -308,6 +311,7 @@ async def test_usage_that_is_recorded_without_settling_is_the_last_settlement_to
     await assert_spent(platform, organization_id, "0.006")
 
 
+@pytest.mark.own_database
 async def test_unit_without_a_rate_captures_nothing_and_the_call_is_charged_when_there_is_one(
     platform: Platform, metering: Metering, call: Call, organization_id: str
 ) -> None:
@@ -345,6 +349,7 @@ async def test_unit_without_a_rate_captures_nothing_and_the_call_is_charged_when
     await assert_spent(platform, organization_id, "1.0055")
 
 
+@pytest.mark.own_database
 async def test_price_below_what_was_captured_leaves_the_usage_waiting_for_a_higher_one(
     platform: Platform, metering: Metering, call: Call, organization_id: str
 ) -> None:
@@ -374,6 +379,7 @@ async def test_price_below_what_was_captured_leaves_the_usage_waiting_for_a_high
 HOSTILE: Final = ("\x00", "'; DROP TABLE settlement_parts; --", "\U0001f600" * 300, "${jndi:x}", "\\x00", "%s%n{0}")
 
 
+@pytest.mark.own_database
 async def test_hostile_text_is_kept_out_of_nothing_and_breaks_nothing(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -404,6 +410,7 @@ async def test_what_is_wrong_with_a_part_is_refused_by_its_field(call: Call) -> 
         assert field in (caught.value.details() or "")
 
 
+@pytest.mark.own_database
 async def test_a_call_has_at_most_so_many_parts_and_can_still_be_ended(
     platform: Platform, call: Call, organization_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

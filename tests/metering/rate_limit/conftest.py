@@ -1,20 +1,17 @@
-"""The platform with Envoy's rate limit service, a clock that a test moves, and limits that a test sets."""
+"""The platform with Envoy's rate limit service, and limits that a test sets."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from libs.common.clock import SystemClock
 from tests.metering.allocations.support import Limits, limits_of
 from tests.metering.rate_limit.support import RULES
-from tests.metering.support import Platform
+from tests.metering.support import Platform, priced
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
-
-
-@pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
+from tests.support.own_database import has_own_database
 
 
 @pytest.fixture
@@ -24,7 +21,15 @@ def unknown() -> str:
 
 
 @pytest.fixture
-async def platform(
+def platform(request: pytest.FixtureRequest) -> Platform:
+    """The test's own platform if it has a database of its own or asks for clock or `unknown`; else its module's."""
+    own = has_own_database(request) or not {"clock", "unknown"}.isdisjoint(request.fixturenames)
+    platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
+    return platform
+
+
+@pytest.fixture
+async def own_platform(
     callers: Callers,
     database_urls: dict[str, str],
     database_admin_url: str,
@@ -33,13 +38,28 @@ async def platform(
     unknown: str,
 ) -> AsyncIterator[Platform]:
     platform = Platform(callers, database_urls, database_admin_url, tmp_path, clock)
-    platform.rate_limit_descriptors_file = tmp_path / "descriptors.json"
-    platform.rate_limit_descriptors_file.write_text(RULES % unknown, encoding="utf-8")
-    try:
-        await platform.start()
+    async with priced(with_rules(platform, unknown)):
         yield platform
-    finally:
-        await platform.close()
+
+
+@pytest.fixture(scope="module")
+async def module_platform(
+    callers: Callers,
+    module_database_urls: dict[str, str],
+    module_database_admin_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Platform]:
+    folder = tmp_path_factory.mktemp("platform")
+    platform = Platform(callers, module_database_urls, module_database_admin_url, folder, SystemClock())
+    async with priced(with_rules(platform, "DENY")):
+        yield platform
+
+
+def with_rules(platform: Platform, unknown: str) -> Platform:
+    """Let a platform that has not started serve Envoy's rate limit service."""
+    platform.rate_limit_descriptors_file = platform.folder / "descriptors.json"
+    platform.rate_limit_descriptors_file.write_text(RULES % unknown, encoding="utf-8")
+    return platform
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ async def test_sliding_limit_says_when_it_leaves_enough(
     assert (await ask(metering, descriptor(organization_id))).overall_code == OVER_LIMIT
 
 
+@pytest.mark.own_database
 async def test_descriptors_of_a_request_are_decided_together_and_take_nothing_if_one_is_over(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -100,6 +101,7 @@ async def test_descriptors_of_a_request_are_decided_together_and_take_nothing_if
     assert await total(platform) == "4"
 
 
+@pytest.mark.own_database
 async def test_hits_are_those_of_the_descriptor_else_of_the_request_else_one(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -122,6 +124,7 @@ async def test_hits_are_those_of_the_descriptor_else_of_the_request_else_one(
     assert await total(platform) == "705"
 
 
+@pytest.mark.own_database
 async def test_soft_and_shadow_limits_and_those_of_others_let_requests_pass(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -143,6 +146,7 @@ async def test_soft_and_shadow_limits_and_those_of_others_let_requests_pass(
     assert await total(platform) == str(10**18 + 6)
 
 
+@pytest.mark.usefixtures("unknown")
 @pytest.mark.parametrize(("unknown", "code"), [("ALLOW", OK), ("DENY", OVER_LIMIT)])
 async def test_unknown_descriptor_gets_the_configured_answer(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str, code: int
@@ -185,6 +189,7 @@ async def test_nobody_but_services_and_operators_is_answered(metering: Metering,
     assert (await stub.ShouldRateLimit(request, metadata=metering.operator)).overall_code == OK
 
 
+@pytest.mark.own_database
 async def test_thousand_at_once_from_four_processes_let_exactly_five_hundred_pass(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:

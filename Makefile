@@ -57,6 +57,7 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py
 	@$(VENV)/bin/python scripts/billing_page.py
 	@$(RUN) scripts.openapi
+	@$(VENV)/bin/python scripts/gateway_configuration.py
 
 migration: $(READY)
 	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)" $(if $(SHARDS),--shards)
@@ -86,6 +87,7 @@ generated: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(VENV)/bin/python scripts/billing_page.py --check
 	@$(RUN) scripts.openapi --check
+	@$(VENV)/bin/python scripts/gateway_configuration.py --check
 
 # buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous
 # integration requires it.

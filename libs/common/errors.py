@@ -45,6 +45,8 @@ class Refusal(Exception):
     kind: ClassVar[Kind]
     reason: ClassVar[str]
     template: ClassVar[str]
+    http_status: ClassVar[int | None] = None
+    """The HTTP status over REST, where it is another than gateways make of the kind."""
 
     retry_after_ms: int | None = None
     resource: tuple[str, str] | None = None
@@ -98,6 +100,15 @@ class InvalidArgument(Refusal):
         self.violations = tuple(violations)
         self.shown = _as_many_as_fit(self.violations)
         super().__init__(fields="; ".join(f"{v.field}: {v.description}".removeprefix(": ") for v in self.shown))
+
+
+class RequestTooLarge(InvalidArgument):
+    """The message is larger than its RPC takes."""
+
+    http_status = 413
+
+    def __init__(self, *, bytes_max: int) -> None:
+        super().__init__([FieldViolation("", f"the request is larger than {bytes_max} bytes")])
 
 
 def _as_many_as_fit(violations: Sequence[FieldViolation]) -> tuple[FieldViolation, ...]:

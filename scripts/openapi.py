@@ -84,6 +84,7 @@ FAILURES: Mapping[str, Answer] = {
     "409": Answer("Conflict", "ALREADY_EXISTS or ABORTED: it contradicts what is stored, such as another etag."),
     "413": Answer("TooLarge", "The request is larger than the gateway takes."),
     "429": Answer("TooMany", "RESOURCE_EXHAUSTED: a limit is reached.", headers=True),
+    "431": Answer("HeadersTooLarge", "The address and the headers are larger than the gateway takes."),
     "499": Answer("Cancelled", "CANCELLED: the client went away."),
     "503": Answer(
         "Unavailable", "UNAVAILABLE: a service cannot be reached or has too much to do. Try again.", headers=True
@@ -91,6 +92,8 @@ FAILURES: Mapping[str, Answer] = {
     "504": Answer("TooLate", "DEADLINE_EXCEEDED: there was no answer in time. Repeat it to learn what became of it."),
 }
 """What may go wrong, by HTTP status. There is no 500: it would be a fault of ours."""
+DENIALS = ("401", "402", "403", "429")
+"""What a denied call is answered with, by its reason."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Binding:
     @property
     def path(self) -> str:
         """The path as OpenAPI writes it."""
-        return _PARAMETER.sub(lambda found: f"{{{json_path(found[1].split('.'))}}}", self.template)
+        return _PARAMETER.sub(lambda found: f"{{{json_path(found[1].split('.')[-1:])}}}", self.template)
 
     @property
     def path_fields(self) -> list[FieldPath]:
@@ -207,15 +210,24 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
         described["parameters"] = parameters
     if binding.has_body:
         described["requestBody"] = _body(binding, schemas, example)
-    answered = schemas.of_message(method.output_type)
-    if method.server_streaming:
-        answered = {"type": "array", "items": answered}
-    statuses = [status for status in FAILURES if _may_fail(status, binding, access, text)]
-    described["responses"] = {
-        "200": {"description": "The answer.", "content": {"application/json": {"schema": answered}}},
-        **{status: {"$ref": f"#/components/responses/{FAILURES[status].name}"} for status in statuses},
-    }
+    answer = schemas.of_message(method.output_type)
+    text_of_answer = "A stream: each line is an object of this schema." if method.server_streaming else "The answer."
+    responses: Schema = {"200": {"description": text_of_answer, "content": {"application/json": {"schema": answer}}}}
+    for status, failure in FAILURES.items():
+        if _may_fail(status, binding, access, text):
+            responses[status] = {"$ref": f"#/components/responses/{failure.name}"}
+    if "denial" in method.output_type.fields_by_name:
+        responses |= {status: _denial(FAILURES[status], answer) for status in DENIALS}
+    described["responses"] = responses
     return described
+
+
+def _denial(failure: Answer, answer: Schema) -> Schema:
+    """Returns what is answered where a denial, which is an answer and no error, has a status of its own over HTTP."""
+    described = _failure(failure)
+    said = f"{failure.description} Or the answer, whose `denial` says why the call may not begin."
+    either: Schema = {"anyOf": [{"$ref": "#/components/schemas/Status"}, answer]}
+    return described | {"description": said, "content": {"application/json": {"schema": either}}}
 
 
 def _may_fail(status: str, binding: Binding, access: access_pb2.Access, text: str) -> bool:
@@ -279,7 +291,8 @@ def _parameter(
     text: str = "",
 ) -> Schema:
     schema = schemas.of_field(field)
-    described: Schema = {"name": json_path(path), "in": place}
+    # The names of a path's parameters are not sent; not all tools take dots in them.
+    described: Schema = {"name": json_path(path[-1:] if place == "path" else path), "in": place}
     if said := " ".join(part for part in (str(schema.pop("description", "")), text) if part):
         described["description"] = said
     needed = len(path) == 1 and path[0] in required_fields(field.containing_type)
@@ -300,7 +313,8 @@ def _body(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | None
     if example is not None:
         names = {json_path(path) for path in given}
         content["example"] = {name: value for name, value in example.items() if name not in names}
-    return {"required": True, "content": {"application/json": content}}
+    needed = required_fields(message) - {path[0] for path in given}
+    return {"required": bool(needed), "content": {"application/json": content}}
 
 
 def access_text(access: access_pb2.Access) -> str:
@@ -346,7 +360,7 @@ def _limits_of_http(binding: Binding) -> Iterator[str]:
     if binding.method.client_streaming:
         raise ValueError(f"{binding.method.full_name}: a stream of requests has no form in OpenAPI")
     if binding.method.server_streaming:
-        yield "The answer is a stream: an array whose elements are sent as they come."
+        yield "The answer is a stream: a JSON object on each line, sent as it comes."
     if not binding.has_body and (names := _without_query(binding.method.input_type)):
         yield f"Over gRPC only: {', '.join(f'`{name}`' for name in names)}, which a query cannot hold."
 

@@ -80,7 +80,7 @@ def _declared(method: MethodDescriptor) -> Iterator[tuple[str, str]]:
     """Verb and path of each address of an RPC, read from the text of its options, without the generator."""
     options = str(method.GetOptions())
     for verb, template in re.findall(r'\b(get|put|post|delete|patch): "([^"]*)"', options):
-        bare = re.sub(r"=[^}]*", "", template)
+        bare = re.sub(r"=[^}]*|(?<=\{)\w+\.", "", template)
         yield verb, re.sub(r"_([a-z])(?=[^{]*\})", lambda found: found[1].upper(), bare)
 
 
@@ -184,15 +184,22 @@ def test_what_the_path_gives_is_not_in_the_body(document: Document) -> None:
     assert not set(in_path) & set(body["required"])
 
 
-def test_streams_are_arrays(document: Document) -> None:
-    streaming = {method.full_name for method in methods() if method.server_streaming and openapi.bindings(method)}
-    assert streaming
-    for method in methods():
-        for binding in openapi.bindings(method):
-            schema = document["paths"][binding.path][binding.verb]["responses"]["200"]["content"]["application/json"][
-                "schema"
-            ]
-            assert (schema.get("type") == "array") == method.server_streaming
+def test_streams_are_told_from_other_answers(document: Document) -> None:
+    told = {
+        operation["operationId"]
+        for _, _, operation in operations(document)
+        if operation["responses"]["200"]["description"].startswith("A stream:")
+    }
+    streaming = [method for method in methods() if method.server_streaming]
+    assert told == {binding.operation_id for method in streaming for binding in openapi.bindings(method)}
+    assert len(told) > 3
+
+
+def test_denials_are_answers_with_the_status_of_an_error(document: Document) -> None:
+    authorize = document["paths"]["/v1/authorizations"]["post"]["responses"]
+    for status in ("401", "402", "403", "429"):
+        either = authorize[status]["content"]["application/json"]["schema"]["anyOf"]
+        assert [each["$ref"].rpartition("/")[2] for each in either] == ["Status", "metering.v1.AuthorizeResponse"]
 
 
 def test_examples_are_requests_that_would_be_accepted(document: Document) -> None:

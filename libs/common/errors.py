@@ -105,6 +105,7 @@ class InvalidArgument(Refusal):
 class RequestTooLarge(InvalidArgument):
     """The message is larger than its RPC takes."""
 
+    reason = "REQUEST_TOO_LARGE"
     http_status = 413
 
     def __init__(self, *, bytes_max: int) -> None:

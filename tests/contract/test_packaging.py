@@ -16,7 +16,7 @@ from tests.contract.sources import ROOT, sources
 
 PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf", "protos/envoy")
 OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "tests", "tollhouse"}
-CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
+CARRIED_SUFFIXES = {".lua", ".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock", "package-lock.json"])

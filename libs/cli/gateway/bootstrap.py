@@ -82,8 +82,9 @@ def _connection_manager(gateway: Gateway) -> Json:
         # Callers' own `x-forwarded-for` is removed below, unless proxies stand before the gateway.
         "use_remote_address": True,
         "xff_num_trusted_hops": gateway.trusted_proxies,
-        # No address is inside: nobody may steer Envoy by headers.
-        "internal_address_config": {"unix_sockets": False, "cidr_ranges": []},
+        # Nobody may steer Envoy by headers. Without a range it would trust loopback and private networks; nobody can
+        # call from this one.
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "early_header_mutation_extensions": [_without_headers(gateway)],
         # Paths are left as they are sent: `a/../b` and `a//b` are ids of operations.
         "normalize_path": False,
@@ -131,9 +132,12 @@ def _route_configuration(gateway: Gateway) -> Json:
     host: Json = {
         "name": "rest",
         "domains": ["*"],
-        "routes": routes_of(gateway.pages),
+        "routes": routes_of(gateway.pages, cross_origin=bool(gateway.allowed_origins)),
         # The services need none of these.
-        "request_headers_to_remove": ["x-envoy-original-path", "x-timeout-ms", "cookie"],
+        "request_headers_to_remove": [
+            *("x-envoy-original-path", "x-envoy-original-method", "x-envoy-external-address"),
+            *("x-timeout-ms", "cookie"),
+        ],
         "response_headers_to_remove": ["grpc-accept-encoding"],
         "response_headers_to_add": [
             _header("x-content-type-options", "nosniff"),

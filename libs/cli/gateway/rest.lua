@@ -33,7 +33,15 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local verb, target = headers:get(":method"), headers:get(":path")
+  local path, query = string.match(headers:get(":path"), "^([^?]*)%??(.*)$")
+  local binding = binding_of(headers:get(":method"), path)
+  if not binding then
+    -- Files and the like, which Envoy answers with by itself, are not below this path.
+    if string.find(path, "^/v1/") then
+      handle:respond({ [":status"] = "404" }, "")
+    end
+    return
+  end
   local timeout_ms = timeout_of(headers:get("x-timeout-ms"))
   if not timeout_ms then
     refuse_field(handle, "x-timeout-ms", "must be a whole number from 1 to " .. LONGEST_MS)
@@ -50,19 +58,25 @@ function envoy_on_request(handle)
     handle:respond({ [":status"] = "413" }, "")
     return
   end
-  local flaw = flaw_of(verb, target, body and body:getBytes(0, body:length()))
+  local flaw = flaw_of(binding, query, body and body:getBytes(0, body:length()))
   if flaw then
     refuse_field(handle, flaw.field, flaw.description)
   end
 end
 
--- Add the details to an error that has none, so that all errors have a reason.
-local function give_reason(handle, status)
+-- Add the details to an error that has none, so that all errors have a reason. gRPC makes such errors by itself.
+local function give_reason(handle, headers)
   local body = handle:body()
   local text = body and body:getBytes(0, body:length()) or ""
-  if string.find(text, '^{"code":') and not string.find(text, '"details":[', 1, true) then
-    body:setBytes(text:sub(1, -2) .. ',"details":[' .. INFO:format(REASONS[status] or "UNKNOWN") .. "]}")
+  if not string.find(text, '^{"code":') or string.find(text, '"details":[', 1, true) then
+    return
   end
+  if string.find(text, "eceived message larger than max", 1, true) then
+    -- For gRPC that is RESOURCE_EXHAUSTED, which would be 429.
+    headers:replace(":status", "413")
+  end
+  local reason = REASONS[headers:get(":status")] or "UNKNOWN"
+  body:setBytes(text:sub(1, -2) .. ',"details":[' .. INFO:format(reason) .. "]}")
 end
 
 function envoy_on_response(handle)
@@ -82,9 +96,6 @@ function envoy_on_response(handle)
   local status = told("http-status")
   if status and string.match(status, "^[2-5]%d%d$") then
     headers:replace(":status", status)
-  elseif string.find(told("grpc-message") or "", "eceived message larger than max", 1, true) then
-    -- gRPC refuses such a request itself, as RESOURCE_EXHAUSTED, before the service sees it.
-    headers:replace(":status", "413")
   end
   for _, name in ipairs(OF_GRPC) do
     headers:remove(name)
@@ -93,6 +104,6 @@ function envoy_on_response(handle)
     end
   end
   if tonumber(headers:get(":status") or 0) >= 400 then
-    give_reason(handle, headers:get(":status"))
+    give_reason(handle, headers)
   end
 end

@@ -1,5 +1,6 @@
--- Refuses what Envoy's transcoder of JSON drops in silence: fields that the request has not, fields given twice, in the
--- path and in the body, a body or a query where the path takes none. What is no JSON at all the transcoder refuses.
+-- Refuses what Envoy's transcoder of JSON drops or reads in silence: fields that the request has not, fields given twice,
+-- fields of the path in the body, a body or a query where the path takes none, and what only resembles JSON. Whether
+-- values have the right types is for the transcoder to say.
 --
 -- MESSAGES and BINDINGS are written before this text, from the descriptors:
 --   MESSAGES[message][field]  0 for a scalar, "[" before a list, "{" before the values of a map, or a message's name.
@@ -7,11 +8,13 @@
 
 local DEPTH_MAX = 64
 local SHOWN_MAX = 100
-local MALFORMED = {}
+local MALFORMED = { field = "", description = "the body is no JSON" }
 local QUOTE, BACKSLASH, OPEN_OBJECT, CLOSE_OBJECT, OPEN_LIST, CLOSE_LIST, COLON, COMMA = 34, 92, 123, 125, 91, 93, 58, 44
+local LITERALS = { ["true"] = true, ["false"] = true, ["null"] = true }
 local byte, find, sub = string.byte, string.find, string.sub
 
--- A kind is nil for what may be anything, or a table with `fields` (by both of their names), `items` or `values`.
+-- A kind is nil for what may be anything, or a table with `fields` (by both of their names), `items` of a list, or `values`
+-- of a map.
 local KINDS = {}
 for name in pairs(MESSAGES) do
   KINDS[name] = { fields = {} }
@@ -23,7 +26,7 @@ local function kind_of(written)
   end
   local first = sub(written, 1, 1)
   if first == "[" then
-    return { items = kind_of(sub(written, 2)) }
+    return { is_list = true, items = kind_of(sub(written, 2)) }
   elseif first == "{" then
     return { values = kind_of(sub(written, 2)) }
   end
@@ -86,6 +89,10 @@ end
 -- Return the kind of an object's value and its path; refuse a field that there is not, or that was given before.
 local function member(key, kind, path, bound, seen)
   if not (kind and kind.fields) then
+    if kind and seen[key] then
+      refuse(path .. shown(key), "is given twice")
+    end
+    seen[key] = true
     return kind and kind.values, path
   end
   local found = kind.fields[key]
@@ -128,7 +135,7 @@ local function after_object(text, at, kind, path, bound, depth)
   end
 end
 
--- Return the place after the value that begins at `at`. Whether it has the right type is for the transcoder to say.
+-- Return the place after the value that begins at `at`.
 function after_value(text, at, kind, path, bound, depth)
   if depth > DEPTH_MAX then
     refuse(sub(path, 1, -2), "is nested too deeply")
@@ -141,9 +148,12 @@ function after_value(text, at, kind, path, bound, depth)
   elseif sign == OPEN_LIST then
     return after_list(text, at, kind, path, bound, depth)
   end
-  local _, last = find(text, "^[%w+.-]+", at)
+  local _, last = find(text, "^%-?%d[%d.eE+-]*", at)
   if not last then
-    error(MALFORMED, 0)
+    _, last = find(text, "^%l+", at)
+    if not (last and LITERALS[sub(text, at, last)]) then
+      error(MALFORMED, 0)
+    end
   end
   return last + 1
 end
@@ -157,14 +167,18 @@ local function check_query(query, message)
       kind = found and found.kind
       full = full .. "." .. (found and found.name or "")
     end
-    if found and seen[full] and not (kind and kind.items) then
+    if found and seen[full] and not (kind and kind.is_list) then
       refuse(sub(full, 2), "is given twice")
     end
     seen[full] = true
   end
 end
 
+-- Return the binding that a path means, or nil. The transcoder drops a `/` at the end, so that `a/` would become `a`.
 local function binding_of(verb, path)
+  if sub(path, -1) == "/" then
+    return nil
+  end
   for _, binding in ipairs(BINDINGS[verb] or {}) do
     if find(path, binding[1]) then
       return binding
@@ -173,12 +187,7 @@ local function binding_of(verb, path)
 end
 
 -- Return what is wrong with a request as { field, description }, or nil. `body` is nil where there is none.
-local function flaw_of(verb, target, body)
-  local path, query = string.match(target, "^([^?]*)%??(.*)$")
-  local binding = binding_of(verb, path)
-  if not binding then
-    return nil
-  end
+local function flaw_of(binding, query, body)
   local _, message, takes_body, bound = unpack(binding)
   local fine, flaw = pcall(function()
     if not takes_body then
@@ -190,10 +199,10 @@ local function flaw_of(verb, target, body)
       refuse("", "a query is not taken with this path; give fields in the body")
     elseif body then
       local at = skip_space(body, 1)
-      if at <= #body then
-        after_value(body, at, KINDS[message], "", bound, 1)
+      if at <= #body and skip_space(body, after_value(body, at, KINDS[message], "", bound, 1)) <= #body then
+        error(MALFORMED, 0)
       end
     end
   end)
-  return not fine and flaw ~= MALFORMED and flaw or nil
+  return not fine and flaw or nil
 end

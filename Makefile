@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
 OPENAPI := $(VENV)/openapi/.ready
 BUF := node_modules/.bin/buf
+BROWSER := tests/browser/node_modules/.ready
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
@@ -41,7 +42,7 @@ demo: $(READY)
 up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
 
-test: $(READY) $(ENVOY) $(OPENAPI)
+test: $(READY) $(ENVOY) $(OPENAPI) browser
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
@@ -87,6 +88,7 @@ generated: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(VENV)/bin/python scripts/billing_page.py --check
 	@$(RUN) scripts.openapi --check
+	@$(VENV)/bin/python scripts/api_page.py --check
 	@$(VENV)/bin/python scripts/gateway_configuration.py --check
 
 # buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous
@@ -95,6 +97,19 @@ buf:
 	@if $(MAKE) --no-print-directory --silent $(BUF); then $(MAKE) --no-print-directory buf-run; \
 	elif [ -n "$$CI" ]; then echo "buf: could not be installed with npm" >&2; exit 1; \
 	else echo "buf: left out, because it could not be installed with npm"; fi
+
+# The browser of one test is installed with npm, too, and left out or required in the same way.
+.PHONY: browser
+browser:
+	@if $(MAKE) --no-print-directory --silent $(BROWSER); then :; \
+	elif [ -n "$$CI" ]; then echo "browser: could not be installed with npm" >&2; exit 1; \
+	else echo "browser: left out, because it could not be installed with npm"; fi
+
+# The program comes packed, and unpacks itself into the folder of temporary files when it is first asked for.
+$(BROWSER): tests/browser/package-lock.json
+	@command -v npm >/dev/null && cd tests/browser && npm ci --ignore-scripts --loglevel=error --no-audit --no-fund && \
+	mkdir -p node_modules/.chromium && TMPDIR="$$PWD/node_modules/.chromium" node --input-type=module \
+	    --eval 'import chromium from "@sparticuz/chromium"; await chromium.executablePath()' && touch node_modules/.ready
 
 .PHONY: buf-run
 buf-run:

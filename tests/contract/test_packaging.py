@@ -19,7 +19,9 @@ OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "te
 CARRIED_SUFFIXES = {".lua", ".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock", "package-lock.json"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock", "package-lock.json"]
+)
 def test_lock_files_name_no_address(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert re.findall(r"\w+://|--(?:index|extra-index|find-links|trusted-host)\S*|\"resolved\"", text) == []

@@ -117,6 +117,8 @@ def _without_headers(gateway: Gateway) -> Json:
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
         # gRPC reads these as base64, and ends the call where they are something else.
         {"remove_on_match": {"key_matcher": {"suffix": "-bin"}}},
+        # HTTP allows more characters in a name than gRPC, which ends the call as INTERNAL.
+        {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": ".*[^:a-z0-9_.-].*"}}}},
     ]
     if not gateway.trusted_proxies:
         removed.append({"remove": "x-forwarded-for"})

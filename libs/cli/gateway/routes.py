@@ -1,7 +1,7 @@
 """Envoy's routes: which service gets a call, and what Envoy answers by itself."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,8 @@ class Page:
     content_type: str
     file: Path
     """Where the file is, for Envoy to read when it starts; at most 8 MiB."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the answer besides, such as how the file is packed."""
 
 
 def routes_of(pages: Sequence[Page], *, cross_origin: bool) -> list[Json]:
@@ -60,11 +62,14 @@ def _alive() -> Json:
 
 
 def _page(page: Page) -> Json:
-    content_type = {"header": {"key": "content-type", "value": page.content_type}}
+    headers = {"content-type": page.content_type, **page.headers}
     return {
         "match": {"path": page.path},
         "direct_response": {"status": 200, "body": {"filename": str(page.file)}},
-        "response_headers_to_add": [content_type | {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "response_headers_to_add": [
+            {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for name, value in headers.items()
+        ],
         "typed_per_filter_config": _NO_SCRIPT,
     }
 

@@ -13,6 +13,7 @@ from typing import Final
 from libs.cli.failures import CommandFailed
 from libs.cli.gateway.bootstrap import Gateway, bootstrap
 from libs.cli.gateway.descriptors import descriptor_set
+from libs.cli.gateway.page import api_pages
 from libs.cli.installation.processes import ChildProcess, tail
 from libs.common.channel import ClientTls
 from libs.common.ports import free_port, is_free
@@ -96,6 +97,7 @@ class GatewayProcess:
             tls=tls,
             allowed_origins=self._options.allowed_origins,
             trusted_proxies=self._options.trusted_proxies,
+            pages=api_pages(),
         )
         configuration.write_text(json.dumps(bootstrap(gateway), indent=1), encoding="utf-8")
         return configuration

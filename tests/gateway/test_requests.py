@@ -40,6 +40,7 @@ REFUSED = [
         {"account": {"accountId": "x"}},
         {"account.account_id": "is in the path, so it may not be in the body"},
     ),
+    ("GET", f"{USAGE}?organizationId=x", None, {"organization_id": "is in the path, so it may not be in the query"}),
     # A body where the query is taken, and the other way round.
     (
         "GET",

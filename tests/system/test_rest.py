@@ -97,6 +97,15 @@ async def test_denials_have_the_status_of_their_reason_and_the_whole_answer(rest
     status, reason, headers = await denied()
     assert (status, reason) == (429, "LIMIT_EXCEEDED")
     assert '"one";q=1;w=60' in headers["ratelimit-policy"]
+    asked = {"amounts": [{"metric": "requests", "value": "5"}], "ttl": "60s"}
+    lease = await rest.call(
+        "POST", f"/v1/organizations/{organization_id}/leases:acquire", asked | {"leaseId": new_id()}
+    )
+    assert (lease.status, lease.document["denial"]["reason"]) == (429, "DENIAL_REASON_LIMIT_EXCEEDED")  # type: ignore[index]
+    del asked["ttl"]
+    asked |= {"operationId": new_id()}
+    allocated = await rest.call("POST", f"/v1/organizations/{organization_id}/quota:allocate", asked)
+    assert (allocated.status, "allocated" in allocated.document, "limits" in allocated.document) == (429, False, True)
 
 
 async def test_debit_beyond_the_balance_is_402_with_its_facts(rest: Rest) -> None:

@@ -2,7 +2,7 @@
 -- fields of the path in the body or query, a body or a query where the path takes none, and what only resembles JSON.
 -- Whether values have the right types is for the transcoder to say.
 --
--- MESSAGES and BINDINGS are written before this text, from the descriptors:
+-- BODY_BYTES_MAX is written before this text, and from the descriptors MESSAGES and BINDINGS:
 --   MESSAGES[message][field]  0 for a scalar, "[" before a list, "{" before the values of a map, or a message's name.
 --   BINDINGS[verb]            a list of { pattern of the path, message, whether there is a body, fields in the path }.
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,13 @@ def test_origin_that_no_browser_sends_is_refused(tmp_path: Path, origin: str) ->
     finished = Installation(tmp_path).command("up", "--data-dir", str(tmp_path / "data"), *options)
     assert (finished.returncode, (tmp_path / "data").exists()) == (2, False)
     assert "is no origin" in finished.stderr
+
+
+def test_taken_port_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ("--data-dir", str(tmp_path / "data"), "--gateway", "--gateway-port", port)
+        finished = Installation(tmp_path).command("up", *options)
+    assert finished.returncode == 1
+    assert f"The port {port} on 127.0.0.1 for the gateway is in use." in finished.stderr
+    assert not (tmp_path / "data" / "postgres").exists()

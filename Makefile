@@ -14,6 +14,7 @@ BROWSER := tests/browser/node_modules/.ready
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
 SHARDS ?=
+GATEWAY ?=
 OUT ?=
 CONTEXT ?=
 NAME ?=
@@ -24,7 +25,7 @@ WORKERS ?= 2
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
-	@echo "make up [SHARDS=4]                           run the services on ports 7001 to 7003 until Ctrl-C"
+	@echo "make up [SHARDS=4] [GATEWAY=8080]            run the services on ports 7001 to 7003, REST on 8080, until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make test-shards [TESTS=tests/billing]       those marked so with three shards, each kept from the others"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
@@ -39,8 +40,9 @@ demo: $(READY)
 	@$(VENV)/bin/tollhouse demo $(if $(TRACE),--trace "$(TRACE)") $(if $(OUT),--out "$(OUT)") \
 	    $(if $(SHARDS),--shards "$(SHARDS)")
 
-up: $(READY)
-	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
+up: $(READY) $(if $(GATEWAY),$(ENVOY))
+	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 \
+	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
 test: $(READY) $(ENVOY) $(OPENAPI) browser
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)

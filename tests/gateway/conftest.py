@@ -41,7 +41,7 @@ async def recorder_of_all() -> AsyncIterator[Recorder]:
 def recorder(recorder_of_all: Recorder) -> Iterator[Recorder]:
     recorder_of_all.take()
     yield recorder_of_all
-    recorder_of_all.behaviour = None
+    recorder_of_all.behaviour, recorder_of_all.answer = None, b""
 
 
 @pytest.fixture(scope="session")

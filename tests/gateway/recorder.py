@@ -44,6 +44,8 @@ class Recorder:
 
     calls: list[Recorded] = field(default_factory=list)
     behaviour: Behaviour | None = None
+    answer: bytes = b""
+    """What calls with one answer are answered with."""
     ports: dict[str, int] = field(default_factory=dict)
 
     def take(self) -> list[Recorded]:
@@ -72,7 +74,7 @@ def _handler(context: str, recorder: Recorder, method: MethodDescriptor) -> "grp
 
     async def unary(data: bytes, call: Context) -> bytes:
         await note(data, call)
-        return b""
+        return recorder.answer
 
     async def stream(data: bytes, call: Context) -> AsyncIterator[bytes]:
         await note(data, call)

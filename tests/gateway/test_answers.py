@@ -129,6 +129,13 @@ async def test_service_that_is_away_is_503_and_the_others_answer(other: Rest, re
     assert (await other.call("GET", "/v1/metering/organizations")).status == 200
 
 
+@pytest.mark.parametrize("garbage", [b"\x0a\x05ab", b"\x0f" * 1000])
+async def test_answer_that_is_no_message_is_an_error(rest: Rest, recorder: Recorder, garbage: bytes) -> None:
+    recorder.answer = garbage
+    answer = await rest.call("GET", "/v1/units")
+    assert (answer.status, answer.reason) == (502, "GATEWAY_ERROR")
+
+
 async def test_file_of_a_page_is_served_whole_without_a_service(other: Rest, recorder: Recorder) -> None:
     answer = await other.call("GET", "/docs")
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message_factory import GetMessageClass
 
-from libs.cli.gateway.bootstrap import REQUEST_BYTES_MAX
+from libs.cli.gateway.script import REQUEST_BYTES_MAX
 from tests.gateway.recorder import Context, Recorder, method_of
 from tests.support.rest import Rest, RestAnswer
 from tollhouse.metering.v1 import model_pb2
@@ -40,6 +40,7 @@ REFUSED = [
         {"account": {"accountId": "x"}},
         {"account.account_id": "is in the path, so it may not be in the body"},
     ),
+    ("GET", f"{USAGE}?organizationId=x", None, {"organization_id": "is in the path, so it may not be in the query"}),
     # A body where the query is taken, and the other way round.
     (
         "GET",

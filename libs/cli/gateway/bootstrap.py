@@ -9,14 +9,12 @@ from typing import Final
 from libs.cli.gateway.descriptors import services
 from libs.cli.gateway.replies import local_replies
 from libs.cli.gateway.routes import Page, routes_of
-from libs.cli.gateway.script import script
+from libs.cli.gateway.script import REQUEST_BYTES_MAX, script
 from libs.common.channel import ClientTls
 
 Json = dict[str, object]
 
 _TYPES: Final = "type.googleapis.com/envoy."
-REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
-"""The largest body. The services take messages of 4 MiB; JSON, with bytes in base64, takes more room."""
 _ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 """The largest answer as JSON; as a message it is 4 MiB at most."""
 _PAGE_BYTES_MAX: Final = 8 * 1024 * 1024

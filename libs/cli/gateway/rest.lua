@@ -4,7 +4,6 @@
 local LONGEST_MS = 30000
 -- The service answers by the deadline; Envoy waits a little longer, so that the answer is the service's.
 local PATIENCE_MS = 500
-local BODY_BYTES_MAX = 5 * 1024 * 1024
 -- What a service sends for the header of the HTTP answer, in trailers.
 local HINTS = { "retry-after", "ratelimit", "ratelimit-policy" }
 local OF_GRPC = { "grpc-status", "grpc-message", "grpc-status-details-bin", "http-status" }

@@ -9,6 +9,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from libs.cli.gateway.descriptors import Binding, bindings, services
 
+REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
+"""The largest body. The services take messages of 4 MiB; JSON, with bytes in base64, takes more room."""
 _TEXTS: Final = ("strict.lua", "rest.lua")
 _PACKAGE: Final = "tollhouse."
 _VARIABLE: Final = re.compile(r"\{([a-z_.]+)(=\*\*)?\}")
@@ -17,7 +19,7 @@ _VARIABLE: Final = re.compile(r"\{([a-z_.]+)(=\*\*)?\}")
 def script() -> str:
     """Return the whole script."""
     texts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _TEXTS]
-    return "\n".join([*_messages(), *_bindings(), "", *texts])
+    return "\n".join([f"local BODY_BYTES_MAX = {REQUEST_BYTES_MAX}", *_messages(), *_bindings(), "", *texts])
 
 
 def path_pattern(path: str) -> str:

@@ -1,8 +1,8 @@
 -- Refuses what Envoy's transcoder of JSON drops or reads in silence: fields that the request has not, fields given twice,
--- fields of the path in the body, a body or a query where the path takes none, and what only resembles JSON. Whether
--- values have the right types is for the transcoder to say.
+-- fields of the path in the body or query, a body or a query where the path takes none, and what only resembles JSON.
+-- Whether values have the right types is for the transcoder to say.
 --
--- MESSAGES and BINDINGS are written before this text, from the descriptors:
+-- BODY_BYTES_MAX is written before this text, and from the descriptors MESSAGES and BINDINGS:
 --   MESSAGES[message][field]  0 for a scalar, "[" before a list, "{" before the values of a map, or a message's name.
 --   BINDINGS[verb]            a list of { pattern of the path, message, whether there is a body, fields in the path }.
 
@@ -158,7 +158,7 @@ function after_value(text, at, kind, path, bound, depth)
   return last + 1
 end
 
-local function check_query(query, message)
+local function check_query(query, message, bound)
   local seen = {}
   for key in string.gmatch(query, "([^&=]+)[^&]*") do
     local kind, full, found = KINDS[message], "", nil
@@ -169,6 +169,8 @@ local function check_query(query, message)
     end
     if found and seen[full] and not (kind and kind.is_list) then
       refuse(sub(full, 2), "is given twice")
+    elseif bound[sub(full, 2)] then
+      refuse(sub(full, 2), "is in the path, so it may not be in the query")
     end
     seen[full] = true
   end
@@ -194,7 +196,7 @@ local function flaw_of(binding, query, body)
       if body and body ~= "" then
         refuse("", "a body is not taken with this path; give fields in the query")
       end
-      check_query(query, message)
+      check_query(query, message, bound)
     elseif query ~= "" then
       refuse("", "a query is not taken with this path; give fields in the body")
     elseif body then
@@ -204,5 +206,9 @@ local function flaw_of(binding, query, body)
       end
     end
   end)
-  return not fine and flaw or nil
+  if fine then
+    return nil
+  end
+  -- A mistake in this script is a text. What could not be checked is not passed on.
+  return type(flaw) == "table" and flaw or { field = "", description = "the request could not be checked" }
 end

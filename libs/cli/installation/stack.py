@@ -277,9 +277,7 @@ class Stack:
         options = self._options.gateway
         if options is None:
             return None
-        return GatewayProcess(
-            options, self.folder.path / "gateway", self.folder.logs / "gateway.log", lambda: self._on_change()
-        )
+        return GatewayProcess(options, self.folder.path / "gateway", self.folder.logs / "gateway.log", self._on_change)
 
     async def _keep_postgres_running(self) -> None:
         while True:

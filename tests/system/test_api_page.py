@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from libs.cli.gateway.descriptors import descriptor_set
 from libs.cli.gateway.page import api_pages
 from scripts import api_page, openapi
 from tests.gateway.conftest import running_gateway
+from tests.support.rest import Rest
 
 BROWSER: Final = Path(__file__).resolve().parents[1] / "browser"
 MODULES: Final = BROWSER / "node_modules"
@@ -28,47 +28,49 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
     """A gateway with the pages. No service is behind it: they come from Envoy alone."""
     folder = tmp_path_factory.mktemp("pages")
     descriptors = folder / "descriptors.binpb"
     descriptors.write_bytes(descriptor_set())
-    targets = {context: ("127.0.0.1", 1) for context in ("identity", "billing", "metering")}
+    targets = dict.fromkeys(("identity", "billing", "metering"), ("127.0.0.1", 1))
     with running_gateway(folder, replace(Gateway(targets, descriptors), pages=api_pages())) as envoy:
-        yield f"http://127.0.0.1:{envoy.port}"
+        yield Rest(envoy.port)
 
 
-def test_gateway_serves_the_committed_document(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/openapi.json", timeout=30) as answer:
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.read() == openapi.DOCUMENT.read_bytes()
+async def test_gateway_serves_the_committed_document(rest: Rest) -> None:
+    answer = await rest.call("GET", "/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.body == openapi.DOCUMENT.read_bytes()
 
 
-def test_script_of_the_page_is_the_one_of_its_package(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/docs/scalar.js", timeout=30) as answer:
-        assert answer.headers["content-encoding"] == "gzip"
-        assert api_page.is_the_package_s(gzip.decompress(answer.read()))
+async def test_script_of_the_page_is_the_one_of_its_package(rest: Rest) -> None:
+    answer = await rest.call("GET", "/docs/scalar.js")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert api_page.is_the_package_s(gzip.decompress(answer.body))
 
 
-def test_page_may_ask_no_other_host(address: str) -> None:
-    with urllib.request.urlopen(f"{address}/docs", timeout=30) as answer:
-        assert "connect-src 'self'" in answer.headers["content-security-policy"]
-        assert "//" not in answer.read().decode()
+async def test_page_may_ask_no_other_host(rest: Rest) -> None:
+    answer = await rest.call("GET", "/docs")
+    assert "connect-src 'self'" in answer.headers["content-security-policy"]
+    assert b"//" not in answer.body
 
 
 @pytest.mark.skipif(
     not os.environ.get("CI") and not (MODULES / ".ready").exists(),
     reason="the browser is left out, because it could not be installed with npm",
 )
-async def test_browser_shows_every_operation_and_asks_the_gateway_alone(address: str, tmp_path: Path) -> None:
-    seen = await _look(f"{address}/docs", tmp_path)
+async def test_browser_shows_every_operation_and_asks_the_gateway_alone(rest: Rest, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{rest.port}"
+    seen = await _look(f"http://{address}/docs", tmp_path)
     document = json.loads(openapi.DOCUMENT.read_text(encoding="utf-8"))
     expected = [f"{verb.upper()} {path}" for path, verbs in document["paths"].items() for verb in verbs]
     assert sorted(seen["shown"]) == sorted(expected)
+    assert seen["missing"] == []
     assert seen["empty"] == []
     assert seen["complaints"] == []
     hosts = {urlsplit(url).netloc for url in seen["requests"] if not url.startswith(("data:", "blob:"))}
-    assert hosts == {urlsplit(address).netloc}
+    assert hosts == {address}
     for name in ("top.png", "authorize.png"):
         # An empty page of this size takes less than 10 kB.
         assert (tmp_path / name).stat().st_size > 30_000

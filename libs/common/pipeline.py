@@ -10,7 +10,7 @@ than all of these steps.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, cast
@@ -40,7 +40,7 @@ from libs.common.errors import (
 )
 from libs.common.ids import is_id, new_id
 from libs.common.rpc_method import Recall, RpcMethod, id_in
-from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
+from libs.common.status import STATUS_DETAILS_KEY, http_hints, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
 from libs.common.validation import Reader
 
@@ -350,7 +350,7 @@ class Pipeline:
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded()
         if isinstance(error, Refusal):
-            return await _abort(context, status_of(error, self._domain))
+            return await _abort(context, status_of(error, self._domain), http_hints(error))
         error_id = new_id()
         _log.error("call failed", rpc=method.name, error_id=error_id, exc_info=error)
         return await _abort(context, internal_status(error_id, self._domain))
@@ -368,11 +368,11 @@ async def _parse_each(method: RpcMethod, stream: AsyncIterator[bytes]) -> AsyncI
         yield method.parse(data)
 
 
-async def _abort(context: Context, status: status_pb2.Status) -> Message:
+async def _abort(context: Context, status: status_pb2.Status, hints: Sequence[tuple[str, str]] = ()) -> Message:
     await context.abort(
         _CODES[status.code],
         status.message,
-        trailing_metadata=((STATUS_DETAILS_KEY, status.SerializeToString()),),
+        trailing_metadata=((STATUS_DETAILS_KEY, status.SerializeToString()), *hints),
     )
     raise AssertionError("abort always raises")
 

@@ -10,7 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from libs.common import validation
 from libs.common.access import AccessRule, Caller, Target
-from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
+from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied, RequestTooLarge
 from libs.common.text import Malformed, with_valid_text
 from tollhouse.common.v1 import access_pb2
 
@@ -77,7 +77,7 @@ class RpcMethod:
             InvalidArgument: it is too large, or no message of the type.
         """
         if len(data) > self.request_max_bytes:
-            raise InvalidArgument([FieldViolation("", f"the request is larger than {self.request_max_bytes} bytes")])
+            raise RequestTooLarge(bytes_max=self.request_max_bytes)
         try:
             return self.decode_message(data)
         except DecodeError:

@@ -14,6 +14,10 @@ from libs.common.ids import new_id
 _log = structlog.get_logger("call")
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 INTERNAL_REASON: Final = "INTERNAL"
+HTTP_STATUS: Final = "http-status"
+"""The metadata with the HTTP status that a REST gateway answers with, where it is not the usual one of gRPC's code."""
+RETRY_AFTER: Final = "retry-after"
+"""The metadata with the whole seconds after which a repeat makes sense, as HTTP's header of this name has it."""
 
 _CODES: Final = {kind: grpc.StatusCode[kind.value] for kind in Kind}
 
@@ -43,6 +47,16 @@ def status_of(refusal: Refusal, domain: str) -> status_pb2.Status:
         resource_type, resource_name = refusal.resource
         _pack(status, error_details_pb2.ResourceInfo(resource_type=resource_type, resource_name=resource_name))
     return status
+
+
+def http_hints(refusal: Refusal) -> tuple[tuple[str, str], ...]:
+    """Return what a REST gateway puts into the head of its answer, as metadata."""
+    hints: list[tuple[str, str]] = []
+    if refusal.http_status is not None:
+        hints.append((HTTP_STATUS, str(refusal.http_status)))
+    if refusal.retry_after_ms is not None:
+        hints.append((RETRY_AFTER, str(max(-(-refusal.retry_after_ms // 1000), 1))))
+    return tuple(hints)
 
 
 def internal_status(error_id: str, domain: str) -> status_pb2.Status:

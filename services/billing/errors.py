@@ -8,6 +8,7 @@ class InsufficientBalance(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INSUFFICIENT_BALANCE"
+    http_status = 402
     template = "{needed} {currency_code} is needed and {available} is available ({posted} posted, {held} held)."
     remedy = "Credit the account or wait for a hold to end (`earliest_release_time`), and take a new operation id."
 

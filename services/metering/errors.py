@@ -232,6 +232,7 @@ class InsufficientBalance(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INSUFFICIENT_BALANCE"
+    http_status = 402
     template = "{needed} {currency_code} more is needed and {available} is available ({posted} posted, {held} held)."
     remedy = "Credit the account, or wait until a hold ends, and extend the authorization again."
 

@@ -16,16 +16,18 @@ from tests.contract.sources import ROOT, sources
 
 PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf", "protos/envoy")
 OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "tests", "tollhouse"}
-CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
+CARRIED_SUFFIXES = {".lua", ".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "package-lock.json"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock", "package-lock.json"]
+)
 def test_lock_files_name_no_address(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert re.findall(r"\w+://|--(?:index|extra-index|find-links|trusted-host)\S*|\"resolved\"", text) == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock"])
 def test_every_locked_requirement_is_exact_and_hashed(name: str) -> None:
     lock = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     loose = [line for line in lock.splitlines() if line and not re.match(r"^[a-z0-9-]+==\S+ .*--hash=sha256:", line)]

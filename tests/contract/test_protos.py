@@ -96,11 +96,12 @@ def test_every_rpc_says_whether_it_may_be_repeated() -> None:
     assert silent == []
 
 
-def test_every_unary_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
+def test_every_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
+    """But for those to which a client sends a stream, which REST cannot."""
     routes: Counter[str] = Counter()
     problems = []
     for name, method in contract.methods():
-        if method.client_streaming or method.server_streaming:
+        if method.client_streaming:
             continue
         for rule in _rest_mappings(method):
             verb, path = _route(rule)
@@ -110,14 +111,39 @@ def test_every_unary_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
     assert problems == []
 
 
-def test_caller_chosen_id_in_a_path_can_also_be_sent_in_the_query() -> None:
-    """A path cannot carry `?`, `#` or `%` as they are, and gateways differ in what they unescape."""
+def test_paths_are_written_in_one_style() -> None:
+    """Decision 22 says why: `/v1/pending-charges/{id}:retryNow`, with `=**` for ids that may hold a slash."""
+    segment, variable, verb = r"[a-z]+(-[a-z]+)*", r"{[a-z_.]+}", r"(:[a-z][a-zA-Z]*)?"
+    style = re.compile(rf"/v1(/({segment}|{variable}))*/({segment}{verb}|{variable}{verb}|{{[a-z_]+=\*\*}})")
+    wrong = []
+    for name, method in contract.methods():
+        for _, path in map(_route, _rest_mappings(method)):
+            if path and not style.fullmatch(path):
+                wrong.append(f"{name}: {path}")
+            # A batch names what it does of each: `debits:batchDebit`.
+            if path and method.name.startswith("Batch") and not re.search(r":batch[A-Z]\w+$", path):
+                wrong.append(f"{name}: {path}")
+    assert wrong == []
+
+
+def test_common_service_has_a_path_for_each_service_that_serves_it() -> None:
+    contexts = ["billing", "identity", "metering"]
+    wrong = []
+    for name, method in contract.methods():
+        if name.startswith(("tollhouse.common.v1.AuditService/", "tollhouse.common.v1.IntegrityService/")):
+            of = sorted(path.split("/")[2] for _, path in map(_route, _rest_mappings(method)))
+            wrong += [f"{name}: {of}"] * (of != contexts)
+    assert wrong == []
+
+
+def test_id_from_elsewhere_in_a_path_can_also_be_sent_outside_of_it() -> None:
+    """A path cannot carry `?`, `#` or `%` as they are, nor an id that ends like a verb; a query or a body can."""
     missing = []
     for name, method in contract.methods():
-        if method.client_streaming or method.server_streaming:
+        if method.client_streaming:
             continue
         routes = [_route(rule) for rule in _rest_mappings(method)]
-        bound = [set(re.findall(r"{([a-z_.]+)", path)) for verb, path in routes if verb == "get"]
+        bound = [set(re.findall(r"{([a-z_.]+)", path)) for _, path in routes]
         in_paths = set().union(*bound) & _ids_from_elsewhere(method.input_type)
         missing += [f"{name}: {field}" for field in sorted(in_paths) if all(field in fields for fields in bound)]
     assert missing == []

@@ -106,7 +106,7 @@ def running_envoy(folder: Path, metering_port: int, token: str, changes: Changes
         for attempt in range(3):
             port = free_port()
             configuration = _configuration(port, metering_port, server.server_port, token, changes or Changes())
-            with _process(folder / f"envoy-{port}-{attempt}", port, configuration) as envoy:
+            with envoy_process(folder / f"envoy-{port}-{attempt}", port, configuration) as envoy:
                 if envoy is not None:
                     yield envoy
                     return
@@ -118,7 +118,7 @@ def running_envoy(folder: Path, metering_port: int, token: str, changes: Changes
 
 
 @contextmanager
-def _process(folder: Path, port: int, configuration: str) -> Iterator[Envoy | None]:
+def envoy_process(folder: Path, port: int, configuration: str) -> Iterator[Envoy | None]:
     """Start Envoy; give None where its port was taken meanwhile."""
     folder.mkdir()
     path, log = folder / "envoy.json", folder / "envoy.log"

@@ -1,4 +1,4 @@
-"""One installation, shared by all tests of a process that leave it unchanged."""
+"""One installation with a REST gateway, shared by all tests of a process that leave it unchanged."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.system.installation import Installation, running
 
 @pytest.fixture(scope="session")
 async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    async with running(Installation(tmp_path_factory.mktemp("installation"))) as installation:
+    async with running(Installation(tmp_path_factory.mktemp("installation"), ["--gateway"])) as installation:
         yield installation
 
 

@@ -10,6 +10,7 @@ from libs.cli.traces.population import import_missing_models
 from tests.common.test_mutual_tls import Authority
 from tests.system.commands import done, found, made
 from tests.system.installation import Installation, running
+from tests.system.test_rest import operator_of
 from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc
 
 
@@ -25,7 +26,7 @@ def tls_dir(tmp_path: Path) -> Path:
 
 
 async def test_services_and_command_use_mutual_tls_only(tmp_path: Path, tls_dir: Path) -> None:
-    async with running(Installation(tmp_path, ["--tls-dir", str(tls_dir)])) as installation:
+    async with running(Installation(tmp_path, ["--tls-dir", str(tls_dir), "--gateway"])) as installation:
         assert not any([await is_serving(target) for target in installation.endpoints().values()])
         created = made(installation, "organization", "create", "Acme", "--owner", "a@b.example", "--create-owner")
         organization_id = created["organization_id"]
@@ -41,6 +42,11 @@ async def test_services_and_command_use_mutual_tls_only(tmp_path: Path, tls_dir:
         assert answer.principal.organization_id == organization_id
         assert answer.denial.reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE
         assert [event["service"] for event in found(installation, "audit", "list", *of_it)] != []
+        rest = operator_of(installation)
+        for context in CONTEXTS:
+            assert (
+                await rest.call("GET", f"/v1/{context}/audit-events?organizationId={organization_id}")
+            ).status == 200
 
 
 def test_tls_folder_without_a_certificate_is_refused(tmp_path: Path, tls_dir: Path) -> None:

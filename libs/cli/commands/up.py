@@ -1,21 +1,28 @@
 """`tollhouse up`: run everything in the foreground until Ctrl-C."""
 
 import asyncio
+import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
+from libs.cli.failures import WrongUse
+from libs.cli.gateway.program import find_envoy
 from libs.cli.installation.data_folder import CONTEXTS, READY_FILE
 from libs.cli.installation.environment import SHARDS_VARIABLE, owner_database_url, shards_from_environment
+from libs.cli.installation.gateway import GatewayOptions
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
 from libs.cli.terminal.migrations import tell_progress
 from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, ShardsOption, data_dir_of
 
-PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="The service's port; 0 chooses a free one.")]
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")
+
+PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="Its port; 0 chooses a free one.")]
 
 
 def up(
@@ -41,6 +48,18 @@ def up(
     billing_port: PortOption = 0,
     metering_port: PortOption = 0,
     shards: ShardsOption = None,
+    gateway: Annotated[
+        bool, typer.Option("--gateway", help="Serve REST as well, by Envoy, which must be installed.")
+    ] = False,
+    gateway_host: Annotated[str, typer.Option(help="The address the gateway listens on.")] = "127.0.0.1",
+    gateway_port: PortOption = 0,
+    gateway_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="An origin whose web pages may call the gateway; may be repeated.", show_default=False),
+    ] = None,
+    gateway_proxies: Annotated[
+        int, typer.Option(min=0, max=8, help="How many proxies stand before the gateway and tell it who calls.")
+    ] = 0,
 ) -> None:
     """Run the three services and Postgres until Ctrl-C."""
     named = shards_from_environment()
@@ -55,8 +74,19 @@ def up(
         tls=_checked(tls_dir) if tls_dir else None,
         shards=shards,
         shards_of_new=named or 1,
+        gateway=GatewayOptions(find_envoy(), gateway_host, gateway_port, _origins(gateway_origin), gateway_proxies)
+        if gateway
+        else None,
     )
     asyncio.run(_run(options, named))
+
+
+def _origins(given: Sequence[str] | None) -> Sequence[str]:
+    """Return the origins; raises WrongUse for what no browser would send as one."""
+    for origin in given or ():
+        if not _ORIGIN.fullmatch(origin):
+            raise WrongUse(f"{origin} is no origin; one is written as https://app.example.com, without a path.")
+    return given or ()
 
 
 def _checked(tls_dir: Path) -> TlsFolder:
@@ -99,6 +129,8 @@ def _print_welcome(console: Console, stack: Stack) -> None:
     ready_file = stack.folder.path / READY_FILE
     for context, endpoint in stack.endpoints.items():
         console.print(f"{context:<10} {endpoint}")
+    if stack.gateway_url:
+        console.print(f"gateway    {stack.gateway_url}", highlight=False)
     console.print(f"shards     {stack.shards}", highlight=False)
     console.print(f"logs       {stack.folder.logs}")
     console.print(f"ready file {ready_file}")

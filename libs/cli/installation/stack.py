@@ -15,10 +15,12 @@ import asyncpg
 from libs.cli.failures import CommandFailed
 from libs.cli.installation.data_folder import CONTEXTS, READY_FILE, DataFolder, write_private
 from libs.cli.installation.environment import service_environment
+from libs.cli.installation.gateway import GatewayOptions, GatewayProcess, with_trusted_gateway
 from libs.cli.installation.health import wait_until_serving
 from libs.cli.installation.processes import ChildProcess, end_leftover, service_program, tail
 from libs.cli.installation.tls import OPERATOR, TlsFolder
 from libs.common import postgres, roles
+from libs.common.channel import ClientTls
 from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
@@ -127,6 +129,8 @@ class StackOptions:
     """How many shards the database must have, or gets. None takes what it has."""
     shards_of_new: int = 1
     """How many shards a new database gets, where `shards` says nothing."""
+    gateway: GatewayOptions | None = None
+    """The REST gateway; None for none."""
 
 
 class Stack:
@@ -142,6 +146,7 @@ class Stack:
         self._database_url = options.database_url or ""
         self._shards = 1
         self._children: dict[str, list[ChildProcess]] = {name: [] for name in CONTEXTS}
+        self._gateway = self._new_gateway()
         self._tasks: list[asyncio.Task[None]] = []
         self._token, self._token_renew_s = "", 0.0
         self._ready = False
@@ -149,6 +154,11 @@ class Stack:
     @property
     def endpoints(self) -> dict[str, str]:
         return {name: f"{self._options.host}:{port}" for name, port in self._ports.items()}
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Where the contract is served over REST; None where it is not."""
+        return self._gateway.url if self._gateway else None
 
     @property
     def tls(self) -> TlsFolder | None:
@@ -180,6 +190,8 @@ class Stack:
         for context, port in self._ports.items():
             if not is_free(self._options.host, port):
                 raise CommandFailed(f"The port {port} on {self._options.host} for {context} is in use.")
+        if self._gateway is not None:
+            self._gateway.check_port()
         await self._open_database()
         self._shards = self._options.shards or await read_shard_count(self._database_url) or self._options.shards_of_new
         await bring_schemas_up_to_date(
@@ -188,6 +200,8 @@ class Stack:
         for context in CONTEXTS:
             await self._start_service(context)
         await asyncio.gather(*(self._wait_for(context) for context in CONTEXTS))
+        if self._gateway is not None:
+            await self._gateway.start(self.endpoints, self._operator_files())
         self._ready = True
         self._write_ready_files()
         self._tasks.append(asyncio.create_task(self._renew_token(), name="operator token"))
@@ -201,6 +215,9 @@ class Stack:
         # Metering first, because it calls the other two while it drains.
         for context in reversed(CONTEXTS):
             await asyncio.gather(*(child.stop() for child in self._children[context]))
+        if self._gateway is not None:
+            # Last, so that calls under way over REST get their answers.
+            await self._gateway.stop()
         for file in self._ready_files:
             file.unlink(missing_ok=True)
         self.folder.pids_file.unlink(missing_ok=True)
@@ -230,6 +247,8 @@ class Stack:
             shards=self._shards,
             tls=self._options.tls,
         )
+        if self._gateway is not None:
+            environment = with_trusted_gateway(context, environment)
         for number in range(self._options.workers):
             name = context if self._options.workers == 1 else f"{context}-{number + 1}"
             log_file = self.folder.logs / f"{name}.log"
@@ -244,12 +263,21 @@ class Stack:
 
     async def _wait_for(self, context: str) -> None:
         give_up = time.monotonic() + _SERVING_WITHIN_S
-        tls = self._options.tls.files_of(OPERATOR) if self._options.tls else None
+        tls = self._operator_files()
         while not await wait_until_serving(self.endpoints[context], 0.5, tls):
             hopeless = any(child.restarts >= _HOPELESS_RESTARTS for child in self._children[context])
             if hopeless or time.monotonic() >= give_up:
                 log = self.folder.logs / f"{self._children[context][0].name}.log"
                 raise CommandFailed(f"{context} does not start. Its log {log} ends with: {tail(log)}")
+
+    def _operator_files(self) -> ClientTls | None:
+        return self._options.tls.files_of(OPERATOR) if self._options.tls else None
+
+    def _new_gateway(self) -> GatewayProcess | None:
+        options = self._options.gateway
+        if options is None:
+            return None
+        return GatewayProcess(options, self.folder.path / "gateway", self.folder.logs / "gateway.log", self._on_change)
 
     async def _keep_postgres_running(self) -> None:
         while True:
@@ -280,6 +308,8 @@ class Stack:
             self._token_renew_s = time.monotonic() + _RENEW_TOKEN_EVERY_S / 2
         services = self.service_pids()
         pids = {name: running[0] for name, running in services.items() if running}
+        if self._gateway is not None and self._gateway.pid:
+            pids["gateway"] = self._gateway.pid
         document = {
             "endpoints": self.endpoints,
             "operator_token": self._token,
@@ -288,7 +318,9 @@ class Stack:
             "workers": services,
             "data_dir": str(self.folder.path),
             "shards": self._shards,
-        } | ({"tls_dir": str(self._options.tls.path)} if self._options.tls else {})
+        }
+        document |= {"tls_dir": str(self._options.tls.path)} if self._options.tls else {}
+        document |= {"gateway": self._gateway.url} if self._gateway else {}
         for file in self._ready_files:
             write_private(file, json.dumps(document, indent=2))
 

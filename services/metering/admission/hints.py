@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from services.metering.admission.domain import Decision, Denied, Status
-from services.metering.admission.limits import retry_after_s
-from services.metering.quota.decisions import Refused
+from libs.common.status import HTTP_STATUS, RETRY_AFTER
+from services.metering.admission.domain import Allowed, Decision, Denied, Status
+from services.metering.quota.decisions import Refused, retry_after_s
 from services.metering.quota.domain import REQUESTS, Enforcement, Limit, Window
 from services.metering.quota.rendering import told
 from services.metering.quota.windows import Span, length_of
@@ -26,6 +26,13 @@ _INTEGER_MAX: Final = 999_999_999_999_999
 _INTEGER_DIGITS: Final = 15
 _NAME: Final = re.compile(r"[a-z0-9_.-]+")
 """What a limit's name is made of. Anything else could break the header."""
+_VALID_KEYS: Final = (
+    "KEY_OWNER_INACTIVE",
+    "KEY_INSUFFICIENT_SCOPE",
+    "KEY_MODEL_NOT_ALLOWED",
+    "KEY_ADDRESS_NOT_ALLOWED",
+)
+"""Refusals of keys that are valid, but may not be used for this."""
 _SECOND: Final = timedelta(seconds=1)
 _NO_WINDOW: Final = (Window.NONE, Window.CALL, Window.LIFETIME)
 _ZERO: Final = Decimal(0)
@@ -38,19 +45,40 @@ _recent: OrderedDict[int, tuple[Sequence[Status], tuple[tuple[str, str], ...]]] 
 list. The earliest comes first."""
 
 
+def http_status_of(reason: str) -> int:
+    """Return the HTTP status of a denial: over REST, as for whoever asks about requests of a proxy."""
+    if reason == "LIMIT_EXCEEDED":
+        return 429
+    if reason == "INSUFFICIENT_BALANCE":
+        return 402
+    return 401 if reason.startswith("KEY_") and reason not in _VALID_KEYS else 403
+
+
 def hints_of(decision: Decision, now: datetime) -> tuple[tuple[str, str], ...]:
-    """Return the hints to a decision: of hard limits that have a window and a maximum, by name and value."""
-    refused = decision.refused if isinstance(decision, Denied) else None
-    if refused is None:
-        known, hints = _recent.get(id(decision.limits), (None, ()))
-        if known is not decision.limits:
-            hints = hints_of_limits(decision.limits, None, now)
-            _recent.pop(id(decision.limits), None)
-            _recent[id(decision.limits)] = decision.limits, hints
-            if len(_recent) > _RECENT_MAX:
-                _recent.popitem(last=False)
-        return hints
-    return hints_of_limits(decision.limits, refused, now)
+    """Return the hints to a decision, by name and value.
+
+    They tell the status of a denial, and where hard limits stand that have a window and a maximum.
+    """
+    if isinstance(decision, Denied):
+        return hints_of_denied(decision, now)
+    return _hints_of_passed(decision, now) if decision.limits else ()
+
+
+def hints_of_denied(denied: Denied, now: datetime) -> tuple[tuple[str, str], ...]:
+    """Return the hints to a denial of a call or a lease."""
+    limits = hints_of_limits(denied.limits, denied.refused, now)
+    return ((HTTP_STATUS, str(http_status_of(denied.reason))), *limits)
+
+
+def _hints_of_passed(decision: Allowed, now: datetime) -> tuple[tuple[str, str], ...]:
+    known, hints = _recent.get(id(decision.limits), (None, ()))
+    if known is not decision.limits:
+        hints = hints_of_limits(decision.limits, None, now)
+        _recent.pop(id(decision.limits), None)
+        _recent[id(decision.limits)] = decision.limits, hints
+        if len(_recent) > _RECENT_MAX:
+            _recent.popitem(last=False)
+    return hints
 
 
 def hints_of_limits(statuses: Sequence[Status], refused: Refused | None, now: datetime) -> tuple[tuple[str, str], ...]:
@@ -62,7 +90,7 @@ def hints_of_limits(statuses: Sequence[Status], refused: Refused | None, now: da
     hints: list[tuple[str, str]] = []
     seconds = None if refused is None else retry_after_s(refused)
     if seconds is not None:
-        hints.append(("retry-after", str(seconds)))
+        hints.append((RETRY_AFTER, str(seconds)))
     if limits:
         hints.append(("ratelimit-policy", ", ".join([policy for policy, _ in limits])))
         hints.append(("ratelimit", ", ".join([_left(one, now) for _, one in limits])))

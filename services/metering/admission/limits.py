@@ -1,7 +1,7 @@
 """What limits say to calls that ask to begin: pure rules."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from services.metering.quota.decisions import (
     left,
     refusal,
     reserve,
+    retry_after_s,
     standing_at,
     subscription_of,
     take_of,
@@ -28,7 +29,6 @@ from services.metering.quota.layouts import Layout
 from services.metering.quota.quick_store import QuickChange
 from services.metering.tables import TOKEN_CLASSES
 
-_SECOND: Final = timedelta(seconds=1)
 _ZERO: Final = Decimal(0)
 
 
@@ -168,13 +168,6 @@ def message_of(refused: Refused) -> str:
     given_by = subscription_of(refused)
     owner = f" of the subscription {given_by}" if given_by else ""
     return f"The limit {limit.name}{owner} on {counted} leaves {rest}, and the call may use {needed}; {when}."
-
-
-def retry_after_s(refused: Refused) -> int | None:
-    """Return after how many whole seconds the call would pass; None where waiting does not help."""
-    if refused.retry_after is None:
-        return None
-    return max(-(-refused.retry_after // _SECOND), 1)
 
 
 def _copy(standing: Standing) -> Standing:

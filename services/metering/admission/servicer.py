@@ -12,7 +12,7 @@ from libs.common.timestamps import parse_time, time_text
 from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
-from services.metering.admission.domain import Decision, Request
+from services.metering.admission.domain import Decision, Denied, Request
 from services.metering.admission.hints import hints_of
 from services.metering.admission.parsing import (
     is_part,
@@ -74,7 +74,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             raise decision
         response = pb.AuthorizeResponse()
         fill_decision(response, decision)
-        if decision.limits:
+        if decision.limits or isinstance(decision, Denied):
             context.set_trailing_metadata(hints_of(decision, self._authorizations.now()))
         return response
 

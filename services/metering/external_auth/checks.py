@@ -6,28 +6,21 @@ from typing import Final
 from libs.common.amount import format_amount
 from services.metering.admission.callers import Callers
 from services.metering.admission.domain import Denied as KeyDenied
-from services.metering.admission.hints import hints_of_limits
-from services.metering.admission.limits import message_of, retry_after_s
+from services.metering.admission.hints import hints_of_limits, http_status_of
+from services.metering.admission.limits import message_of
 from services.metering.clients.balances import Balances
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import TooManyUnknownKeys
 from services.metering.external_auth.configuration import ExternalAuth
 from services.metering.external_auth.domain import Asked, Denied, Passes, Route, Status
 from services.metering.quota.calls import InForce
-from services.metering.quota.decisions import Refused, left
+from services.metering.quota.decisions import Refused, left, retry_after_s
 from services.metering.quota.domain import REQUESTS, Call
 from services.metering.rate_limit.decisions import Hit
 from services.metering.rate_limit.hits import Hits
 
 _ONE: Final = Decimal(1)
 _ZERO: Final = Decimal(0)
-_FORBIDDEN: Final = (
-    "KEY_OWNER_INACTIVE",
-    "KEY_INSUFFICIENT_SCOPE",
-    "KEY_MODEL_NOT_ALLOWED",
-    "KEY_ADDRESS_NOT_ALLOWED",
-)
-"""Refusals of keys that are valid, but may not be used for this."""
 _NO_KEY: Final = Denied(Status.UNAUTHORIZED, "KEY_MISSING", "The request has no API key.")
 _SEVERAL_KEYS: Final = Denied(Status.UNAUTHORIZED, "SEVERAL_KEYS", "The request has several API keys.")
 
@@ -97,13 +90,12 @@ def _too_many_keys(refusal: TooManyUnknownKeys) -> Denied:
 
 
 def _key_denied(denied: KeyDenied, asked: Asked) -> Denied:
-    status = Status.FORBIDDEN if denied.reason in _FORBIDDEN else Status.UNAUTHORIZED
     facts = {
         "KEY_INSUFFICIENT_SCOPE": {"scope": " ".join(asked.route.scopes)},
         "KEY_MODEL_NOT_ALLOWED": {"model": asked.route.model},
         "KEY_ADDRESS_NOT_ALLOWED": {"client_address": asked.client_address},
     }.get(denied.reason, {})
-    return Denied(status, denied.reason, denied.message, facts)
+    return Denied(Status(http_status_of(denied.reason)), denied.reason, denied.message, facts)
 
 
 def _not_of_route(route: Route, principal: KeyPrincipal) -> Denied | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 
 from libs.common.validation import Reader
+from services.metering.admission.hints import hints_of_denied
 from services.metering.lease.leases import Leases
 from services.metering.lease.parsing import read_usages
 from services.metering.lease.rendering import render_acquired, render_settled
@@ -35,7 +36,10 @@ class LeaseServicer(rpc.LeaseServiceServicer):
         self, request: pb.AcquireLeaseRequest, context: grpc.aio.ServicerContext
     ) -> pb.AcquireLeaseResponse:
         await self._allocations.know_units(units_named(request))
-        return render_acquired(await self._leases.acquire(read_lease(request, self._allocations.units)))
+        acquired = await self._leases.acquire(read_lease(request, self._allocations.units))
+        if acquired.denied is not None:
+            context.set_trailing_metadata(hints_of_denied(acquired.denied, self._usages.now()))
+        return render_acquired(acquired)
 
     async def SettleLease(
         self, request: pb.SettleLeaseRequest, context: grpc.aio.ServicerContext

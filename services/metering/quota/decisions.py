@@ -196,6 +196,13 @@ def standing_at(place: Place, standings: Mapping[str, Standing]) -> Standing:
     return Standing() if counter.limit.shape.window is Window.CALL else standings[counter.counter_id]
 
 
+def retry_after_s(refused: Refused) -> int | None:
+    """Return after how many whole seconds the call would pass, at least one; None where waiting does not help."""
+    if refused.retry_after is None:
+        return None
+    return max(-(-refused.retry_after // timedelta(seconds=1)), 1)
+
+
 def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | None:
     """Return after how long a limit leaves what a call would take; None where it never does by waiting."""
     limit, span = take.limit, take.place.counter.span

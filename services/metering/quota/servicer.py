@@ -7,12 +7,14 @@ import grpc
 
 from libs.common.amount import format_amount
 from libs.common.pages import encode_page_token, page_size, text_in_token, that_fit
+from libs.common.status import HTTP_STATUS, RETRY_AFTER
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.allocation_parsing import read_ask, units_named
 from services.metering.quota.allocations import Allocations
+from services.metering.quota.decisions import retry_after_s
 from services.metering.quota.domain import SPEND
 from services.metering.quota.limit_usage import LimitUsage, Position
 from services.metering.quota.limits import Limits
@@ -161,6 +163,10 @@ class QuotaServicer(rpc.QuotaServiceServicer):
     ) -> pb.AllocateQuotaResponse:
         await self._allocations.know_units(units_named(request))
         answer = await self._allocations.allocate(read_ask(request, self._allocations.units))
+        if answer.refused is not None:
+            seconds = retry_after_s(answer.refused)
+            waiting = () if seconds is None else ((RETRY_AFTER, str(seconds)),)
+            context.set_trailing_metadata(((HTTP_STATUS, "429"), *waiting))
         response = pb.AllocateQuotaResponse(
             allocated=answer.allocated,
             limits=render_statuses(answer.limits, answer.refused),

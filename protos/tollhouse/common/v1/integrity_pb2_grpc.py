@@ -28,8 +28,8 @@ if _version_not_supported:
 class IntegrityServiceStub:
     """Checks that what a service has stored is consistent.
 
-    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
-    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
+    Identity, billing and metering each serve it, for their own data. Over REST the first part of the path says which of
+    them is asked. What must agree between services is compared by `tollhouse verify`.
     """
 
     def __init__(self, channel):
@@ -48,8 +48,8 @@ class IntegrityServiceStub:
 class IntegrityServiceServicer:
     """Checks that what a service has stored is consistent.
 
-    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
-    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
+    Identity, billing and metering each serve it, for their own data. Over REST the first part of the path says which of
+    them is asked. What must agree between services is compared by `tollhouse verify`.
     """
 
     def VerifyInvariants(self, request, context):
@@ -85,8 +85,8 @@ def add_IntegrityServiceServicer_to_server(servicer, server):
 class IntegrityService:
     """Checks that what a service has stored is consistent.
 
-    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
-    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
+    Identity, billing and metering each serve it, for their own data. Over REST the first part of the path says which of
+    them is asked. What must agree between services is compared by `tollhouse verify`.
     """
 
     @staticmethod

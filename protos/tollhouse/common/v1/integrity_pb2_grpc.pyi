@@ -15,8 +15,8 @@ GRPC_VERSION: str
 class IntegrityServiceStub:
     """Checks that what a service has stored is consistent.
 
-    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
-    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
+    Identity, billing and metering each serve it, for their own data. Over REST the first part of the path says which of
+    them is asked. What must agree between services is compared by `tollhouse verify`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -34,8 +34,8 @@ class IntegrityServiceStub:
 class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks that what a service has stored is consistent.
 
-    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
-    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
+    Identity, billing and metering each serve it, for their own data. Over REST the first part of the path says which of
+    them is asked. What must agree between services is compared by `tollhouse verify`.
     """
 
     @_abc_1.abstractmethod

@@ -73,6 +73,7 @@ def ends(outcomes: Sequence[pb.VerifyApiKeyOutcome]) -> list[str]:
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many secrets each statement of the servers in this process looked up."""
     sizes: list[int] = []
+
     async def counted(database: Database, digests: Sequence[bytes]) -> object:
         sizes.append(len(digests))
         return await store.read_keys(database, digests)

@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
+GRPCURL := $(VENV)/bin/grpcurl
 BUF := node_modules/.bin/buf
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
@@ -40,11 +41,11 @@ demo: $(READY)
 up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
 
-test: $(READY) $(ENVOY)
+test: $(READY) $(ENVOY) tools
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
-test-shards: $(READY) $(ENVOY)
+test-shards: $(READY) $(ENVOY) tools
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)
@@ -100,6 +101,19 @@ buf-run:
 # Not `npm ci`, which requires the buf builds of all platforms in the lock; the lock has those of Linux only.
 $(BUF): package-lock.json
 	@command -v npm >/dev/null && npm install --no-save --ignore-scripts --loglevel=error && touch $@
+
+# What the tests of other languages need. Without Go or npm the tests that use them are left out; the continuous
+# integration requires them.
+.PHONY: tools
+tools:
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(GRPCURL); \
+	elif [ -n "$$CI" ]; then echo "grpcurl: needs Go" >&2; exit 1; \
+	else echo "grpcurl: left out, because Go is not installed"; fi
+
+# Without optimization, which takes two thirds of the time; the examples in Go are built the same way in tests and share
+# what was compiled. It depends on the environment, which is made in an empty folder.
+$(GRPCURL): scripts/grpcurl/go.mod scripts/grpcurl/go.sum | $(READY)
+	@cd scripts/grpcurl && GOFLAGS=-gcflags=all=-N GOBIN=$(abspath $(VENV)/bin) go install tool && touch $(abspath $@)
 
 # One lock for all Python versions and platforms. The image's lock is a part of it, without tools and embedded Postgres.
 # Only this target needs uv; environments are installed with pip.

@@ -13,7 +13,7 @@ import pytest
 
 from libs.cli.installation.environment import repository
 from tests.support.oidc import CLIENT_ID, open_provider
-from tests.system.curl import Answer, curl_in, rpcs_of
+from tests.system.curl import Answer, Curl, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, running
 
 PAGES = {
@@ -97,22 +97,22 @@ def test_every_rpc_is_introduced_by_its_name(page: str) -> None:
     assert [example.rpc for example in examples(page) if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
 
 
+@needs_grpcurl
 @pytest.mark.parametrize("page", PAGES)
 async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Path) -> None:
     async with open_provider() as provider:
         issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
         environment = {"TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers)}
-        async with (
-            running(Installation(tmp_path, environment=environment)) as installation,
-            curl_in(_folder(tmp_path / "bin")) as curl,
-        ):
+        curl = Curl(_folder(tmp_path / "bin"))
+        async with running(Installation(tmp_path, environment=environment)) as installation:
             (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())
             complaints = await _run("\n".join(blocks(page)), tmp_path, provider.token())
+            answers = curl.answers
     expected = examples(page)
-    assert [answer.method for answer in curl.answers] == [example.rpc for example in expected], complaints
+    assert [answer.method for answer in answers] == [example.rpc for example in expected], complaints
     wrong = [
         problem
-        for example, answer in zip(expected, curl.answers, strict=True)
+        for example, answer in zip(expected, answers, strict=True)
         for problem in _problems(example, answer)
     ]
     assert wrong == []
@@ -142,7 +142,7 @@ async def _run(script: str, folder: Path, id_token: str) -> str:
 
 def _problems(example: Example, answer: Answer) -> Iterator[str]:
     if answer.code != example.code:
-        yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.documents[:1] if answer.code else ''}"
+        yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.errors}"
         return
     said = list(_pairs(answer.documents))
     for name, value in example.facts:

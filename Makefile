@@ -95,6 +95,7 @@ buf:
 .PHONY: buf-run
 buf-run:
 	@$(BUF) lint
+	@$(BUF) build
 	@$(BUF) format --diff --exit-code
 	@$(BUF) breaking --against protos/released.binpb
 
@@ -109,6 +110,9 @@ tools:
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(GRPCURL); \
 	elif [ -n "$$CI" ]; then echo "grpcurl: needs Go" >&2; exit 1; \
 	else echo "grpcurl: left out, because Go is not installed"; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BUF); \
+	elif [ -n "$$CI" ]; then echo "buf: needs npm" >&2; exit 1; \
+	else echo "buf: left out of the tests, because npm is not installed"; fi
 
 # Without optimization, which takes two thirds of the time; the examples in Go are built the same way in tests and share
 # what was compiled. It depends on the environment, which is made in an empty folder.

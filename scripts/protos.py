@@ -42,7 +42,7 @@ def main() -> int:
     problems = stale_copies() + (compare(generated) if arguments.check else write(generated))
     if not arguments.check:
         PUBLISHED.write_bytes(descriptor_set())
-    elif PUBLISHED.read_bytes() != descriptor_set():
+    elif not PUBLISHED.exists() or PUBLISHED.read_bytes() != descriptor_set():
         problems.append(f"{PUBLISHED.relative_to(ROOT)} is stale: run `make protos`")
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -111,9 +111,7 @@ async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Pat
     expected = examples(page)
     assert [answer.method for answer in answers] == [example.rpc for example in expected], complaints
     wrong = [
-        problem
-        for example, answer in zip(expected, answers, strict=True)
-        for problem in _problems(example, answer)
+        problem for example, answer in zip(expected, answers, strict=True) for problem in _problems(example, answer)
     ]
     assert wrong == []
     assert "Traceback" not in complaints

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +14,14 @@ from typing import Final
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2  # noqa: F401 -- registers what details of refusals hold.
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from libs.cli.installation.data_folder import CONTEXTS
 from libs.cli.installation.environment import repository
 from libs.common.ids import new_id
+from tests.system.curl import PROGRAM, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, create_organization_and_owner
+from tests.system.test_examples import blocks
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
@@ -25,7 +30,8 @@ from tollhouse.metering.v1 import admission_pb2, model_pb2, model_pb2_grpc
 EXAMPLES: Final = repository() / "examples"
 NODE, GO, BUF = shutil.which("node"), shutil.which("go"), repository() / "node_modules" / ".bin" / "buf"
 IS_CI: Final = bool(os.environ.get("CI"))
-INPUT, OUTPUT = 1200, 345
+NOT_THE_CONTRACT: Final = shutil.ignore_patterns("*.py", "*.pyi", "__pycache__", "node_modules", "gen")
+PUBLISHED: Final = FileDescriptorSet.FromString((repository() / "protos" / "tollhouse.binpb").read_bytes())
 LONGEST_S: Final = 500
 
 needs_buf = pytest.mark.skipif(not BUF.exists() and not IS_CI, reason="buf is not there: `make buf` installs it")
@@ -74,7 +80,8 @@ async def losing_answers(target: str, method: str) -> AsyncIterator[tuple[str, l
 
             async def answer(request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
                 metadata = [pair for pair in context.invocation_metadata() or () if pair[0] == "authorization"]
-                response: bytes = await channel.unary_unary(path)(request, metadata=metadata, timeout=10)
+                call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+                response = await call(request, metadata=metadata, timeout=10)
                 if path.endswith(f"/{method}"):
                     asked.append(request)
                     if len(asked) == 1:
@@ -144,10 +151,80 @@ async def check_gateway(installation: Installation, folder: Path, *command: str)
 
 def example(name: str, folder: Path) -> Path:
     """Copy an example and the contract, as somebody has them who takes nothing else; return the example's folder."""
-    leave = shutil.ignore_patterns("*.py", "*.pyi", "__pycache__", "node_modules", "gen")
     for part in (f"examples/{name}", "protos"):
-        shutil.copytree(repository() / part, folder / part, ignore=leave)
+        shutil.copytree(repository() / part, folder / part, ignore=NOT_THE_CONTRACT)
     return folder / "examples" / name
+
+
+# Commands that stand together, and the comments below them that show what they print.
+_STEP = re.compile(r"((?:(?!#   ).*\n)+)((?:#   .*\n)*)")
+
+
+@needs_grpcurl
+@needs_buf
+async def test_commands_of_the_page_on_languages_print_what_it_shows(
+    installation: Installation, tmp_path: Path
+) -> None:
+    steps = [step for block in blocks("languages.md") for step in _STEP.findall(block)]
+    # What each step prints goes into a file of its own; variables and functions last for the whole page.
+    script = "".join(f"{{\n{commands}}} > {number}.printed 2>&1\n" for number, (commands, _) in enumerate(steps))
+    (tmp_path / ".tollhouse").mkdir()
+    (tmp_path / ".tollhouse" / "ready.json").write_bytes(installation.ready_file.read_bytes())
+    shutil.copytree(repository() / "protos", tmp_path / "protos", ignore=NOT_THE_CONTRACT)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, program in (("grpcurl", PROGRAM), ("buf", BUF), ("python3", Path(sys.executable))):
+        (programs / name).symlink_to(program)
+    (programs / "protoc").write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
+    (programs / "protoc").chmod(0o700)
+
+    path = f"{programs}:{os.environ['PATH']}"
+    await run("sh", "-c", script, folder=tmp_path, environment={"PATH": path})
+
+    assert len(steps) > 15
+    problems = []
+    for number, (commands, shown) in enumerate(steps):
+        printed = (tmp_path / f"{number}.printed").read_text()
+        missing = [line[4:] for line in shown.splitlines() if line[4:] not in printed]
+        if missing or (printed and not shown):
+            problems.append(f"{commands}does not print {missing} but\n{printed}")
+    assert not problems, "\n".join(problems)
+    for name in ("contract", "contract-by-buf"):
+        compiled = FileDescriptorSet.FromString((tmp_path / f"{name}.binpb").read_bytes())
+        assert names_of(compiled) == names_of(PUBLISHED)
+
+
+@needs_grpcurl
+@pytest.mark.parametrize("context", CONTEXTS)
+async def test_grpcurl_describes_every_service_of_a_context(
+    context: str, installation: Installation, tmp_path: Path
+) -> None:
+    services = {f"tollhouse.{rpc.partition('/')[0]}" for rpc in rpcs_of(context)}
+
+    described = await run(str(PROGRAM), "-plaintext", installation.endpoints()[context], "describe", folder=tmp_path)
+
+    assert (described[0], described[2]) == (0, "")
+    assert [name for name in sorted(services) if f"{name} is a service:" not in described[1]] == []
+
+
+def names_of(contract: FileDescriptorSet) -> set[str]:
+    """Return the names of all services, messages and enums, and of the files that declare them."""
+    names: set[str] = set()
+    for file in contract.file:
+        if not file.name.startswith("google/protobuf/"):
+            names |= {f"{file.name} service {service.name}" for service in file.service}
+            names |= {f"{file.name} message {message.name}" for message in file.message_type}
+            names |= {f"{file.name} enum {enum.name}" for enum in file.enum_type}
+    return names
+
+
+def test_descriptor_set_holds_everything_that_it_names_with_its_comments() -> None:
+    files = {file.name: file for file in PUBLISHED.file}
+    assert {imported for file in files.values() for imported in file.dependency} <= set(files)
+    assert "google/rpc/error_details.proto" in files
+    ours = [file for name, file in files.items() if name.startswith("tollhouse/")]
+    assert len(ours) > 20
+    assert all(any(place.leading_comments for place in file.source_code_info.location) for file in ours)
 
 
 @needs_node

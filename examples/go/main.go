@@ -96,10 +96,10 @@ func work() (*metering.TokenCounts, error) {
 }
 
 // connect opens a channel to a service, with the key or the token that the environment names.
-func connect(context, target string) (*grpc.ClientConn, error) {
+func connect(service, target string) (*grpc.ClientConn, error) {
 	var caller credentials.PerRPCCredentials = Token(os.Getenv("TOLLHOUSE_TOKEN"))
 	if keyFile := os.Getenv("TOLLHOUSE_KEY_FILE"); keyFile != "" {
-		signer, err := ReadSigner(keyFile, context+".tollhouse")
+		signer, err := ReadSigner(keyFile, service+".tollhouse")
 		if err != nil {
 			return nil, err
 		}

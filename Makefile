@@ -8,6 +8,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
 OPENAPI := $(VENV)/openapi/.ready
+GRPCURL := $(VENV)/bin/grpcurl
 BUF := node_modules/.bin/buf
 BROWSER := tests/browser/node_modules/.ready
 
@@ -44,11 +45,11 @@ up: $(READY) $(if $(GATEWAY),$(ENVOY))
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 \
 	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
-test: $(READY) $(ENVOY) $(OPENAPI) browser
+test: $(READY) $(ENVOY) $(OPENAPI) browser tools
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
-test-shards: $(READY) $(ENVOY) $(OPENAPI)
+test-shards: $(READY) $(ENVOY) $(OPENAPI) tools
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)
@@ -118,12 +119,29 @@ $(BROWSER): tests/browser/package-lock.json
 .PHONY: buf-run
 buf-run:
 	@$(BUF) lint
+	@$(BUF) build
 	@$(BUF) format --diff --exit-code
 	@$(BUF) breaking --against protos/released.binpb
 
 # Not `npm ci`, which requires the buf builds of all platforms in the lock; the lock has those of Linux only.
 $(BUF): package-lock.json
 	@command -v npm >/dev/null && npm install --no-save --ignore-scripts --loglevel=error && touch $@
+
+# What the tests of other languages need. Without Go or npm the tests that use them are left out; the continuous
+# integration requires them.
+.PHONY: tools
+tools:
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(GRPCURL); \
+	elif [ -n "$$CI" ]; then echo "grpcurl: needs Go" >&2; exit 1; \
+	else echo "grpcurl: left out, because Go is not installed"; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(BUF); \
+	elif [ -n "$$CI" ]; then echo "buf: needs npm" >&2; exit 1; \
+	else echo "buf: left out of the tests, because npm is not installed"; fi
+
+# Without optimization, which takes two thirds of the time; the examples in Go are built the same way in tests and share
+# what was compiled. It depends on the environment, which is made in an empty folder.
+$(GRPCURL): scripts/grpcurl/go.mod scripts/grpcurl/go.sum | $(READY)
+	@cd scripts/grpcurl && GOFLAGS=-gcflags=all=-N GOBIN=$(abspath $(VENV)/bin) go install tool && touch $(abspath $@)
 
 # One lock for all Python versions and platforms. The image's lock is a part of it, without tools and embedded Postgres.
 # Only this target needs uv; environments are installed with pip.

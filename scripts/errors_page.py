@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from libs.common.errors import Refusal
+from libs.common.errors import Kind, Refusal
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 MODULES: Mapping[str, str] = {
@@ -22,6 +22,20 @@ MODULES: Mapping[str, str] = {
     "Billing": "services.billing.errors",
     "Metering": "services.metering.errors",
 }
+HTTP_STATUSES: Mapping[Kind, int] = {
+    Kind.INVALID_ARGUMENT: 400,
+    Kind.FAILED_PRECONDITION: 400,
+    Kind.OUT_OF_RANGE: 400,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.PERMISSION_DENIED: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.ALREADY_EXISTS: 409,
+    Kind.ABORTED: 409,
+    Kind.RESOURCE_EXHAUSTED: 429,
+    Kind.UNAVAILABLE: 503,
+    Kind.DEADLINE_EXCEEDED: 504,
+}
+"""What Envoy makes of a code, as google/rpc/code.proto says."""
 MARK = "<!-- From here on the page is written by `make protos` from the classes of refusals. -->"
 
 
@@ -58,10 +72,11 @@ def _lines() -> Iterator[str]:
         yield ""
         yield f"## {title}"
         yield ""
-        yield "| reason | code | it means | what to do |"
-        yield "| --- | --- | --- | --- |"
+        yield "| reason | code | over REST | it means | what to do |"
+        yield "| --- | --- | --- | --- | --- |"
         for refusal in refusals(module):
-            yield f"| `{refusal.reason}` | {refusal.kind.value} | {_meaning(refusal)} | {refusal.remedy} |"
+            code = f"{refusal.kind.value} | {refusal.http_status or HTTP_STATUSES[refusal.kind]}"
+            yield f"| `{refusal.reason}` | {code} | {_meaning(refusal)} | {refusal.remedy} |"
 
 
 def _meaning(refusal: type[Refusal]) -> str:

@@ -1,4 +1,4 @@
-"""Regenerates the Python modules of the contract, each beside its proto file.
+"""Regenerates the Python modules of the contract, each beside its proto file, and the contract as a descriptor set.
 
 Without arguments it writes them. With `--check` it changes nothing and fails if a committed module is missing, stale or
 has no proto. With `--release` it saves the contract that later changes must not break. The versions of the generators
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 RELEASED = PROTOS / "released.binpb"
+PUBLISHED = PROTOS / "tollhouse.binpb"
 
 # Modules are generated for these packages only. Those of google come from the googleapis-common-protos distribution,
 # because registering the same file twice would break the descriptor pool.
@@ -39,6 +40,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         generated = generate(Path(folder))
     problems = stale_copies() + (compare(generated) if arguments.check else write(generated))
+    if not arguments.check:
+        PUBLISHED.write_bytes(descriptor_set())
+    elif not PUBLISHED.exists() or PUBLISHED.read_bytes() != descriptor_set():
+        problems.append(f"{PUBLISHED.relative_to(ROOT)} is stale: run `make protos`")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -51,6 +56,11 @@ def proto_files() -> list[str]:
         for package in GENERATED_PACKAGES
         for path in (PROTOS / package).rglob("*.proto")
     )
+
+
+def published_files() -> list[str]:
+    """Returns the proto files of the descriptor set: the above and the details of refusals, which no other imports."""
+    return [*proto_files(), "google/rpc/error_details.proto"]
 
 
 def include_folders() -> list[Path]:
@@ -66,11 +76,11 @@ def googleapis_folder() -> Path:
     return Path(str(distribution("googleapis-common-protos").locate_file("")))
 
 
-def run_protoc(*arguments: str) -> None:
-    """Runs protoc on every proto file, with the plugins installed beside this interpreter."""
+def run_protoc(files: list[str], *arguments: str) -> None:
+    """Runs protoc on proto files, with the plugins installed beside this interpreter."""
     includes = [f"-I{folder}" for folder in include_folders()]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "grpc_tools.protoc", *includes, *arguments, *proto_files()]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *includes, *arguments, *files]
     finished = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise SystemExit(f"protoc failed:\n{finished.stderr}")
@@ -81,13 +91,14 @@ def descriptor_set(*, comments: bool = True) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "contract.binpb"
         included = ["--include_imports", *(["--include_source_info"] if comments else [])]
-        run_protoc(*included, f"--descriptor_set_out={target}")
+        run_protoc(published_files(), *included, f"--descriptor_set_out={target}")
         return target.read_bytes()
 
 
 def generate(folder: Path) -> dict[Path, bytes]:
     """Generates every module into the folder; returns the contents by path relative to the import root."""
     run_protoc(
+        proto_files(),
         f"--python_out={folder}",
         f"--grpc_python_out={folder}",
         f"--mypy_out=quiet:{folder}",

@@ -110,6 +110,7 @@ class RequestTooLarge(InvalidArgument):
 
     reason = "REQUEST_TOO_LARGE"
     http_status = 413
+    remedy = "Send less in one request; a batch can be divided."
 
     def __init__(self, *, bytes_max: int) -> None:
         super().__init__([FieldViolation("", f"the request is larger than {bytes_max} bytes")])

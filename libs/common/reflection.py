@@ -5,12 +5,13 @@ so that grpcurl prints and expects `snake_case`. Both versions of the protocol h
 numbers, so one set of handlers serves both.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.json_format import MessageToJson, Parse
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 V1: Final = "grpc.reflection.v1.ServerReflection"
@@ -31,7 +32,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 class _Answers:
     def __init__(self, services: list[str]) -> None:
         self._services = services
-        self._pool = descriptor_pool.Default()
+        self._pools = (descriptor_pool.Default(), _pool_of_v1())
         self._files: dict[str, bytes] = {}
         self._symbols: dict[str, FileDescriptor] | None = None
 
@@ -48,17 +49,19 @@ class _Answers:
                 case "list_services":
                     response.list_services_response.service.extend(pb.ServiceResponse(name=n) for n in self._services)
                 case "file_by_filename":
-                    self._fill_files(response, self._pool.FindFileByName(request.file_by_filename))
+                    self._fill_files(response, self._found(lambda pool: pool.FindFileByName(request.file_by_filename)))
                 case "file_containing_symbol":
                     self._fill_files(response, self._file_of_symbol(request.file_containing_symbol))
                 case "file_containing_extension":
                     asked = request.file_containing_extension
-                    extended = self._pool.FindMessageTypeByName(asked.containing_type)
-                    found = self._pool.FindExtensionByNumber(extended, asked.extension_number)
+                    pool = descriptor_pool.Default()
+                    extended = pool.FindMessageTypeByName(asked.containing_type)
+                    found = pool.FindExtensionByNumber(extended, asked.extension_number)
                     self._fill_files(response, self._file_of_symbol(found.full_name))
                 case "all_extension_numbers_of_type":
-                    extended = self._pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
-                    numbers = sorted(extension.number for extension in self._pool.FindAllExtensions(extended))
+                    pool = descriptor_pool.Default()
+                    extended = pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
+                    numbers = sorted(extension.number for extension in pool.FindAllExtensions(extended))
                     response.all_extension_numbers_response.base_type_name = extended.full_name
                     response.all_extension_numbers_response.extension_number.extend(numbers)
                 case _:
@@ -74,12 +77,25 @@ class _Answers:
         which is made when it is first needed.
         """
         try:
-            return self._pool.FindFileContainingSymbol(name)
+            return self._file_with(name)
         except KeyError:
             if self._symbols is None:
-                services = [self._pool.FindFileContainingSymbol(s) for s in self._services if s not in (V1, V1ALPHA)]
-                self._symbols = {name: file for file in _with_imports(services) for name in _declared_names(file)}
+                files = _with_imports(map(self._file_with, self._services))
+                self._symbols = {name: file for file in files for name in _declared_names(file)}
             return self._symbols[name]
+
+    def _file_with(self, name: str) -> FileDescriptor:
+        return self._found(lambda pool: pool.FindFileContainingSymbol(name))
+
+    def _found(self, find: Callable[[descriptor_pool.DescriptorPool], FileDescriptor]) -> FileDescriptor:
+        """Return what the first pool that has it finds; raises KeyError where none has it."""
+        *others, last = self._pools
+        for pool in others:
+            try:
+                return find(pool)
+            except KeyError:
+                continue
+        return find(last)
 
     def _fill_files(self, response: pb.ServerReflectionResponse, file: FileDescriptor) -> None:
         """Add a file and all that it imports."""
@@ -94,6 +110,16 @@ class _Answers:
                 _add_json_names(message)
             known = self._files[file.name] = declared.SerializeToString(deterministic=True)
         return known
+
+
+def _pool_of_v1() -> descriptor_pool.DescriptorPool:
+    """Return a pool with the protocol's own v1, of which the library has no descriptor: v1alpha in another package."""
+    declared = descriptor_pb2.FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(declared)
+    text = MessageToJson(declared).replace(pb.DESCRIPTOR.name, "grpc/reflection/v1/reflection.proto")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(Parse(text.replace("grpc.reflection.v1alpha", "grpc.reflection.v1"), descriptor_pb2.FileDescriptorProto()))
+    return pool
 
 
 def _with_imports(files: Iterable[FileDescriptor]) -> Iterable[FileDescriptor]:

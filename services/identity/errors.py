@@ -261,6 +261,17 @@ class RevisionNotReached(Refusal):
     remedy = "Ask for a revision that an answer of identity named."
 
 
+class BatchAnswerTooLarge(Refusal):
+    """The answers to a batch are too large together, and this is one of the largest."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "BATCH_ANSWER_TOO_LARGE"
+    template = (
+        "The answer has {bytes} bytes, and the answers of the batch may have {max_bytes} together; ask for it alone."
+    )
+    remedy = "Verify the key alone, or in a smaller batch."
+
+
 class SignInRefused(Refusal):
     """The credentials do not sign anybody in. Whether the user exists, and what is wrong, is not revealed."""
 

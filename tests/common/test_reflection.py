@@ -66,6 +66,12 @@ async def test_both_versions_list_the_services(running: Running, version: str) -
         ("tollhouse.common.v1.access", "tollhouse/common/v1/access.proto"),
         ("buf.validate.Ignore.IGNORE_ALWAYS", "buf/validate/validate.proto"),
         ("google.protobuf.Timestamp.seconds", "google/protobuf/timestamp.proto"),
+        ("google.rpc.ErrorInfo", "google/rpc/error_details.proto"),
+        (V1, "grpc/reflection/v1/reflection.proto"),
+        (f"{V1}.ServerReflectionInfo", "grpc/reflection/v1/reflection.proto"),
+        ("grpc.reflection.v1.ErrorResponse.error_code", "grpc/reflection/v1/reflection.proto"),
+        (V1ALPHA, "grpc_reflection/v1alpha/reflection.proto"),
+        ("grpc.health.v1.Health.List", "grpc_health/v1/health.proto"),
     ],
 )
 async def test_every_kind_of_symbol_is_resolved(running: Running, symbol: str, file: str) -> None:  # noqa: F811

@@ -1,39 +1,45 @@
-"""Replaces grpcurl in tests: it takes the same arguments, prints the same JSON and makes real calls.
+"""Runs the real grpcurl in tests, and keeps what it was asked and answered.
 
-A script named `grpcurl` passes its arguments to this process, which makes the call with the descriptors of our protos
-and records the outcome.
+A script named `grpcurl` runs it and writes the arguments, the output and the errors of each call into a folder.
 """
 
-import argparse
-import asyncio
 import importlib
 import json
+import os
+import re
+import shlex
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-import grpc
+import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.message import Message
+from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message_factory import GetMessageClass
 
 from libs.cli.installation.environment import repository
 from tests.support.secrecy import WATCH
 
-LONGEST_CALL_S = 20.0
-_PROGRAM = """#!{python}
-import json, socket, sys
-with socket.create_connection(("127.0.0.1", {port})) as connection:
-    connection.sendall(json.dumps(sys.argv[1:]).encode() + b"\\n")
-    answer = json.loads(connection.makefile().read())
-sys.stdout.write(answer["output"])
-sys.stderr.write(answer["errors"])
-sys.exit(answer["status"])
+PROGRAM: Final = Path(sys.prefix) / "bin" / "grpcurl"
+needs_grpcurl = pytest.mark.skipif(
+    not PROGRAM.exists() and not os.environ.get("CI"), reason="grpcurl is not there: `make tools` builds it with Go"
+)
+
+LONGEST_CALL_S: Final = 20
+_SCRIPT = """#!/bin/sh
+number=$(($(cat {calls}/count) + 1))
+echo $number > {calls}/count
+printf '%s\\0' "$@" > {calls}/$number.arguments
+{program} -max-time {longest_s} "$@" > {calls}/$number.output 2> {calls}/$number.errors
+status=$?
+cat {calls}/$number.output
+cat {calls}/$number.errors >&2
+exit $status
 """
+_CODE = re.compile(r"^  Code: (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,90 +49,63 @@ class Answer:
     method: str
     code: str
     """Empty for success, else as grpcurl writes it, such as `NotFound`."""
-    documents: list[dict[str, object]] = field(repr=False)
+    documents: list[object] = field(repr=False)
+    errors: str = field(repr=False)
 
 
 class Curl:
-    """Makes the calls that a shell requests."""
+    """A program named `grpcurl` in a folder, and what came of its calls."""
 
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
+    def __init__(self, folder: Path) -> None:
+        self._calls = folder / "calls"
+        self._calls.mkdir()
+        (self._calls / "count").write_text("0")
+        script = folder / "grpcurl"
+        words = {"calls": self._calls, "program": PROGRAM, "longest_s": LONGEST_CALL_S}
+        script.write_text(_SCRIPT.format(**{name: shlex.quote(str(word)) for name, word in words.items()}))
+        script.chmod(0o700)
+        (folder / "python3").symlink_to(sys.executable)
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = await self._call(_parse(json.loads(await reader.readline())))
-        self.answers.append(answer)
-        written = "".join(json.dumps(document, indent=2) + "\n" for document in answer.documents)
-        said: dict[str, str | int] = {"output": written, "errors": "", "status": 0}
-        if answer.code:
-            said = {"output": "", "errors": f"ERROR:\n  Code: {answer.code}\n{written}", "status": 64}
-        writer.write(json.dumps(said).encode())
-        await writer.drain()
-        writer.close()
+    @property
+    def answers(self) -> list[Answer]:
+        """The outcomes of the calls so far, in their order. The secrets of the messages are noted."""
+        return [self._answer(number) for number in range(1, int((self._calls / "count").read_text()) + 1)]
 
-    async def _call(self, asked: argparse.Namespace) -> Answer:
-        method = _method(asked.method)
-        name = f"{method.containing_service.full_name}/{method.name}".removeprefix("tollhouse.")
-        document = json.loads(asked.data)
-        if isinstance(mask := document.get("update_mask"), dict):
-            # grpcurl takes a field mask as a message with `paths`; the protobuf library expects its text form.
-            document["update_mask"] = ",".join(_camel_case(path) for path in mask["paths"])
-        request = ParseDict(document, GetMessageClass(method.input_type)())
-        WATCH.note_message(request)
-        metadata = tuple((key.strip().lower(), value.strip()) for key, _, value in _split(asked.header))
-        documents: list[dict[str, object]] = []
+    def _answer(self, number: int) -> Answer:
+        arguments = (self._calls / f"{number}.arguments").read_text().split("\0")[:-1]
+        errors = (self._calls / f"{number}.errors").read_text()
+        documents = list(_documents((self._calls / f"{number}.output").read_text()))
+        path = arguments[-1]
+        if "-d" in arguments:
+            _note_secrets(_method(path), arguments[arguments.index("-d") + 1], documents)
+        refused = _CODE.search(errors)
+        code = refused[1] if refused else ""
+        # A stream is watched for a limited time, so that reaching the limit is no error.
+        if documents and code == "DeadlineExceeded":
+            code = ""
+        return Answer(path.removeprefix("tollhouse."), code, documents, errors)
+
+
+def _documents(output: str) -> Iterator[object]:
+    """Yield the JSON documents that follow one another; none where the output is no JSON, as after `describe`."""
+    decoder, at = json.JSONDecoder(), 0
+    while rest := output[at:].lstrip():
+        at = len(output) - len(rest)
         try:
-            async with grpc.aio.insecure_channel(asked.address) as channel:
-                async for message in _ask(channel, method, request, metadata, asked.timeout):
-                    WATCH.note_message(message)
-                    documents.append(MessageToDict(message))
-        except grpc.aio.AioRpcError as error:
-            # The stream was to be watched for a limited time only, so reaching the limit is no error.
-            if not (documents and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
-                code = "".join(word.capitalize() for word in error.code().name.split("_"))
-                return Answer(name, code, [{"Code": code, "Message": error.details()}])
-        return Answer(name, "", documents)
+            document, at = decoder.raw_decode(output, at)
+        except ValueError:
+            return
+        yield document
 
 
-def _camel_case(path: str) -> str:
-    first, *others = path.split("_")
-    return first + "".join(word.capitalize() for word in others)
-
-
-def _split(headers: list[str]) -> list[tuple[str, str, str]]:
-    return [header.partition(":") for header in headers]
-
-
-async def _ask(
-    channel: grpc.aio.Channel,
-    method: MethodDescriptor,
-    request: Message,
-    metadata: tuple[tuple[str, str], ...],
-    timeout_s: float,
-) -> AsyncIterator[Message]:
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    parse = GetMessageClass(method.output_type).FromString
-    if method.server_streaming:
-        receiving = channel.unary_stream(path, _serialize, parse)
-        async for message in receiving(request, metadata=metadata, timeout=timeout_s):
-            yield message
-    else:
-        yield await channel.unary_unary(path, _serialize, parse)(request, metadata=metadata, timeout=timeout_s)
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the arguments of grpcurl that our pages use; any other is an error."""
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("-plaintext", action="store_true", required=True)
-    parser.add_argument("-max-time", dest="timeout", type=float, default=LONGEST_CALL_S)
-    parser.add_argument("-H", dest="header", action="append", default=[])
-    parser.add_argument("-d", dest="data", required=True)
-    parser.add_argument("address")
-    parser.add_argument("method")
-    return parser.parse_args(arguments)
+def _note_secrets(method: MethodDescriptor, asked: str, documents: list[object]) -> None:
+    messages = [(method.input_type, asked), *((method.output_type, json.dumps(document)) for document in documents)]
+    for kind, text in messages:
+        try:
+            WATCH.note_message(Parse(text, GetMessageClass(kind)(), ignore_unknown_fields=True))
+        except ParseError:
+            # A field mask, which grpcurl takes as a message and the library as text: such requests hold no secrets.
+            continue
 
 
 def _method(path: str) -> MethodDescriptor:
@@ -145,16 +124,3 @@ def rpcs_of(*packages: str) -> set[str]:
             for service in proto.services_by_name.values():
                 found |= {f"{service.full_name}/{method.name}".removeprefix("tollhouse.") for method in service.methods}
     return found
-
-
-@asynccontextmanager
-async def curl_in(folder: Path) -> AsyncIterator[Curl]:
-    """Put a program named `grpcurl` into the folder for as long as the context lasts."""
-    curl = Curl()
-    server = await asyncio.start_server(curl.handle, "127.0.0.1", 0)
-    program = folder / "grpcurl"
-    program.write_text(_PROGRAM.format(python=sys.executable, port=server.sockets[0].getsockname()[1]))
-    program.chmod(0o700)
-    (folder / "python3").symlink_to(sys.executable)
-    async with server:
-        yield curl

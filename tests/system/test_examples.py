@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from libs.cli.installation.environment import repository
 from tests.support.oidc import CLIENT_ID, open_provider
-from tests.system.curl import Answer, curl_in, rpcs_of
+from tests.system.curl import Answer, Curl, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, running
 
 PAGES = {
@@ -46,10 +46,10 @@ PAGES = {
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""
 RUN_WITHIN_S = 90
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CALL = re.compile(r"(?:^|\$\()(?:call|call_as|call_at|grpcurl)\b")
 _RPC = re.compile(r"\b((?:billing|identity|metering|common)\.v1\.\w+/\w+)")
-_FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",]+))')
+_FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",{]+))')
 _REFUSED = re.compile(r"\bCode: ([A-Z]\w+)")
 
 
@@ -67,13 +67,18 @@ def text_of(page: str) -> str:
 
 
 def blocks(page: str) -> list[str]:
-    return _BLOCK.findall(text_of(page))
+    return BLOCK.findall(text_of(page))
 
 
 def examples(page: str) -> list[Example]:
-    """The calls in order, without the first block, which only explains how calls are made."""
+    """The calls of a page, without its first block, which only explains how calls are made."""
+    return examples_in(blocks(page)[1:])
+
+
+def examples_in(shown: Sequence[str]) -> list[Example]:
+    """The calls of some blocks, in order."""
     found: list[Example] = []
-    for line in "\n".join(blocks(page)[1:]).splitlines():
+    for line in "\n".join(shown).splitlines():
         # The RPC is named on the first line of the call or on a continuation line.
         if _CALL.search(line):
             found.append(Example("", []))
@@ -93,29 +98,24 @@ def test_every_rpc_that_a_page_is_about_has_an_example(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_rpc_is_introduced_by_its_name(page: str) -> None:
-    text = _BLOCK.sub("", text_of(page))
+    text = BLOCK.sub("", text_of(page))
     assert [example.rpc for example in examples(page) if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
 
 
+@needs_grpcurl
 @pytest.mark.parametrize("page", PAGES)
 async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Path) -> None:
     async with open_provider() as provider:
         issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
         environment = {"TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers)}
-        async with (
-            running(Installation(tmp_path, environment=environment)) as installation,
-            curl_in(_folder(tmp_path / "bin")) as curl,
-        ):
+        curl = Curl(_folder(tmp_path / "bin"))
+        async with running(Installation(tmp_path, environment=environment)) as installation:
             (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())
             complaints = await _run("\n".join(blocks(page)), tmp_path, provider.token())
+            answers = curl.answers
     expected = examples(page)
-    assert [answer.method for answer in curl.answers] == [example.rpc for example in expected], complaints
-    wrong = [
-        problem
-        for example, answer in zip(expected, curl.answers, strict=True)
-        for problem in _problems(example, answer)
-    ]
-    assert wrong == []
+    assert [answer.method for answer in answers] == [example.rpc for example in expected], complaints
+    assert problems(expected, answers) == []
     assert "Traceback" not in complaints
 
 
@@ -140,9 +140,16 @@ async def _run(script: str, folder: Path, id_token: str) -> str:
     return errors.decode()
 
 
+def problems(expected: Sequence[Example], answers: Sequence[Answer]) -> list[str]:
+    """What the answers to calls lack of what the page shows."""
+    return [
+        problem for example, answer in zip(expected, answers, strict=True) for problem in _problems(example, answer)
+    ]
+
+
 def _problems(example: Example, answer: Answer) -> Iterator[str]:
     if answer.code != example.code:
-        yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.documents[:1] if answer.code else ''}"
+        yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.errors}"
         return
     said = list(_pairs(answer.documents))
     for name, value in example.facts:

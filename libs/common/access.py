@@ -195,6 +195,24 @@ class AccessRule:
         """Whether users and keys have any way in but the operators'."""
         return bool(self.scope or self.self_field or self.users)
 
+    @property
+    def callers(self) -> str:
+        """Who is let in, in words, for those who are not."""
+        if self.public:
+            return "everybody"
+        ways = ["operators"] if self.operators else []
+        if ANY_SERVICE in self.services:
+            ways.append("services")
+        elif self.services:
+            ways.append(f"the services {', '.join(sorted(self.services))}")
+        if self.users:
+            ways.append("users and API keys")
+        if self.scope:
+            ways.append(f"users and API keys that hold {_HOLDERS[self.scope].name} for what the request names")
+        if self.self_field:
+            ways.append(f"the user whom {self.self_field} names, with a session")
+        return ", ".join(ways[:-1]) + " and " * (len(ways) > 1) + ways[-1]
+
     def admits(self, caller: Caller) -> bool:
         """Tell whether the caller is let in by its name; callers with rights are asked about with `admit_by_rights`."""
         if self.public:

@@ -138,5 +138,7 @@ def _resolved(answer: pb.ResolveCallerResponse, credential: Credential, organiza
             project_roles=dict(answer.project_roles),
             key_scopes=frozenset(answer.key_scopes) if answer.api_key_id else None,
             key_project_id=answer.key_project_id,
+            all_organizations=answer.all_organizations,
+            gateway_organization_id=answer.gateway_organization_id,
         ),
     )

@@ -303,11 +303,12 @@ class Pipeline:
             request, malformed = method.decode(data), None
         except InvalidArgument as refusal:
             request, malformed = None, refusal
-        organization_id = id_in(request, "organization_id")
+        # A gateway's key reaches the same organizations whichever one is asked about: one answer serves all its calls.
+        organization_id = "" if method.access.gateway_scope else id_in(request, "organization_id")
         await self._resolve(method, call, credential, organization_id if is_id(organization_id) else "")
         if request is None:
             raise malformed or Unauthenticated
-        if not (call.as_operator or method.access.for_users):
+        if not (call.as_operator or method.access.for_users or method.access.admits_gateway(call.known_rights)):
             raise PermissionDenied
         validation.check(request, method.read)
         if not call.as_operator:
@@ -315,10 +316,10 @@ class Pipeline:
         return request
 
     async def _admit_stream(self, method: RpcMethod, call: Call) -> None:
-        """Admit a user to a streaming RPC only where they count as an operator: no stream is open to other users."""
+        """Admit users to a streaming RPC where they count as operators, and keys of gateways: no other users."""
         if call.credential is not None:
             await self._resolve(method, call, call.credential, "")
-            if not call.as_operator:
+            if not (call.as_operator or method.access.admits_gateway(call.known_rights)):
                 raise PermissionDenied
 
     def _again(self, method: RpcMethod, call: Call, context: Context) -> AdmitAgain:

@@ -8,7 +8,7 @@ from typing import Final, cast
 import grpc
 
 from libs.common import pages
-from libs.common.call import current_call
+from libs.common.call import current_call, reaches
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
@@ -176,6 +176,8 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     ) -> pb.VerifyApiKeyResponse:
         asked = (request.key, request.required_scopes, request.model, request.min_revision, request.client_address)
         verdict, entry, revision = await self._verifier.verify(*asked)
+        if entry is not None and not reaches(entry.organization_id):
+            verdict, entry = Verdict.NOT_FOUND, None
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
@@ -185,7 +187,11 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
             # The cached answer is bytes already; the pipeline sends them as they are.
             return cast("pb.VerifyApiKeyResponse", entry.answer)
         return pb.VerifyApiKeyResponse(
-            code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
+            code=CODES[verdict],
+            api_key_id=entry.subjects[0],
+            revision=revision,
+            stale=entry.stale,
+            refused_organization_id=entry.organization_id,
         )
 
     def recall_verification(self, data: bytes) -> bytes | None:

@@ -43,7 +43,7 @@ def gateways(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> Gateways:
     return Gateways(folder, SystemClock())
 
 
-def signed_with_pyjwt(key_file: Path, algorithm: str = "EdDSA") -> Metadata:
+def signed_with_pyjwt(key_file: Path) -> Metadata:
     """Return a token as `docs/gateways.md` shows it, made by PyJWT from the file alone."""
     document = json.loads(key_file.read_bytes())
     WATCH.note(document["key"]["d"])
@@ -55,8 +55,9 @@ def signed_with_pyjwt(key_file: Path, algorithm: str = "EdDSA") -> Metadata:
         "iat": now,
         "exp": now + timedelta(minutes=5),
     }
-    headers = {"typ": "caller+jwt", "kid": document["key"]["kid"], "alg": algorithm}
-    return bearer(jwt.encode(claims, jwt.PyJWK(document["key"]).key, algorithm="EdDSA", headers=headers))
+    headers = {"typ": "caller+jwt", "kid": document["key"]["kid"]}
+    key = jwt.PyJWK(document["key"], algorithm="EdDSA").key
+    return bearer(jwt.encode(claims, key, algorithm="EdDSA", headers=headers))
 
 
 def mode_of(file: Path) -> int | None:
@@ -270,3 +271,21 @@ def test_key_file_holds_what_other_libraries_need(gateways: Gateways) -> None:
     key = json.loads(file.read_bytes())["key"]
     assert {key["kty"], key["crv"]} == {"OKP", "Ed25519"}
     assert [len(base64.urlsafe_b64decode(key[name] + "=")) for name in ("d", "x")] == [32, 32]
+
+
+def test_key_of_a_gateway_is_made_by_an_operator_and_by_nobody_else(installation: Installation) -> None:
+    owner = f"{new_id()}@example.com"
+    organization = made(installation, "organization", "create", "Platform", "--owner", owner, "--create-owner")
+    of_it = ["--organization", organization["organization_id"]]
+    account = made(installation, "service-account", "create", "edge", *of_it, "--role", "admin")["service_account_id"]
+    scopes = ["--scope", "tollhouse:admission", "--scope", "tollhouse:usage.write"]
+    create = ["key", "create", "edge", *of_it, "--service-account", account, *scopes]
+    wide = json.loads(done(installation, *create, "--all-organizations", "--json"))
+    assert wide["api_key"]["all_organizations"] is True
+    narrow = done(installation, *create, "--gateway-organization", organization["organization_id"])
+    assert f"gateway organization id  {organization['organization_id']}" in narrow
+    admin = done(
+        installation, *create, "--scope", "tollhouse:keys.write", "--all-organizations", "--secret-only"
+    ).strip()
+    WATCH.note(wide["secret"], admin)
+    assert "tollhouse:admission" in refused(installation, 1, *create, "--all-organizations", "--token", admin)

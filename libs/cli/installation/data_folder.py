@@ -87,7 +87,11 @@ class DataFolder:
     @contextmanager
     def trust_locked(self) -> Iterator[None]:
         """Keep other commands from changing the trust bundle meanwhile; wait for those that do."""
-        with (self.path / "trust.lock").open("w") as file:
+        try:
+            file = (self.path / "trust.lock").open("w")
+        except OSError as error:
+            raise CommandFailed(f"The trust bundle in {self.path} cannot be changed: {error.strerror}.") from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -103,7 +107,10 @@ class DataFolder:
 
     def write_trust(self, bundle: TrustBundle) -> None:
         """Put a trust bundle in the place of the one before. Running services take it up within a second."""
-        write_private(self.trust_bundle_file, bundle.model_dump_json())
+        try:
+            write_private(self.trust_bundle_file, bundle.model_dump_json())
+        except OSError as error:
+            raise CommandFailed(f"{self.trust_bundle_file} cannot be written: {error.strerror}.") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:

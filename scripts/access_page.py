@@ -55,6 +55,10 @@ key cannot act for its owner here.
 project, to requests that name that project. The last column names the scope it needs. `any` means that every key can
 call, `none` that no key can. AcceptInvitation needs a session: the service refuses keys itself.
 
+**Gateways.** `tollhouse:admission` and `tollhouse:usage.write` are held by no role, but by keys of service accounts to
+which an operator gave them. Such a key lets a gateway call as a service does, in the organizations that it reaches: its
+own, one other, or all ([gateways.md](gateways.md)). RPCs marked `(all organizations)` need a key that reaches all.
+
 **Refusals.** A user or key that does not belong to the organization in the request gets NOT_FOUND, as for an
 organization that does not exist. The same holds for another user's id at an RPC for themselves. A caller who belongs to
 the organization but lacks the scope gets PERMISSION_DENIED. A caller without valid credentials gets UNAUTHENTICATED,
@@ -107,7 +111,7 @@ def scope_lines() -> Iterator[str]:
         if value.number:
             holders = value.GetOptions().Extensions[access_pb2.holders]
             of_projects = [f"project {role}" for role in holders.project_roles]
-            held = (holders.organization_roles, of_projects, holders.own_roles)
+            held = (["gateways"] if holders.gateways else holders.organization_roles, of_projects, holders.own_roles)
             yield _row([f"`{holders.name}`", *(", ".join(roles) or NOBODY for roles in held)])
     yield ""
 
@@ -129,9 +133,13 @@ def method_cells(method: MethodDescriptor) -> list[str]:
     roles = len(ORGANIZATION_ROLES) + len(PROJECT_ROLES)
     if access.public:
         return [f"{method.name} (anybody)", *["all"] * (2 + roles), NOBODY, "any"]
-    if not (access.operators or access.services or access.scope or access.self_field or access.users):
+    if not (
+        access.operators or access.services or access.scope or access.self_field or access.users or access.gateway_scope
+    ):
         raise ValueError(f"{method.full_name} declares no access")
-    if access.scope:
+    if access.gateway_scope:
+        reaches, scope = [NOBODY] * roles, _gateway_scope(access)
+    elif access.scope:
         holders = access_pb2.Scope.DESCRIPTOR.values_by_number[access.scope].GetOptions().Extensions[access_pb2.holders]
         reaches, scope = _reaches(method, holders), f"`{holders.name}`"
     else:
@@ -144,6 +152,13 @@ def method_cells(method: MethodDescriptor) -> list[str]:
         f"`{access.self_field}`" if access.self_field else NOBODY,
         scope,
     ]
+
+
+def _gateway_scope(access: access_pb2.Access) -> str:
+    """Returns the scope that lets keys of gateways in, with a mark where it must hold in all organizations."""
+    value = access_pb2.Scope.DESCRIPTOR.values_by_number[access.gateway_scope]
+    name = value.GetOptions().Extensions[access_pb2.holders].name
+    return f"`{name}`" + (" (all organizations)" if access.all_organizations else "")
 
 
 def _reaches(method: MethodDescriptor, holders: access_pb2.ScopeHolders) -> list[str]:

@@ -24,6 +24,7 @@ GROUPS: Final = (
     "user",
     "project",
     "service-account",
+    "gateway",
     "key",
     "models",
     "units",

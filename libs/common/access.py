@@ -96,6 +96,18 @@ class Rights:
     """The scopes of the key the caller came with; None for a session."""
     key_project_id: str = ""
     """The only project the key acts in; empty when it is bound to none."""
+    all_organizations: bool = False
+    """Whether the key's scopes of gateways hold in all organizations."""
+    gateway_organization_id: str = ""
+    """The only organization in which the key's scopes of gateways hold; empty where they hold in all or in none."""
+
+    def is_gateway(self, scope: Scope.ValueType) -> bool:
+        """Tell whether a key lets its holder act as a gateway with this scope, in the organizations it reaches."""
+        return self.key_scopes is not None and _HOLDERS[scope].name in self.key_scopes
+
+    def reaches(self, organization_id: str) -> bool:
+        """Tell whether the key's scopes of gateways hold in an organization, named in lower case."""
+        return self.all_organizations or (bool(organization_id) and organization_id == self.gateway_organization_id)
 
     def grant(self, scope: Scope.ValueType) -> Grant:
         """Return how far the scope is held."""
@@ -126,6 +138,12 @@ def role_holds(scope_name: str, organization_role: str, project_roles: Collectio
             or any(role in holders.project_roles for role in project_roles)
         )
     return not scope_name.startswith(OWN_SCOPES_PREFIX) and (organization_role in _WORKING_ROLES or bool(project_roles))
+
+
+def is_gateway_scope(scope_name: str) -> bool:
+    """Tell whether a scope is one that no role holds, but service accounts to whose keys an operator gave it."""
+    holders = _HOLDERS_BY_NAME.get(scope_name)
+    return holders is not None and holders.gateways
 
 
 def is_known_scope(scope_name: str) -> bool:
@@ -160,6 +178,8 @@ class AccessRule:
     users: bool = False
     by_resource: bool = False
     only_reads: bool = False
+    gateway_scope: Scope.ValueType = Scope.SCOPE_UNSPECIFIED
+    all_organizations: bool = False
 
     @classmethod
     def of(cls, method: MethodDescriptor) -> "AccessRule":
@@ -179,9 +199,15 @@ class AccessRule:
             users=access.users,
             by_resource=access.by_resource,
             only_reads=options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
+            gateway_scope=access.gateway_scope,
+            all_organizations=access.all_organizations,
         )
         if not (rule.operators or rule.services or rule.public or rule.for_users):
             raise UndeclaredAccess(f"{method.full_name} declares no access")
+        if rule.gateway_scope and (rule.for_users or not _HOLDERS[rule.gateway_scope].gateways):
+            raise UndeclaredAccess(f"{method.full_name} lets gateways in by a scope that is not theirs alone")
+        if rule.scope and _HOLDERS[rule.scope].gateways:
+            raise UndeclaredAccess(f"{method.full_name} lets users in by a scope that no role holds")
         fields = method.input_type.fields_by_name
         missing = [
             name for name in (rule.self_field, "organization_id" if rule.scope else "") if name not in {"", *fields}
@@ -192,8 +218,29 @@ class AccessRule:
 
     @property
     def for_users(self) -> bool:
-        """Whether users and keys have any way in but the operators'."""
+        """Whether users and keys have any way in but the operators' and the gateways'."""
         return bool(self.scope or self.self_field or self.users)
+
+    @property
+    def callers(self) -> str:
+        """Who is let in, in words, for those who are not."""
+        if self.public:
+            return "everybody"
+        ways = ["operators"] if self.operators else []
+        if ANY_SERVICE in self.services:
+            ways.append("services")
+        elif self.services:
+            ways.append(f"the services {', '.join(sorted(self.services))}")
+        if self.users:
+            ways.append("users and API keys")
+        if self.scope:
+            ways.append(f"users and API keys that hold {_HOLDERS[self.scope].name} for what the request names")
+        if self.gateway_scope:
+            reach = "for all organizations" if self.all_organizations else "for what the request names"
+            ways.append(f"API keys of gateways that hold {_HOLDERS[self.gateway_scope].name} {reach}")
+        if self.self_field:
+            ways.append(f"the user whom {self.self_field} names, with a session")
+        return ", ".join(ways[:-1]) + " and " * (len(ways) > 1) + ways[-1]
 
     def admits(self, caller: Caller) -> bool:
         """Tell whether the caller is let in by its name; callers with rights are asked about with `admit_by_rights`."""
@@ -212,6 +259,12 @@ class AccessRule:
         role = rights.platform_role
         return role is PlatformRole.ADMIN or (role is PlatformRole.ADMIN_READONLY and self.only_reads)
 
+    def admits_gateway(self, rights: Rights) -> bool:
+        """Tell whether a key lets a gateway in, wherever it reaches."""
+        if not self.gateway_scope or not rights.is_gateway(self.gateway_scope):
+            return False
+        return rights.all_organizations or (bool(rights.gateway_organization_id) and not self.all_organizations)
+
     def admit_by_rights(self, caller: Caller, rights: Rights, target: Target) -> None:
         """Let a user or key in.
 
@@ -220,6 +273,11 @@ class AccessRule:
             PermissionDenied: they may not make this call.
         """
         if self.public or self.users or self._is_self(caller, target):
+            return
+        if self.admits_gateway(rights):
+            # Where the request names no organization itself, whoever handles it looks at what it names.
+            if target.organization_id and not rights.reaches(target.organization_id):
+                raise NotFound(resource_type="organization", resource_name=target.organization_id)
             return
         if self.scope and not rights.organization_role:
             raise NotFound(resource_type="organization", resource_name=target.organization_id)

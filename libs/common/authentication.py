@@ -6,6 +6,8 @@ costs more than the rest of a call.
 
 The algorithm has two names: `Ed25519` (RFC 9864), which our own tokens carry, and the older `EdDSA` (RFC 8037), which
 most libraries write. Both are accepted, with keys of the curve Ed25519 only.
+
+The trust bundle may be replaced while the process runs. What was cached under the old one is then forgotten.
 """
 
 import base64
@@ -31,6 +33,7 @@ from libs.common.ids import is_id
 
 ALGORITHM: Final = "Ed25519"
 _ALGORITHM_NAMES: Final = [ALGORITHM, "EdDSA"]
+_KEY_TYPE: Final = "OKP"
 _CURVE: Final = "Ed25519"
 TOKEN_TYPE: Final = "caller+jwt"  # noqa: S105 -- the name of a token type (RFC 8725, 3.11), not a secret.
 TOKEN_MAX_LENGTH: Final = 4096
@@ -39,10 +42,13 @@ SERVICE_TOKEN_LIFETIME: Final = timedelta(minutes=5)
 _REMEMBERED_MAX: Final = 4096
 _TIME_MAX_S: Final = 253_370_764_800.0  # The beginning of the year 9999, for tokens that never expire.
 _SCHEME: Final = "bearer "
+RETIRE_TIME: Final = "retire_time"
+"""The member of a key in the trust bundle that says from when on the key is not accepted, as RFC 3339 text."""
+_NOT_IN_JWK: Final = frozenset({"alg", RETIRE_TIME})
 
 
 class TrustedIssuer(BaseModel):
-    """Who may sign, for which subjects, and with which public keys."""
+    """Who may sign, for which subjects, and with which public keys. A key may have a `RETIRE_TIME`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,8 +86,9 @@ class SigningKey(BaseModel):
         return cls.model_validate_json(path.read_bytes())
 
     @classmethod
-    def generate(cls, *, issuer: str, subject: str) -> "SigningKey":
-        key = OKPKey.generate_key("Ed25519", {"kid": issuer, "use": "sig"}, auto_kid=False)
+    def generate(cls, *, issuer: str, subject: str, key_id: str | None = None) -> "SigningKey":
+        """Make a key pair. An issuer that may have several keys gives each a `key_id` of its own."""
+        key = OKPKey.generate_key("Ed25519", {"kid": key_id or issuer, "use": "sig"}, auto_kid=False)
         return cls(issuer=issuer, subject=subject, key={n: str(v) for n, v in key.as_dict(private=True).items()})
 
     def write(self, path: Path) -> None:
@@ -103,17 +110,68 @@ class _Remembered:
     expire_time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _VerifyingKey:
+    key: OKPKey
+    retire_s: float
+    """When the key ceases to be accepted, in seconds since 1970; infinite where it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """A trust bundle, prepared for lookups."""
+
+    issuers: Mapping[str, TrustedIssuer]
+    keys: Mapping[tuple[str, str], _VerifyingKey]
+
+    @classmethod
+    def of(cls, bundle: TrustBundle) -> "_Trust":
+        """Read a bundle; raises ValueError where a key cannot be used, or an issuer or key id stands in it twice."""
+        issuers: dict[str, TrustedIssuer] = {}
+        keys: dict[tuple[str, str], _VerifyingKey] = {}
+        for trusted in bundle.issuers:
+            if trusted.issuer in issuers:
+                raise ValueError(f"The issuer {trusted.issuer} is twice in the trust bundle.")
+            issuers[trusted.issuer] = trusted
+            for key in trusted.keys:
+                place = trusted.issuer, str(key.get("kid", ""))
+                if not place[1] or place in keys:
+                    raise ValueError(f"A key of {trusted.issuer} in the trust bundle has no key id of its own.")
+                keys[place] = _verifying_key(key)
+        return cls(issuers, keys)
+
+
 class Authenticator:
     """Turns the `authorization` metadata of a call into a verified caller."""
 
     def __init__(self, bundle: TrustBundle, *, audience: str, clock: Clock) -> None:
         self._audience = audience
         self._now = clock.now
-        self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
-        self._keys = {
-            (trusted.issuer, str(key["kid"])): _verifying_key(key) for trusted in bundle.issuers for key in trusted.keys
-        }
+        self._trust = _Trust.of(bundle)
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self.bundles = 1
+        """How many bundles were trusted so far; while it stays the same, no issuer and no key has gone."""
+
+    def trust(self, bundle: TrustBundle) -> None:
+        """Trust this bundle from now on instead of the one before.
+
+        Raises:
+            ValueError: a key of the bundle cannot be used. The one before stays in force.
+        """
+        self._trust = _Trust.of(bundle)
+        self._remembered.clear()
+        self.bundles += 1
+
+    def require_trusted(self, authorization: str) -> None:
+        """Raise Unauthenticated unless a token is one that a trusted issuer signed, whatever its times and audience.
+
+        It is asked about the token of a stream: a token need only be good when the stream begins, but its issuer must
+        stay trusted.
+        """
+        try:
+            self._genuine(authorization[len(_SCHEME) :], self._now().timestamp())
+        except (JoseError, LookupError, ValueError, TypeError, RecursionError):
+            raise Unauthenticated from None
 
     def caller_of(self, authorization: str) -> Caller:
         """Return who is calling.
@@ -139,7 +197,7 @@ class Authenticator:
         if scheme.lower() != _SCHEME or len(token) > TOKEN_MAX_LENGTH:
             raise Unauthenticated
         try:
-            header, claims = self._genuine(token)
+            header, claims, retire_s = self._genuine(token, now_s)
             caller = _caller_named(str(claims["sub"]), claims.get("sid", ""))
             audience = claims["aud"]
             expire_s = _seconds(claims["exp"]) + LEEWAY_S
@@ -154,30 +212,49 @@ class Authenticator:
             raise TokenNotYetValid(valid_from_time=_time(valid_from_s))
         if not now_s < expire_s:
             raise TokenExpired(expire_time=_time(expire_s - LEEWAY_S))
-        return _Remembered(caller, _time(expire_s))
+        return _Remembered(caller, _time(min(expire_s, retire_s)))
 
-    def _genuine(self, token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
-        """Return header and claims of a token that a trusted issuer signed, for a subject it may name."""
+    def _genuine(self, token: str, now_s: float) -> tuple[Mapping[str, object], Mapping[str, object], float]:
+        """Return header and claims of a token that a trusted issuer signed for a subject it may name, and when the key
+        retires."""
         unverified = json.loads(_decode_segment(token.split(".")[1]))
-        issuer = self._issuers[unverified["iss"]]
+        issuer = self._trust.issuers[unverified["iss"]]
         header = json.loads(_decode_segment(token.split(".")[0]))
-        key = self._keys[(issuer.issuer, header["kid"])]
+        key = self._trust.keys[(issuer.issuer, header["kid"])]
+        if now_s >= key.retire_s:
+            raise ValueError("retired")
         with warnings.catch_warnings():
             # The library warns of the older name of the algorithm. With a key of this curve it means the same.
             warnings.simplefilter("ignore", SecurityWarning)
-            verified = jwt.decode(token, key, algorithms=_ALGORITHM_NAMES)
+            verified = jwt.decode(token, key.key, algorithms=_ALGORITHM_NAMES)
         claims: Mapping[str, object] = verified.claims
         if not any(_covers(pattern, str(claims["sub"])) for pattern in issuer.subjects):
             raise ValueError("subject")
-        return verified.header, claims
+        return verified.header, claims, key.retire_s
 
 
-def _verifying_key(key: Mapping[str, str | list[str]]) -> OKPKey:
+def _verifying_key(key: Mapping[str, str | list[str]]) -> _VerifyingKey:
     """Read a public key. A key may name its algorithm, by either name; it is used for this one alone."""
-    verifying = OKPKey.import_key({name: value for name, value in key.items() if name != "alg"})
-    if verifying.curve_name != _CURVE or key.get("alg", ALGORITHM) not in _ALGORITHM_NAMES:
+    try:
+        verifying = OKPKey.import_key({name: value for name, value in key.items() if name not in _NOT_IN_JWK})
+    except (JoseError, LookupError, TypeError) as error:
+        raise ValueError(f"The key {key.get('kid')} of the trust bundle cannot be read.") from error
+    is_ed25519 = key.get("kty") == _KEY_TYPE and verifying.curve_name == _CURVE
+    if not is_ed25519 or key.get("alg", ALGORITHM) not in _ALGORITHM_NAMES:
         raise ValueError(f"The key {key.get('kid')} of the trust bundle is not an Ed25519 key.")
-    return verifying
+    retire_time = retire_time_of(key)
+    return _VerifyingKey(verifying, math.inf if retire_time is None else retire_time.timestamp())
+
+
+def retire_time_of(key: Mapping[str, str | list[str]]) -> datetime | None:
+    """Return from when on a key of the trust bundle is not accepted; raises ValueError where it says no moment."""
+    text = key.get(RETIRE_TIME)
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(str(text))
+    if moment.tzinfo is None:
+        raise ValueError(f"The key {key.get('kid')} of the trust bundle has a {RETIRE_TIME} without a time zone.")
+    return moment
 
 
 def _time(seconds: float) -> datetime:

@@ -171,6 +171,16 @@ def may(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> b
     return rights.grant(scope).covers(project_id=project_id, is_own=current_caller().is_user(user_id))
 
 
+def reaches(organization_id: str) -> bool:
+    """Tell whether the caller may act in an organization that a part of the request names, in lower case.
+
+    For RPCs open to gateways: one with a key for a single organization may not act in another, for which the answer is
+    to be that of a missing one.
+    """
+    rights = current_rights()
+    return rights is None or rights.reaches(organization_id)
+
+
 def require_scope(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> None:
     """Raise PermissionDenied unless the caller holds the scope for the resource; for RPCs declared `by_resource`."""
     if not may(scope, project_id=project_id, user_id=user_id):

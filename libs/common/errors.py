@@ -251,12 +251,21 @@ class WrongTokenType(Unauthenticated):
 
 
 class PermissionDenied(Refusal):
-    """The caller is known and may not do this."""
+    """The caller is known and may not do this.
+
+    The pipeline adds the fact `callers`: whom the RPC lets in. It is made from the RPC's `access` option, so it says
+    nothing of anybody's organizations.
+    """
 
     kind = Kind.PERMISSION_DENIED
     reason = "PERMISSION_DENIED"
     template = "The caller may not make this call."
     remedy = "Call as somebody whom docs/access.md lists for this RPC, or have the scope given."
+
+    @property
+    def message(self) -> str:
+        callers = self.facts.get("callers")
+        return f"{self.template} It is open to {callers}." if callers else self.template
 
 
 class StaleEtag(Refusal):

@@ -68,6 +68,8 @@ UnaryUnary = Callable[[Message, Context], Awaitable[Message]]
 UnaryStream = Callable[[Message, Context], AsyncIterator[Message]]
 StreamUnary = Callable[[AsyncIterator[Message], Context], Awaitable[Message]]
 StreamStream = Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
+AdmitAgain = Callable[[], Awaitable[None]]
+"""Raises a Refusal where the caller of a stream may not go on; asked with each message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Pipeline:
             )
         elif handler.response_streaming:
             wrapped = grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, cast(UnaryStream, handler.unary_stream), RpcMethod.parse), None, serialize
+                self._streaming(method, cast(UnaryStream, handler.unary_stream), _parse_one), None, serialize
             )
         elif handler.request_streaming:
             wrapped = grpc.stream_unary_rpc_method_handler(
@@ -200,8 +202,9 @@ class Pipeline:
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
-                await self._admit_stream(method, self._enter(method, context))
-                return await handle(_parse_each(method, stream), context)
+                call = self._enter(method, context)
+                await self._admit_stream(method, call)
+                return await handle(_parse_each(method, stream, self._again(method, call, context)), context)
             except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
                 await self._read_rest(stream)
                 return await self._refuse(method, context, error)
@@ -214,7 +217,7 @@ class Pipeline:
         self,
         method: RpcMethod,
         handle: Callable[[_Asked, Context], AsyncIterator[Message]],
-        read: Callable[[RpcMethod, _Raw], _Asked],
+        read: Callable[[RpcMethod, _Raw, AdmitAgain], _Asked],
     ) -> Callable[[_Raw, Context], AsyncIterator[Message]]:
         """Wrap a call that answers with a stream; `read` parses the request, or each request of a stream."""
 
@@ -223,8 +226,12 @@ class Pipeline:
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
-                await self._admit_stream(method, self._enter(method, context))
-                async for message in handle(read(method, raw), context):
+                call = self._enter(method, context)
+                await self._admit_stream(method, call)
+                admit_again = self._again(method, call, context)
+                async for message in handle(read(method, raw, admit_again), context):
+                    if not isinstance(raw, AsyncIterator):  # What came in a stream was taken, so it is acknowledged.
+                        await admit_again()
                     yield message
             except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
                 if isinstance(raw, AsyncIterator):
@@ -296,11 +303,12 @@ class Pipeline:
             request, malformed = method.decode(data), None
         except InvalidArgument as refusal:
             request, malformed = None, refusal
-        organization_id = id_in(request, "organization_id")
+        # A gateway's key reaches the same organizations whichever one is asked about: one answer serves all its calls.
+        organization_id = "" if method.access.gateway_scope else id_in(request, "organization_id")
         await self._resolve(method, call, credential, organization_id if is_id(organization_id) else "")
         if request is None:
             raise malformed or Unauthenticated
-        if not (call.as_operator or method.access.for_users):
+        if not (call.as_operator or method.access.for_users or method.access.admits_gateway(call.known_rights)):
             raise PermissionDenied
         validation.check(request, method.read)
         if not call.as_operator:
@@ -308,11 +316,27 @@ class Pipeline:
         return request
 
     async def _admit_stream(self, method: RpcMethod, call: Call) -> None:
-        """Admit a user to a streaming RPC only where they count as an operator: no stream is open to other users."""
+        """Admit users to a streaming RPC where they count as operators, and keys of gateways: no other users."""
         if call.credential is not None:
             await self._resolve(method, call, call.credential, "")
-            if not call.as_operator:
+            if not (call.as_operator or method.access.admits_gateway(call.known_rights)):
                 raise PermissionDenied
+
+    def _again(self, method: RpcMethod, call: Call, context: Context) -> AdmitAgain:
+        """Return what checks the caller of a stream with each message: a stream may last longer than trust in them."""
+        bundles = self._authenticator.bundles
+        authorization = "" if call.credential and call.credential.api_key else _authorization_in(context)
+
+        async def admit_again() -> None:
+            nonlocal bundles
+            if method.access.public:
+                return
+            if authorization and bundles != self._authenticator.bundles:
+                self._authenticator.require_trusted(authorization)
+                bundles = self._authenticator.bundles
+            await self._admit_stream(method, call)
+
+        return admit_again
 
     async def _resolve(self, method: RpcMethod, call: Call, credential: Credential, organization_id: str) -> None:
         """Look up who the caller is and what it may do."""
@@ -349,6 +373,8 @@ class Pipeline:
             raise error
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded()
+        if type(error) is PermissionDenied:
+            error = PermissionDenied(callers=method.access.callers)
         if isinstance(error, Refusal):
             return await _abort(context, status_of(error, self._domain), http_hints(error))
         error_id = new_id()
@@ -363,9 +389,21 @@ def _serializer(serialize: Callable[[Message], bytes] | None) -> Callable[[Messa
     return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
 
 
-async def _parse_each(method: RpcMethod, stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+def _parse_one(method: RpcMethod, data: bytes, _: AdmitAgain) -> Message:
+    return method.parse(data)
+
+
+async def _parse_each(
+    method: RpcMethod, stream: AsyncIterator[bytes], admit_again: AdmitAgain
+) -> AsyncIterator[Message]:
     async for data in stream:
+        await admit_again()
         yield method.parse(data)
+
+
+def _authorization_in(context: Context) -> str:
+    metadata = context.invocation_metadata() or ()
+    return next((str(value) for key, value in reversed(tuple(metadata)) if key == _AUTHORIZATION), "")
 
 
 async def _abort(context: Context, status: status_pb2.Status, hints: Sequence[tuple[str, str]] = ()) -> Message:

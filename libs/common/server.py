@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from libs.common.authentication import Authenticator, TrustBundle
+from libs.common.authentication import Authenticator
 from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
@@ -26,6 +26,7 @@ from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
 from libs.common.shards import Shards, ShardsDiffer
 from libs.common.telemetry import Telemetry
+from libs.common.trust_file import TrustFile
 from libs.common.validation import Reader
 
 _log = structlog.get_logger("server")
@@ -83,11 +84,11 @@ class Service:
         self.database = database
         self._shards = shards
         self._settings = settings
+        self._trust_file = TrustFile(settings.trust_bundle_file)
+        self._authenticator = Authenticator(self._trust_file.bundle, audience=self.domain, clock=clock)
         self._pipeline = Pipeline(
             domain=self.domain,
-            authenticator=Authenticator(
-                TrustBundle.read(settings.trust_bundle_file), audience=self.domain, clock=clock
-            ),
+            authenticator=self._authenticator,
             limits=Limits(calls_max=settings.calls_max, deadline_default_s=settings.default_deadline_ms / 1000),
             telemetry=telemetry,
             directory=directory,
@@ -158,7 +159,7 @@ class Service:
         port = self._bind()
         await self._server.start()
         self._tasks = [asyncio.create_task(self._watch_readiness(), name="readiness")]
-        for name, run in self._background:
+        for name, run in (("trust bundle", self._follow_trust), *self._background):
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))
         _log.info("serving", context=self.context, host=self._settings.host, port=port)
         return port
@@ -226,6 +227,9 @@ class Service:
         while idle_looks < _IDLE_LOOKS and time.monotonic() < until_s:
             await asyncio.sleep(_IDLE_LOOK_EVERY_S)
             idle_looks = 0 if self._pipeline.calls else idle_looks + 1
+
+    async def _follow_trust(self) -> None:
+        await self._trust_file.follow(self._authenticator.trust)
 
     async def _watch_readiness(self) -> None:
         while True:

@@ -64,7 +64,7 @@ class ServiceSettings(BaseSettings):
     """Whether the contract can be asked for by gRPC reflection, as grpcurl does."""
 
     trust_bundle_file: FilePath
-    """The public keys, as a JWK set, whose tokens callers may present."""
+    """The trust bundle: the public keys whose tokens callers may present. A change is taken up within a second."""
     tls_certificate_file: FilePath | None = None
     """The server's certificate, in PEM."""
     tls_key_file: FilePath | None = None

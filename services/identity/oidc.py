@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from libs.common.clock import Clock
 from services.identity.email_address import folded_email
 from services.identity.errors import InvalidIdToken
-from services.identity.provider_keys import Fetch, ProviderKeys, address_problem, template_problem
+from services.identity.provider_keys import Fetch, ProviderKeys, address_problem, older_name, template_problem
 from services.identity.text import has_harmful, without_harmful
 
 _log = structlog.get_logger("id tokens")
@@ -142,7 +142,8 @@ class IdTokens:
         self, id_token: str, header: Mapping[str, object], issuer: _Issuer
     ) -> Mapping[str, object]:
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-        if algorithm not in issuer.settings.algorithms or not isinstance(algorithm, str):
+        used = {older_name(name) for name in issuer.settings.algorithms}
+        if not isinstance(algorithm, str) or older_name(algorithm) not in used:
             raise _Rejected("an algorithm the issuer does not use")
         if not isinstance(kind, str) or kind.upper() != "JWT":
             raise _Rejected("a token of another type")

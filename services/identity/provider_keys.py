@@ -105,8 +105,12 @@ class PublicKey:
     def fits(self, algorithm: str) -> bool:
         if self.kind != _KIND_OF_KEY.get(algorithm):
             return False
-        same = _SAME_ALGORITHM.get(algorithm, algorithm)
-        return not self.algorithm or _SAME_ALGORITHM.get(self.algorithm, self.algorithm) == same
+        return not self.algorithm or older_name(self.algorithm) == older_name(algorithm)
+
+
+def older_name(algorithm: str) -> str:
+    """Return the one name by which an algorithm of two names is compared."""
+    return _SAME_ALGORITHM.get(algorithm, algorithm)
 
 
 class ProviderKeys:

@@ -121,7 +121,7 @@ def test_every_scope_has_holders_and_a_known_name(scope: Scope.ValueType) -> Non
     holders = access_pb2.Scope.DESCRIPTOR.values_by_number[scope].GetOptions().Extensions[access_pb2.holders]
     assert holders.name.startswith("tollhouse:")
     assert is_known_scope(holders.name)
-    assert "owner" in holders.organization_roles
+    assert holders.gateways != ("owner" in holders.organization_roles)
     for role in (*holders.organization_roles, *holders.own_roles):
         assert role_holds(holders.name, role, ())
     assert not role_holds(holders.name, "", ())
@@ -154,3 +154,41 @@ def _method_with(access: access_pb2.Access) -> MethodDescriptor:
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(file.SerializeToString())
     return pool.FindServiceByName(f"{name}.Probe").methods_by_name["Ask"]
+
+
+def gateway_rights(*, everywhere: bool = False, reached: str = "", scope: str = "tollhouse:usage.write") -> Rights:
+    return Rights(key_scopes=frozenset({scope}), all_organizations=everywhere, gateway_organization_id=reached)
+
+
+RECORDS = replace(NOBODY_ELSE, operators=True, gateway_scope=Scope.SCOPE_USAGE_WRITE)
+ACCOUNT_KEY = Caller(CallerKind.SERVICE_ACCOUNT, new_id(), api_key_id=new_id())
+
+
+def test_key_of_a_gateway_is_let_in_where_it_reaches_and_carries_the_scope() -> None:
+    assert outcome(RECORDS, ACCOUNT_KEY, gateway_rights(everywhere=True)) == ""
+    assert outcome(RECORDS, ACCOUNT_KEY, gateway_rights(reached=HERE)) == ""
+    assert outcome(RECORDS, ACCOUNT_KEY, gateway_rights(reached=new_id())) == "NOT_FOUND"
+    assert outcome(RECORDS, ACCOUNT_KEY, gateway_rights()) == "PERMISSION_DENIED"
+    other_scope = gateway_rights(everywhere=True, scope="tollhouse:admission")
+    assert outcome(RECORDS, ACCOUNT_KEY, other_scope) == "PERMISSION_DENIED"
+    for_all = replace(RECORDS, all_organizations=True)
+    assert outcome(for_all, ACCOUNT_KEY, gateway_rights(reached=HERE)) == "PERMISSION_DENIED"
+    assert outcome(for_all, ACCOUNT_KEY, gateway_rights(everywhere=True)) == ""
+
+
+def test_no_role_holds_the_scope_of_a_gateway() -> None:
+    for name in ("tollhouse:admission", "tollhouse:usage.write"):
+        for role in ("owner", "admin", "member", "billing", "viewer"):
+            assert not role_holds(name, role, ["admin", "member"])
+        assert not Rights(organization_role="owner", organization_id=HERE).holds(name)
+    assert outcome(RECORDS, USER, rights("owner")) == "PERMISSION_DENIED"
+
+
+def test_refusal_says_who_would_be_let_in() -> None:
+    assert RECORDS.callers == (
+        "operators and API keys of gateways that hold tollhouse:usage.write for what the request names"
+    )
+    assert replace(KEYS_WRITE, services=frozenset({"metering"})).callers == (
+        "operators, the services metering and users and API keys that hold tollhouse:keys.write "
+        "for what the request names"
+    )

@@ -292,3 +292,12 @@ def test_what_looks_like_a_credential_is_hidden_in_logs(secret: str, capsys: pyt
 
 def test_password_in_an_address_is_hidden() -> None:
     assert redact("postgresql://billing:hunter2@db/x") == "postgresql://[hidden]@db/x"
+
+
+async def test_caller_who_is_not_let_in_learns_who_would_be(running: Running) -> None:
+    error = await running.refusal(metadata=running.callers.service("identity"))
+
+    info = error_info(error)
+    assert info is not None
+    assert dict(info.metadata) == {"callers": "operators and the services metering"}
+    assert error.details() == ("The caller may not make this call. It is open to operators and the services metering.")

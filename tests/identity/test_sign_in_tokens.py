@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.jwk import OctKey, OKPKey, RSAKey
 from pydantic import ValidationError
 
 from libs.common.errors import Unavailable
@@ -62,6 +62,14 @@ async def test_a_token_tells_who_its_provider_vouches_for(reader: Reader, algori
         full_name="AdaL",
         picture_url="https://people.test/ada.png",
     )
+
+
+async def test_token_is_accepted_under_either_name_of_its_algorithm(reader: Reader) -> None:
+    own = reader.provider.keys["EdDSA-1"].as_dict(private=True)
+    key = OKPKey.import_key({name: value for name, value in own.items() if name != "alg"})
+    for name in ("EdDSA", "Ed25519"):
+        token = reader.provider.token(algorithm="EdDSA", key=key, header={"alg": name})
+        assert (await reader.read(token)).subject == "1001"
 
 
 async def test_what_a_provider_says_beyond_the_subject_may_be_missing_or_nonsense(reader: Reader) -> None:

@@ -99,10 +99,10 @@ def test_every_role_is_held_by_some_caller() -> None:
 def test_every_scope_is_held_by_some_caller_and_required_by_some_rpc() -> None:
     scopes = {value.number for value in access_pb2.Scope.DESCRIPTOR.values if value.number}
     rules = [method.GetOptions().Extensions[access_pb2.access] for method in rpcs.declared().values()]
-    assert {access.scope for access in rules if access.scope} == scopes
+    assert {scope for access in rules for scope in (access.scope, access.gateway_scope) if scope} == scopes
     for value in access_pb2.Scope.DESCRIPTOR.values:
         holders = value.GetOptions().Extensions[access_pb2.holders]
-        assert bool(value.number) == bool(holders.name and holders.organization_roles)
+        assert bool(value.number) == bool(holders.name and (holders.organization_roles or holders.gateways))
 
 
 async def test_every_rpc_is_served(served: list[Rpc]) -> None:

@@ -24,6 +24,7 @@ OF_THEIR_OWN = {
     "migrate": {"--data-dir", "--database-url", "--json"},
     "shards": {"--data-dir", "--database-url", "--json"},
     "token": {"--data-dir", "--json"},
+    **{f"gateway {name}": {"--data-dir", "--json"} for name in ("create", "list", "rotate", "revoke", "delete")},
     "demo": {"--data-dir"},
 }
 

@@ -46,6 +46,12 @@ async def create(
         str, typer.Option(help="The subscription that calls with the key fall under; it stops with it.", metavar="ID")
     ] = "",
     external_id: Annotated[str, typer.Option(help="Your own id for the user of the key.")] = "",
+    all_organizations: Annotated[
+        bool, typer.Option("--all-organizations", help="Let a gateway's scopes hold in all organizations.")
+    ] = False,
+    gateway_organization: Annotated[
+        str, typer.Option(help="The organization in which a gateway's scopes hold, instead of its own.", metavar="ID")
+    ] = "",
     expires: Annotated[str, typer.Option(help="When the key expires: a time, or a span from now such as 30d.")] = "",
     test: Annotated[
         bool, typer.Option("--test", help="Create a key of the TEST environment: metered, never charged.")
@@ -70,6 +76,8 @@ async def create(
         metadata=_pairs(metadata or []),
         external_id=external_id,
         subscription_id=subscription,
+        all_organizations=all_organizations,
+        gateway_organization_id=gateway_organization,
     )
     if expires:
         request.expire_time.CopyFrom(parse_future(expires))

@@ -5,14 +5,14 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from libs.cli.failures import CommandFailed
-from libs.common.authentication import SigningKey, TrustBundle, mint_token
+from libs.common.authentication import SigningKey, TrustBundle, TrustedIssuer, mint_token
 from libs.common.clock import Clock
 
 CONTEXTS: Final = ("identity", "billing", "metering")
@@ -27,6 +27,8 @@ _SESSION: Final = "session"
 # The subject of each key that belongs to no service, and the subjects it may sign for.
 _SUBJECTS: Final = {_OPERATOR: "operator:cli", _SESSION: "user:*"}
 _MAY_SPEAK_FOR: Final = {_OPERATOR: ["operator:*"], _SESSION: ["user:*"]}
+RESERVED_NAMES: Final = frozenset({*CONTEXTS, _OPERATOR, _SESSION})
+"""The names of our own keys, which no gateway may have."""
 _SECRET_BYTES: Final = 32
 
 
@@ -54,14 +56,16 @@ class DataFolder:
     def prepare(self) -> None:
         """Create what is missing: folders, signing keys, the trust bundle, the pepper and the role passwords.
 
-        A folder of an older version gets what newer versions need and keeps what it has.
+        A folder of an older version gets what newer versions need and keeps what it has: the trust bundle keeps the
+        gateways, and whatever else an operator has put there.
         """
         for folder in (self.path, self.logs, self._keys):
             self._make(folder)
-        trusted = [
-            self._signing_key(name).trusted(_MAY_SPEAK_FOR.get(name)) for name in (*SERVICE_NAMES, _OPERATOR, _SESSION)
-        ]
-        write_private(self.trust_bundle_file, TrustBundle(issuers=trusted).model_dump_json())
+        with self.trust_locked():
+            known = {one.issuer: one for one in self.read_trust().issuers} if self.trust_bundle_file.exists() else {}
+            own = [self._trusted(name, known) for name in (*SERVICE_NAMES, _OPERATOR, _SESSION)]
+            others = [one for one in known.values() if one.issuer not in {mine.issuer for mine in own}]
+            self.write_trust(TrustBundle(issuers=[*own, *others]))
         if not self.pepper_file.exists():
             write_private(self.pepper_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
         if not self._passwords_file.exists():
@@ -81,6 +85,34 @@ class DataFolder:
         return mint_token(key, audiences=audiences or AUDIENCES, lifetime=lifetime, clock=clock)
 
     @contextmanager
+    def trust_locked(self) -> Iterator[None]:
+        """Keep other commands from changing the trust bundle meanwhile; wait for those that do."""
+        try:
+            file = (self.path / "trust.lock").open("w")
+        except OSError as error:
+            raise CommandFailed(f"The trust bundle in {self.path} cannot be changed: {error.strerror}.") from None
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def read_trust(self) -> TrustBundle:
+        """Return the trust bundle; raises CommandFailed where the file holds none."""
+        try:
+            return TrustBundle.read(self.trust_bundle_file)
+        except (OSError, ValueError):
+            raise CommandFailed(
+                f"{self.trust_bundle_file} is no trust bundle. Put a copy of it back. If there is none, remove the "
+                "file and run `tollhouse up`: it is made anew, and gateways have to be created again."
+            ) from None
+
+    def write_trust(self, bundle: TrustBundle) -> None:
+        """Put a trust bundle in the place of the one before. Running services take it up within a second."""
+        try:
+            write_private(self.trust_bundle_file, bundle.model_dump_json())
+        except OSError as error:
+            raise CommandFailed(f"{self.trust_bundle_file} cannot be written: {error.strerror}.") from None
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder for this process. The kernel releases the lock when the process ends, in whatever way."""
         self._make(self.path)
@@ -96,6 +128,14 @@ class DataFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise CommandFailed(f"The data folder cannot be created: {error}.") from None
+
+    def _trusted(self, name: str, known: Mapping[str, TrustedIssuer]) -> TrustedIssuer:
+        """Return the entry of one of our own keys; the keys that are trusted beside it, in an overlap, stay."""
+        entry = self._signing_key(name).trusted(_MAY_SPEAK_FOR.get(name))
+        before = known.get(entry.issuer)
+        if before is None or entry.keys[0] not in before.keys:
+            return entry
+        return TrustedIssuer(issuer=entry.issuer, subjects=entry.subjects, keys=before.keys)
 
     def _signing_key(self, name: str) -> SigningKey:
         file = self.signing_key_file(name)

@@ -1,14 +1,14 @@
 """API keys, and the decision whether a presented key may be used."""
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from libs.common.access import role_holds
+from libs.common.access import is_gateway_scope, role_holds
 from libs.common.addresses import AddressList
 
 
@@ -61,6 +61,9 @@ class NewApiKey:
     rotated_from_api_key_id: str | None = None
     subscription_id: str | None = None
     """The subscription that metered calls with the key fall under; None where it is bound to none."""
+    all_organizations: bool = False
+    gateway_organization_id: str | None = None
+    """Where the scopes of gateways hold: in all organizations, in this one, or else in the key's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ class ApiKey:
     imported_prefix: str | None
     version: int
     subscription_id: str | None
+    all_organizations: bool
+    gateway_organization_id: str | None
 
     @property
     def etag(self) -> str:
@@ -116,6 +121,11 @@ class ApiKey:
         if self.expire_time is not None and self.expire_time <= now:
             return State.EXPIRED
         return State.ACTIVE
+
+
+def gateway_scopes_of(scopes: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the scopes that gateways hold, and no role."""
+    return tuple(scope for scope in scopes if is_gateway_scope(scope))
 
 
 UPDATABLE: Final = (

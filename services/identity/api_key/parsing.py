@@ -1,6 +1,7 @@
 """Reads requests into commands. What annotations cannot check is checked here; all invalid fields are named at once."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeAlias
 
@@ -8,9 +9,10 @@ from libs.common.access import is_known_scope
 from libs.common.addresses import network_text, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_time
-from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey, gateway_scopes_of
 from services.identity.api_key.importing.imports import Imported
 from services.identity.api_key.manage.leaks import Leak
+from services.identity.api_key.manage.limits import gateway_violations
 from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import api_key_pb2 as pb
 
@@ -29,6 +31,13 @@ def read_new_api_key(request: pb.CreateApiKeyRequest) -> NewApiKey:
     """
     violations: list[FieldViolation] = []
     new = _new_api_key(request, request.organization_id.lower(), "", violations)
+    new = replace(
+        new,
+        all_organizations=request.all_organizations,
+        gateway_organization_id=request.gateway_organization_id.lower() or None,
+    )
+    violations += gateway_violations(new.scopes, project_id=new.project_id, environment=new.environment)
+    violations += _reach_violations(new)
     if violations:
         raise InvalidArgument(violations)
     return new
@@ -69,6 +78,10 @@ def read_imports(request: pb.ImportApiKeysRequest) -> list[Imported]:
         place = f"api_keys[{index}]."
         violations: list[FieldViolation] = []
         new = _new_api_key(key, request.organization_id.lower(), place, violations)
+        violations += [
+            FieldViolation(f"{place}scopes", f"an imported key cannot carry {scope}, as it cannot call Tollhouse")
+            for scope in gateway_scopes_of(new.scopes)
+        ]
         wanted = InvalidArgument(violations) if violations else new
         keys.append(Imported(bytes.fromhex(key.digest), key.secret_suffix, wanted))
     return keys
@@ -127,6 +140,15 @@ def _new_api_key(
         expire_time=read_expire_time(request, place, violations),
         subscription_id=request.subscription_id.lower() or None,
     )
+
+
+def _reach_violations(new: NewApiKey) -> Iterable[FieldViolation]:
+    """Return what is wrong with where the scopes of gateways are to hold."""
+    given = [name for name in ("all_organizations", "gateway_organization_id") if getattr(new, name)]
+    if len(given) > 1:
+        yield FieldViolation("gateway_organization_id", "must be empty where all_organizations is set")
+    if not gateway_scopes_of(new.scopes):
+        yield from (FieldViolation(name, "must be unset for a key without a scope of gateways") for name in given)
 
 
 def _scopes(scopes: Collection[str], place: str, violations: list[FieldViolation]) -> tuple[str, ...]:

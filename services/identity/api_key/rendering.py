@@ -78,6 +78,8 @@ def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
         etag=api_key.etag,
         imported_prefix=api_key.imported_prefix or "",
         subscription_id=api_key.subscription_id or "",
+        all_organizations=api_key.all_organizations,
+        gateway_organization_id=api_key.gateway_organization_id or "",
     )
     if api_key.user_id is not None:
         rendered.user_id = api_key.user_id

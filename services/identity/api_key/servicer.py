@@ -8,7 +8,7 @@ from typing import Final, cast
 import grpc
 
 from libs.common import pages, validation
-from libs.common.call import current_call
+from libs.common.call import current_call, current_rights, reaches
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
@@ -187,7 +187,8 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         asked: dict[int, Asked] = {}
         sent = [one.SerializeToString() for one in request.requests]
         for place, one in enumerate(request.requests):
-            known = self.recall_verification(sent[place])
+            # A caller with a key of its own may not be told about keys of every organization.
+            known = self.recall_verification(sent[place]) if current_rights() is None else None
             if known is not None:
                 outcomes[place] = known
                 continue
@@ -207,6 +208,8 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     def _answer(self, answer: Answer[bytes], asked: Asked, data: bytes | None) -> pb.VerifyApiKeyResponse | bytes:
         """Render an answer; remember what was asked by the bytes in which it came, if the key is valid."""
         verdict, entry, revision = answer
+        if entry is not None and not reaches(entry.organization_id):
+            verdict, entry = Verdict.NOT_FOUND, None
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
@@ -214,7 +217,11 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
                 self._questions.remember(data, question_of(entry.digest, *asked[1:]))
             return entry.answer
         return pb.VerifyApiKeyResponse(
-            code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
+            code=CODES[verdict],
+            api_key_id=entry.subjects[0],
+            revision=revision,
+            stale=entry.stale,
+            refused_organization_id=entry.organization_id,
         )
 
     def recall_verification(self, data: bytes) -> bytes | None:

@@ -45,6 +45,8 @@ def values_of(api_key_id: str, new: NewApiKey, *, digest: Digest, now: datetime)
         "expire_time": new.expire_time,
         "rotated_from_api_key_id": new.rotated_from_api_key_id,
         "subscription_id": new.subscription_id,
+        "all_organizations": new.all_organizations,
+        "gateway_organization_id": new.gateway_organization_id,
         "create_time": now,
         "update_time": now,
     }

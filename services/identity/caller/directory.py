@@ -1,5 +1,7 @@
 """Resolves users and keys from the database on every call, so that a right that was taken away is lost at once."""
 
+from dataclasses import replace
+
 from libs.common.access import Caller, CallerKind, PlatformRole, Rights
 from libs.common.callers import Credential, Resolved
 from libs.common.clock import Clock
@@ -61,15 +63,20 @@ class LocalDirectory:
             raise Unauthenticated
         kind = CallerKind.USER if standing.user_id else CallerKind.SERVICE_ACCOUNT
         caller = Caller(kind, standing.user_id or standing.service_account_id or "", api_key_id=api_key_id)
+        rights = Rights(
+            organization_id=organization_id,
+            key_scopes=standing.scopes,
+            all_organizations=standing.all_organizations,
+            gateway_organization_id="" if standing.all_organizations else standing.reached_organization_id,
+        )
         if organization_id != standing.organization_id:
-            return Resolved(caller, Rights(organization_id=organization_id, key_scopes=standing.scopes))
+            return Resolved(caller, rights)
         return Resolved(
             caller,
-            Rights(
-                organization_id=organization_id,
+            replace(
+                rights,
                 organization_role=standing.organization_role,
                 project_roles=standing.project_roles,
-                key_scopes=standing.scopes,
                 key_project_id=standing.project_id or "",
             ),
         )

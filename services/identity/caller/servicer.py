@@ -39,4 +39,6 @@ class CallerServicer(rpc.CallerServiceServicer):
             project_roles=rights.project_roles,
             key_scopes=sorted(rights.key_scopes or ()),
             key_project_id=rights.key_project_id,
+            all_organizations=rights.all_organizations,
+            gateway_organization_id=rights.gateway_organization_id,
         )

@@ -43,6 +43,7 @@ _OF_SESSION: Final = f"""
 # of the time when the key was created.
 _OF_KEY: Final = f"""
     SELECT k.organization_id::text, k.user_id::text, k.service_account_id::text, k.project_id::text, k.scopes,
+           k.all_organizations, coalesce(k.gateway_organization_id, k.organization_id)::text AS reached_organization_id,
            coalesce(m.role, a.role) AS organization_role, projects.roles AS project_roles
     FROM api_keys k
     JOIN organizations o ON o.organization_id = k.organization_id AND o.delete_time IS NULL
@@ -77,6 +78,9 @@ class KeyStanding:
     scopes: frozenset[str]
     organization_role: str
     project_roles: dict[str, str]
+    all_organizations: bool
+    reached_organization_id: str
+    """The organization in which the key's scopes of gateways hold, unless they hold in all."""
 
 
 async def find_user_standing(
@@ -102,6 +106,8 @@ async def find_key_standing(connection: RawConnection, api_key_id: str, now: dat
         scopes=frozenset(row["scopes"]),
         organization_role=row["organization_role"],
         project_roles=_roles(row),
+        all_organizations=row["all_organizations"],
+        reached_organization_id=row["reached_organization_id"],
     )
 
 

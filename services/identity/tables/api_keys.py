@@ -3,6 +3,7 @@
 from typing import Final
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
@@ -50,6 +51,9 @@ api_keys: Final = Table(
     version_column(),
     # The subscription in billing that metered calls with the key fall under. Identity does not know whether it is live.
     id_column("subscription_id", nullable=True),
+    # Where the scopes of gateways on the key hold: in all organizations, in another one, or else in the key's own.
+    Column("all_organizations", Boolean, nullable=False, server_default=text("false")),
+    id_column("gateway_organization_id", nullable=True),
     PrimaryKeyConstraint("organization_id", "api_key_id", name="api_keys_pkey"),
     UniqueConstraint("api_key_id", name="api_keys_id_once"),
     UniqueConstraint("digest", name="api_keys_digest_once"),
@@ -66,6 +70,10 @@ api_keys: Final = Table(
         name="api_keys_service_account",
     ),
     CheckConstraint("num_nonnulls(user_id, service_account_id) = 1", name="api_keys_one_owner"),
+    CheckConstraint(
+        "NOT all_organizations OR (gateway_organization_id IS NULL AND service_account_id IS NOT NULL)",
+        name="api_keys_reach_is_one",
+    ),
     CheckConstraint("environment IN ('live', 'test')", name="api_keys_environment_known"),
     CheckConstraint("octet_length(digest) = 32", name="api_keys_digest_only"),
     CheckConstraint(

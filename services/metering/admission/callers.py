@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from libs.common.call import reaches
 from services.metering.admission.domain import Denied, Request
 from services.metering.clients.identity import VALID, IdentityClient, KeyAnswer, KeyPrincipal
 from services.metering.clients.organizations import Organizations
@@ -57,7 +58,11 @@ class Callers:
             if request.secret is None:
                 if request.principal is None:
                     raise ValueError("A caller has a key or a principal.")
-                found[place] = Caller(request.principal)
+                organization_id = request.principal.organization_id
+                is_reached = reaches(organization_id)
+                found[place] = (
+                    Caller(request.principal) if is_reached else OrganizationNotFound(organization_id=organization_id)
+                )
                 continue
             answer = self._known(request, request.secret)
             if answer is None:
@@ -148,6 +153,9 @@ class Callers:
 
 
 def _caller(answer: KeyAnswer) -> Caller | Denied:
+    if not reaches(answer.principal.organization_id if answer.principal is not None else answer.organization_id):
+        # To a gateway, the key of an organization that its own key does not reach is no key.
+        return Denied("KEY_NOT_FOUND", _KEY_MESSAGES["NOT_FOUND"])
     if answer.code == VALID and answer.principal is not None:
         return Caller(answer.principal, answer.stale)
     message = _KEY_MESSAGES.get(answer.code, "The key may not be used.")

@@ -70,6 +70,8 @@ class KeyAnswer:
     principal: KeyPrincipal | None
     stale: bool = False
     """Whether it may be out of date, because identity or what it reads cannot be reached."""
+    organization_id: str = ""
+    """The organization of a key whose principal is not told, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class _Refused:
     code: str
     client_address: str
     too_many: TooManyUnknownKeys | None = None
+    organization_id: str = ""
+    """The key's organization; empty where there is no such key."""
 
 
 _Flight = tuple[bytes, int, str | None]
@@ -171,7 +175,7 @@ class IdentityClient:
             return _decide(asked, model, required_scopes, client_address)
         if asked.too_many is not None:
             raise asked.too_many
-        return KeyAnswer(asked.code, None)
+        return KeyAnswer(asked.code, None, organization_id=asked.organization_id)
 
     async def _ask_or_recall(
         self, digest: bytes, secret: str, min_revision: int, client_address: str
@@ -263,7 +267,7 @@ class IdentityClient:
         code = pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
         if code != _ADDRESS_NOT_ALLOWED:
             self._forget(digest)
-        return _Refused(code, client_address)
+        return _Refused(code, client_address, organization_id=answer.refused_organization_id)
 
     def _read(self, answer: pb.VerifyApiKeyResponse, asked_s: float) -> _Kept:
         principal = answer.principal

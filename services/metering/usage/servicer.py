@@ -11,14 +11,14 @@ import grpc
 
 from libs.common import validation
 from libs.common.amount import format_amount, parse_amount
-from libs.common.call import is_operator
+from libs.common.call import is_operator, reaches
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
 from libs.common.status import status_of_item
 from libs.common.timestamps import parse_optional_time, parse_range, time_of_text, time_text
 from libs.common.validation import Reader
-from services.metering.errors import BackfillForOperatorsOnly
+from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFound
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
@@ -260,11 +260,14 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
     Raises:
         InvalidArgument: the time is no moment, or the quantities are wrong.
         BackfillForOperatorsOnly: another than an operator wants to load history.
+        OrganizationNotFound: the key of the calling gateway does not reach the organization.
     """
     settles = isinstance(request, admission_pb2.SettleRequest)
     backfill = isinstance(request, pb.RecordUsageRequest) and request.backfill
     if backfill and not is_operator():
         raise BackfillForOperatorsOnly
+    if not reaches(request.organization_id.lower()):
+        raise OrganizationNotFound(organization_id=request.organization_id.lower())
     description = read_description(request)
     violations: list[FieldViolation] = []
     tokens = read_tokens(request.tokens)

@@ -233,6 +233,14 @@ async def test_only_services_and_operators_may_ask_and_only_where_it_is_configur
     as_user = (("authorization", f"Bearer {created.secret}"),)
     assert (await refused(stub.Check(request, metadata=as_user)))[0] is grpc.StatusCode.PERMISSION_DENIED
     assert said(await stub.Check(request, metadata=platform.metering.operator)) == "200"
+    for everywhere, code in ((True, "200"), (False, "PERMISSION_DENIED")):
+        gateway = await gateway_key(identity, all_organizations=everywhere)
+        as_gateway = (("authorization", f"bearer {gateway}"),)
+        try:
+            assert said(await stub.Check(request, metadata=as_gateway)) == code
+        except grpc.aio.AioRpcError as error:
+            if error.code().name != code:
+                raise
     configured = platform.metering
     platform.external_auth_file = None
     try:
@@ -240,6 +248,22 @@ async def test_only_services_and_operators_may_ask_and_only_where_it_is_configur
         assert (await refused(check(without, request)))[0] is grpc.StatusCode.UNIMPLEMENTED
     finally:
         await configured.service.stop(0)
+
+
+async def gateway_key(identity: Identity, *, all_organizations: bool) -> str:
+    """Return the secret of a key with the scope of admission, for all organizations or for its own."""
+    organization_id, _ = await identity.create_organization()
+    account = service_account_pb2.CreateServiceAccountRequest(
+        organization_id=organization_id, name="Envoy", role=organization_pb2.MEMBER_ROLE_VIEWER
+    )
+    created = await identity.service_accounts.CreateServiceAccount(account, metadata=identity.metadata)
+    request = api_key_pb2.CreateApiKeyRequest(
+        organization_id=organization_id,
+        service_account_id=created.service_account.service_account_id,
+        scopes=["tollhouse:admission"],
+        all_organizations=all_organizations,
+    )
+    return (await identity.api_keys.CreateApiKey(request, metadata=identity.metadata)).secret
 
 
 @pytest.mark.own_database

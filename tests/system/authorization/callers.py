@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
+
+EVERYWHERE: Final = "*"
 
 
 class Kind(Enum):
@@ -31,6 +34,8 @@ class Caller:
     scopes: frozenset[str] | None = None
     """What a key carries; None for everybody else."""
     key_project_id: str = ""
+    reaches: str = ""
+    """The organization in which a gateway's key acts, `EVERYWHERE` for all; empty for other callers."""
 
     def __str__(self) -> str:
         return self.name

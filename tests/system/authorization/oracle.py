@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Final
 
-from tests.system.authorization.callers import Caller, Kind
+from tests.system.authorization.callers import EVERYWHERE, Caller, Kind
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.common.v1 import access_pb2
@@ -54,6 +54,8 @@ def _acts_as_operator(rpc: Rpc, caller: Caller) -> bool:
 def _of_user(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
     access = rpc.access
     belongs = bool(caller.roles.get(target.organization_id))
+    if access.gateway_scope:
+        return _of_gateway(rpc, caller, target)
     if access.users:
         if rpc.name in IN_PERSON and caller.kind is not Kind.SESSION:
             return Verdict.PERMISSION_DENIED
@@ -68,6 +70,16 @@ def _of_user(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
     if access.scope:
         return _admitted(_reaches(rpc, caller, target)) if belongs else Verdict.NO_ORGANIZATION
     return Verdict.NO_USER if in_person and named else Verdict.PERMISSION_DENIED
+
+
+def _of_gateway(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
+    """The verdict on a key at an RPC for gateways. Each item of a batch or a stream has an outcome of its own."""
+    scope = access_pb2.Scope.DESCRIPTOR.values_by_number[rpc.access.gateway_scope]
+    holds = scope.GetOptions().Extensions[access_pb2.holders].name in (caller.scopes or ())
+    if not holds or not caller.reaches or (rpc.access.all_organizations and caller.reaches != EVERYWHERE):
+        return Verdict.PERMISSION_DENIED
+    named = target.organization_id if "organization_id" in rpc.fields else ""
+    return Verdict.NO_ORGANIZATION if named and caller.reaches not in (EVERYWHERE, named) else Verdict.ADMITTED
 
 
 def _reaches(rpc: Rpc, caller: Caller, target: Target) -> bool:

@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.cli.terminal.connection import Channels
 from tests.support.secrecy import WATCH
+from tests.system.authorization.callers import EVERYWHERE
 from tollhouse.common.v1 import access_pb2
 from tollhouse.identity.v1 import (
     api_key_pb2,
@@ -144,14 +145,20 @@ class People:
         user_id: str = "",
         service_account_id: str = "",
         expire_in: timedelta | None = None,
+        reaches: str = "",
     ) -> tuple[str, str]:
-        """Create a key of a user or a service account; return its id and its secret."""
+        """Create a key of a user or a service account; return its id and its secret.
+
+        The scopes of gateways hold in the organization that it `reaches`, `*` for all.
+        """
         request = api_key_pb2.CreateApiKeyRequest(
             organization_id=organization_id,
             project_id=project_id,
             user_id=user_id,
             scopes=sorted(scopes),
             name="matrix",
+            all_organizations=reaches == EVERYWHERE,
+            gateway_organization_id="" if reaches == EVERYWHERE else reaches,
         )
         if service_account_id:
             request.service_account_id = service_account_id

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from libs.cli.terminal.connection import Channels
-from tests.system.authorization.callers import Caller, Kind
+from tests.system.authorization.callers import EVERYWHERE, Caller, Kind
 from tests.system.authorization.furniture import Furniture, nowhere
 from tests.system.authorization.people import People, Person, scopes_of
 from tests.system.authorization.targets import Target
@@ -36,6 +36,8 @@ class World:
 
     def targets_of(self, caller: Caller) -> list[Target]:
         """Every place on which the caller's calls are tested."""
+        if caller.reaches:
+            return [self.places[name] for name in ("own project", "other tenant", "missing")]
         own = self.own_places.get(caller.user_id)
         return [*self.places.values(), *([own] if own else [])]
 
@@ -80,6 +82,7 @@ async def build(channels: Channels) -> World:
     sites = _Sites(ours, working, other, deleted, sister_id, deleted_id)
     staff = await _hire(people, owner, sites)
     callers = [*_sessions(staff, sites), *await _keys(people, furniture, staff, sites)]
+    callers += await _gateways(people, furniture, sites)
     callers.append(Caller("owner of other tenant", Kind.SESSION, stranger.token, stranger.user_id, {theirs: "owner"}))
     places = await _places(furniture, staff, sites)
     their_project = await furniture.project(theirs)
@@ -184,6 +187,24 @@ async def _keys(people: People, furniture: Furniture, staff: _Staff, sites: _Sit
         ),
         await key("key of platform admin", _PLATFORM_USERS_ROLE, staff.of_platform["admin"]),
         await key("key of service account", _SERVICE_ACCOUNT_ROLE, None),
+    ]
+
+
+async def _gateways(people: People, furniture: Furniture, sites: _Sites) -> list[Caller]:
+    """Keys of gateways, whose service account belongs to an organization of the platform's own."""
+    platform_id = await people.organization(await people.user())
+    service_account_id = await furniture.service_account(platform_id, _SERVICE_ACCOUNT_ROLE)
+
+    async def key(name: str, reaches: str, *scopes: str) -> Caller:
+        _, secret = await people.key(platform_id, scopes=scopes, service_account_id=service_account_id, reaches=reaches)
+        role = {platform_id: _SERVICE_ACCOUNT_ROLE}
+        return Caller(name, Kind.KEY, secret, roles=role, scopes=frozenset(scopes), reaches=reaches)
+
+    both = ("tollhouse:admission", "tollhouse:usage.write")
+    return [
+        await key("key of gateway for all", EVERYWHERE, *both),
+        await key("key of gateway for our organization", sites.organization_id, *both),
+        await key("key of gateway that only records", EVERYWHERE, both[1]),
     ]
 
 

@@ -57,6 +57,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """See subscriptions, what happened to them, and what follows from them."""
     SCOPE_SUBSCRIPTIONS_WRITE: _Scope.ValueType  # 13
     """Subscribe, change the plan and cancel, as far as the platform offers that for self-service."""
+    SCOPE_ADMISSION: _Scope.ValueType  # 14
+    """Decide calls before the work, settle them, and verify keys, as a gateway."""
+    SCOPE_USAGE_WRITE: _Scope.ValueType  # 15
+    """Record usage, as a gateway."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -91,6 +95,10 @@ SCOPE_SUBSCRIPTIONS_READ: Scope.ValueType  # 12
 """See subscriptions, what happened to them, and what follows from them."""
 SCOPE_SUBSCRIPTIONS_WRITE: Scope.ValueType  # 13
 """Subscribe, change the plan and cancel, as far as the platform offers that for self-service."""
+SCOPE_ADMISSION: Scope.ValueType  # 14
+"""Decide calls before the work, settle them, and verify keys, as a gateway."""
+SCOPE_USAGE_WRITE: Scope.ValueType  # 15
+"""Record usage, as a gateway."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
@@ -115,6 +123,8 @@ class Access(_message.Message):
     SELF_FIELD_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     BY_RESOURCE_FIELD_NUMBER: _builtins.int
+    GATEWAY_SCOPE_FIELD_NUMBER: _builtins.int
+    ALL_ORGANIZATIONS_FIELD_NUMBER: _builtins.int
     operators: _builtins.bool
     """Whether operators, whose token subject is `operator:<name>`, may call."""
     public: _builtins.bool
@@ -134,6 +144,15 @@ class Access(_message.Message):
     resource tells its project or its owner. Callers that hold the scope for some project, or for what is their own,
     are admitted, and the service decides when it has read the resource.
     """
+    gateway_scope: Global___Scope.ValueType
+    """The scope that lets a gateway call with an API key, as if it came with the token of a service: one whose holders are
+    `gateways`. What the request names, itself or item by item, must belong to an organization that the key reaches. For
+    any other the answer is that of a missing one. An RPC with this scope lets no users in by another way.
+    """
+    all_organizations: _builtins.bool
+    """Whether `gateway_scope` lets in only keys that reach all organizations, because the RPC's answer is not limited to
+    one.
+    """
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the services that may call, as in the token subject `service:<name>`. The single name `*` stands for
@@ -150,10 +169,12 @@ class Access(_message.Message):
         self_field: _builtins.str = ...,
         users: _builtins.bool = ...,
         by_resource: _builtins.bool = ...,
+        gateway_scope: Global___Scope.ValueType = ...,
+        all_organizations: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_resource", b"by_resource", "operators", b"operators", "public", b"public", "scope", b"scope", "self_field", b"self_field", "services", b"services", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_organizations", b"all_organizations", "by_resource", b"by_resource", "gateway_scope", b"gateway_scope", "operators", b"operators", "public", b"public", "scope", b"scope", "self_field", b"self_field", "services", b"services", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,9 +190,14 @@ class ScopeHolders(_message.Message):
     ORGANIZATION_ROLES_FIELD_NUMBER: _builtins.int
     PROJECT_ROLES_FIELD_NUMBER: _builtins.int
     OWN_ROLES_FIELD_NUMBER: _builtins.int
+    GATEWAYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The scope as API keys carry it. Scopes that begin with `tollhouse:` are those of this list alone; all others belong
     to the platform, are held by every role but `billing` and `viewer`, and have no meaning for Tollhouse itself.
+    """
+    gateways: _builtins.bool
+    """Whether no role holds the scope, but keys of service accounts to which an operator gave it: those of gateways, in the
+    organizations that the key reaches.
     """
     @_builtins.property
     def organization_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -192,10 +218,11 @@ class ScopeHolders(_message.Message):
         organization_roles: _abc.Iterable[_builtins.str] | None = ...,
         project_roles: _abc.Iterable[_builtins.str] | None = ...,
         own_roles: _abc.Iterable[_builtins.str] | None = ...,
+        gateways: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_roles", b"organization_roles", "own_roles", b"own_roles", "project_roles", b"project_roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateways", b"gateways", "name", b"name", "organization_roles", b"organization_roles", "own_roles", b"own_roles", "project_roles", b"project_roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

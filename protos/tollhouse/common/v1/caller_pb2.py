@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/caller.proto\x12\x13tollhouse.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a tollhouse/common/v1/access.proto\"L\n\x11SessionCredential\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nsession_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xd3\x01\n\x14ResolveCallerRequest\x12\x39\n\x07session\x18\x01 \x01(\x0b\x32&.tollhouse.common.v1.SessionCredentialH\x00\x12\x1f\n\x07\x61pi_key\x18\x02 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x10H\x00\x12$\n\x0forganization_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0e\x63lient_address\x18\x04 \x01(\tB\x0c\xbaH\tr\x04\x18@p\x01\xd8\x01\x01\x42\x13\n\ncredential\x12\x05\xbaH\x02\x08\x01\"\xa4\x02\n\x15ResolveCallerResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12\x15\n\rplatform_role\x18\x03 \x01(\t\x12\x19\n\x11organization_role\x18\x04 \x01(\t\x12S\n\rproject_roles\x18\x05 \x03(\x0b\x32<.tollhouse.common.v1.ResolveCallerResponse.ProjectRolesEntry\x12\x12\n\nkey_scopes\x18\x06 \x03(\t\x12\x16\n\x0ekey_project_id\x18\x07 \x01(\t\x1a\x33\n\x11ProjectRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa4\x01\n\rCallerService\x12\x92\x01\n\rResolveCaller\x12).tollhouse.common.v1.ResolveCallerRequest\x1a*.tollhouse.common.v1.ResolveCallerResponse\"*\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x18\"\x13/v1/callers:resolve:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/caller.proto\x12\x13tollhouse.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a tollhouse/common/v1/access.proto\"L\n\x11SessionCredential\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nsession_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xd3\x01\n\x14ResolveCallerRequest\x12\x39\n\x07session\x18\x01 \x01(\x0b\x32&.tollhouse.common.v1.SessionCredentialH\x00\x12\x1f\n\x07\x61pi_key\x18\x02 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x10H\x00\x12$\n\x0forganization_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0e\x63lient_address\x18\x04 \x01(\tB\x0c\xbaH\tr\x04\x18@p\x01\xd8\x01\x01\x42\x13\n\ncredential\x12\x05\xbaH\x02\x08\x01\"\xe0\x02\n\x15ResolveCallerResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12\x15\n\rplatform_role\x18\x03 \x01(\t\x12\x19\n\x11organization_role\x18\x04 \x01(\t\x12S\n\rproject_roles\x18\x05 \x03(\x0b\x32<.tollhouse.common.v1.ResolveCallerResponse.ProjectRolesEntry\x12\x12\n\nkey_scopes\x18\x06 \x03(\t\x12\x16\n\x0ekey_project_id\x18\x07 \x01(\t\x12\x19\n\x11\x61ll_organizations\x18\x08 \x01(\x08\x12\x1f\n\x17gateway_organization_id\x18\t \x01(\t\x1a\x33\n\x11ProjectRolesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa4\x01\n\rCallerService\x12\x92\x01\n\rResolveCaller\x12).tollhouse.common.v1.ResolveCallerRequest\x1a*.tollhouse.common.v1.ResolveCallerResponse\"*\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x18\"\x13/v1/callers:resolve:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,9 +55,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVECALLERREQUEST']._serialized_start=229
   _globals['_RESOLVECALLERREQUEST']._serialized_end=440
   _globals['_RESOLVECALLERRESPONSE']._serialized_start=443
-  _globals['_RESOLVECALLERRESPONSE']._serialized_end=735
-  _globals['_RESOLVECALLERRESPONSE_PROJECTROLESENTRY']._serialized_start=684
-  _globals['_RESOLVECALLERRESPONSE_PROJECTROLESENTRY']._serialized_end=735
-  _globals['_CALLERSERVICE']._serialized_start=738
-  _globals['_CALLERSERVICE']._serialized_end=902
+  _globals['_RESOLVECALLERRESPONSE']._serialized_end=795
+  _globals['_RESOLVECALLERRESPONSE_PROJECTROLESENTRY']._serialized_start=744
+  _globals['_RESOLVECALLERRESPONSE_PROJECTROLESENTRY']._serialized_end=795
+  _globals['_CALLERSERVICE']._serialized_start=798
+  _globals['_CALLERSERVICE']._serialized_end=962
 # @@protoc_insertion_point(module_scope)

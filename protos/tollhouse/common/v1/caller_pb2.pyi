@@ -117,6 +117,8 @@ class ResolveCallerResponse(_message.Message):
     PROJECT_ROLES_FIELD_NUMBER: _builtins.int
     KEY_SCOPES_FIELD_NUMBER: _builtins.int
     KEY_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    ALL_ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """`user:<user_id>` or `service_account:<service_account_id>`; empty when the credential does not work."""
     api_key_id: _builtins.str
@@ -129,6 +131,12 @@ class ResolveCallerResponse(_message.Message):
     """
     key_project_id: _builtins.str
     """The only project the key acts in; empty when it is bound to none."""
+    all_organizations: _builtins.bool
+    """Whether the scopes of gateways on the key hold in all organizations."""
+    gateway_organization_id: _builtins.str
+    """The only organization in which the scopes of gateways on the key hold, whichever organization was asked about; empty
+    when they hold in all, and for a session.
+    """
     @_builtins.property
     def project_roles(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's role in each project of the organization they work in, `admin` or `member`, by the project's id."""
@@ -147,10 +155,12 @@ class ResolveCallerResponse(_message.Message):
         project_roles: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         key_scopes: _abc.Iterable[_builtins.str] | None = ...,
         key_project_id: _builtins.str = ...,
+        all_organizations: _builtins.bool = ...,
+        gateway_organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "key_project_id", b"key_project_id", "key_scopes", b"key_scopes", "organization_role", b"organization_role", "platform_role", b"platform_role", "project_roles", b"project_roles", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_organizations", b"all_organizations", "api_key_id", b"api_key_id", "gateway_organization_id", b"gateway_organization_id", "key_project_id", b"key_project_id", "key_scopes", b"key_scopes", "organization_role", b"organization_role", "platform_role", b"platform_role", "project_roles", b"project_roles", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

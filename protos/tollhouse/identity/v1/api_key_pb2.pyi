@@ -255,6 +255,8 @@ class ApiKey(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     IMPORTED_PREFIX_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    ALL_ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """The id, a UUIDv7 in lower case. It is no secret."""
     organization_id: _builtins.str
@@ -287,6 +289,12 @@ class ApiKey(_message.Message):
     """The prefix of the secret of an imported key; empty for keys made here."""
     subscription_id: _builtins.str
     """The subscription that metered calls with the key fall under; empty when it is bound to none."""
+    all_organizations: _builtins.bool
+    """Whether the scopes of gateways on the key hold in all organizations."""
+    gateway_organization_id: _builtins.str
+    """The other organization in which the scopes of gateways on the key hold; empty when they hold in the key's own or in
+    all.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted. A key without scopes passes only where no scope is required."""
@@ -360,10 +368,12 @@ class ApiKey(_message.Message):
         etag: _builtins.str = ...,
         imported_prefix: _builtins.str = ...,
         subscription_id: _builtins.str = ...,
+        all_organizations: _builtins.bool = ...,
+        gateway_organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "owner", b"owner", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "imported_prefix", b"imported_prefix", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "rotated_from_api_key_id", b"rotated_from_api_key_id", "rotated_to_api_key_id", b"rotated_to_api_key_id", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "subscription_id", b"subscription_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_organizations", b"all_organizations", "allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "gateway_organization_id", b"gateway_organization_id", "imported_prefix", b"imported_prefix", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "rotated_from_api_key_id", b"rotated_from_api_key_id", "rotated_to_api_key_id", b"rotated_to_api_key_id", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "subscription_id", b"subscription_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -526,6 +536,8 @@ class CreateApiKeyRequest(_message.Message):
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    ALL_ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the key made by the first call, without its
     secret. The same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
@@ -550,6 +562,14 @@ class CreateApiKeyRequest(_message.Message):
     """The subscription that metered calls with the key fall under, and no other: the key stops with it, and works again
     when it is live again. Identity does not look whether there is one: metering refuses calls under a subscription that
     is not live, or not for the key's owner. Optional.
+    """
+    all_organizations: _builtins.bool
+    """Whether the scopes `tollhouse:admission` and `tollhouse:usage.write` hold in all organizations, those that are
+    created later among them. Needs one of these scopes.
+    """
+    gateway_organization_id: _builtins.str
+    """The organization in which these scopes hold instead of the key's own. Needs one of them, and excludes
+    `all_organizations`. Optional.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -597,10 +617,12 @@ class CreateApiKeyRequest(_message.Message):
         external_id: _builtins.str = ...,
         allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
         subscription_id: _builtins.str = ...,
+        all_organizations: _builtins.bool = ...,
+        gateway_organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_organizations", b"all_organizations", "allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "gateway_organization_id", b"gateway_organization_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -1524,6 +1546,7 @@ class VerifyApiKeyResponse(_message.Message):
     ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
     ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
     STALE_FIELD_NUMBER: _builtins.int
+    REFUSED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     code: Global___VerifyApiKeyCode.ValueType
     """The decision."""
     external_id: _builtins.str
@@ -1539,6 +1562,10 @@ class VerifyApiKeyResponse(_message.Message):
     stale: _builtins.bool
     """Whether the answer may be older than promised, because the state cannot be read and the installation allows cached
     answers. Do not cache it.
+    """
+    refused_organization_id: _builtins.str
+    """The organization of a key that was found and may not be used; empty when the code is VALID, where the principal has
+    it, or NOT_FOUND.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:
@@ -1580,10 +1607,11 @@ class VerifyApiKeyResponse(_message.Message):
         allowed_models: _abc.Iterable[_builtins.str] | None = ...,
         allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
         stale: _builtins.bool = ...,
+        refused_organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "revision", b"revision", "stale", b"stale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "refused_organization_id", b"refused_organization_id", "revision", b"revision", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

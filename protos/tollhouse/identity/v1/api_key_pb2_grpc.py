@@ -42,6 +42,11 @@ class ApiKeyServiceStub:
     which changes become visible: whoever has read at revision R has seen every change up to R.
 
     A key of another organization answers exactly like one that does not exist.
+
+    A gateway may call with a key instead of a token of its own: a key of a service account that carries the scopes
+    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only an
+    operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as it
+    was created, for ever.
     """
 
     def __init__(self, channel):
@@ -134,6 +139,11 @@ class ApiKeyServiceServicer:
     which changes become visible: whoever has read at revision R has seen every change up to R.
 
     A key of another organization answers exactly like one that does not exist.
+
+    A gateway may call with a key instead of a token of its own: a key of a service account that carries the scopes
+    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only an
+    operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as it
+    was created, for ever.
     """
 
     def CreateApiKey(self, request, context):
@@ -253,7 +263,8 @@ class ApiKeyServiceServicer:
 
         A key that may not be used is an ordinary answer with a `code`, not an error. The first code that applies is
         returned, in this order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED,
-        INSUFFICIENT_SCOPE, MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
+        INSUFFICIENT_SCOPE, MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued. So is a key
+        of an organization that the key of the calling gateway does not reach.
 
         Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change,
         and with UNAVAILABLE when the state cannot be read; callers should then refuse their own callers. An installation
@@ -395,6 +406,11 @@ class ApiKeyService:
     which changes become visible: whoever has read at revision R has seen every change up to R.
 
     A key of another organization answers exactly like one that does not exist.
+
+    A gateway may call with a key instead of a token of its own: a key of a service account that carries the scopes
+    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only an
+    operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as it
+    was created, for ever.
     """
 
     @staticmethod

@@ -6,15 +6,22 @@ from datetime import datetime
 
 from libs.common.access import Scope
 from libs.common.audit.recording import Changed, record_event
-from libs.common.call import require_scope
+from libs.common.call import current_rights, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
-from libs.common.errors import NotFound, StaleEtag
+from libs.common.errors import InvalidArgument, NotFound, StaleEtag
 from libs.common.ids import new_id
 from services.identity.api_key import store
-from services.identity.api_key.domain import ApiKey, Environment, KeyFilter, NewApiKey, changed_fields
+from services.identity.api_key.domain import (
+    ApiKey,
+    Environment,
+    KeyFilter,
+    NewApiKey,
+    changed_fields,
+    gateway_scopes_of,
+)
 from services.identity.api_key.manage import owners
-from services.identity.api_key.manage.limits import end_of, require_held
+from services.identity.api_key.manage.limits import end_of, gateway_violations, require_held
 from services.identity.api_key.secret import Peppers, digest_of, new_secret
 from services.identity.errors import ApiKeyRevoked, ApiKeyRotated
 from services.identity.organization.store import find_organization, lock_organization
@@ -77,7 +84,7 @@ class ApiKeys:
             digest = digest_of(secret, self._peppers)
             await store.insert_api_key(tx, api_key_id, checked, digest=digest, now=now)
             api_key = existing(await store.find_api_key(tx, new.organization_id, api_key_id), api_key_id)
-            await record(tx, api_key, now, (Changed("scopes", after=" ".join(api_key.scopes)),))
+            await record(tx, api_key, now, _created(api_key))
             revision = await announce(tx, api_key, ChangeKind.CREATED, now)
         return CreatedApiKey(api_key, secret, False, revision)
 
@@ -100,6 +107,8 @@ class ApiKeys:
         if new.project_id is not None and not await lock_project(tx, new.organization_id, new.project_id):
             raise NotFound(resource_type="project", resource_name=new.project_id)
         require_held(new.scopes, creator.holds, owner.holds)
+        if new.gateway_organization_id and await find_organization(tx, new.gateway_organization_id) is None:
+            raise NotFound(resource_type="organization", resource_name=new.gateway_organization_id)
         return replace(new, expire_time=expire_time)
 
     async def get(self, organization_id: str, api_key_id: str) -> ApiKey:
@@ -130,10 +139,14 @@ class ApiKeys:
         Raises:
             NotFound: the organization has no such key.
             ApiKeyRevoked: the key is revoked and something else is asked.
+            ScopeNotHeld: it is to be enabled, and carries a scope of gateways that the caller does not hold.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            may_write(existing(await store.find_api_key(tx, organization_id, api_key_id), api_key_id))
+            found = existing(await store.find_api_key(tx, organization_id, api_key_id), api_key_id)
+            may_write(found)
+            if kind is ChangeKind.ENABLED:
+                require_gateway_scopes(found)
             changed = await store.change_api_key(tx, organization_id, api_key_id, kind, now)
             api_key = existing(await store.find_api_key(tx, organization_id, api_key_id), api_key_id)
             if not changed:
@@ -160,6 +173,7 @@ class ApiKeys:
         async with self._database.transaction() as tx:
             api_key = existing(await store.find_api_key(tx, organization_id, api_key_id, lock=True), api_key_id)
             may_write(api_key)
+            require_gateway_scopes(api_key)
             if etag and etag != api_key.etag:
                 raise StaleEtag(resource_type="api_key")
             if api_key.revoke_time is not None:
@@ -185,6 +199,9 @@ class ApiKeys:
         if added:
             owner = await owners.lock_owner(tx, api_key)
             require_held(added, creator.holds, owner.holds)
+            unfit = gateway_violations(added, project_id=api_key.project_id, environment=api_key.environment)
+            if unfit:
+                raise InvalidArgument(unfit)
         if creator.limits is not None and "allowed_models" in asked:
             creator.limits.require_models(wanted.allowed_models)
         if creator.limits is not None and "allowed_addresses" in asked:
@@ -208,6 +225,16 @@ class ApiKeys:
 def may_write(api_key: ApiKey) -> None:
     """Raise PermissionDenied unless the caller may change this key."""
     require_scope(Scope.SCOPE_KEYS_WRITE, project_id=api_key.project_id or "", user_id=api_key.user_id or "")
+
+
+def require_gateway_scopes(api_key: ApiKey) -> None:
+    """Raise ScopeNotHeld where a key carries scopes of gateways and the caller may not give them.
+
+    Nobody but operators changes, enables or rotates the key of a gateway: its addresses and its end limit it, too.
+    """
+    rights = current_rights()
+    if rights is not None:
+        require_held(gateway_scopes_of(api_key.scopes), rights.holds)
 
 
 def existing(api_key: ApiKey | None, api_key_id: str) -> ApiKey:
@@ -234,6 +261,15 @@ async def announce(tx: Transaction, api_key: ApiKey, kind: ChangeKind, now: date
     return await record_change(
         tx, kind, SubjectType.API_KEY, api_key.api_key_id, organization_id=api_key.organization_id, now=now
     )
+
+
+def _created(api_key: ApiKey) -> tuple[Changed, ...]:
+    changes = [Changed("scopes", after=" ".join(api_key.scopes))]
+    if api_key.all_organizations:
+        changes.append(Changed("all_organizations", after="true"))
+    if api_key.gateway_organization_id is not None:
+        changes.append(Changed("gateway_organization_id", after=api_key.gateway_organization_id))
+    return tuple(changes)
 
 
 _TOLD = ("scopes", "allowed_models", "allowed_addresses", "expire_time", "subscription_id")
@@ -271,5 +307,7 @@ def _body(new: NewApiKey) -> dict[str, Field]:
         "service_account_id": new.service_account_id,
         "allowed_addresses": new.allowed_addresses,
         "subscription_id": new.subscription_id,
+        "all_organizations": "true" if new.all_organizations else "",
+        "gateway_organization_id": new.gateway_organization_id,
     }
     return body | {name: value for name, value in later.items() if value}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from libs.common.access import role_holds
+from libs.common.access import is_gateway_scope, role_holds
 from libs.common.addresses import covers, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
 from services.identity.api_key.domain import ApiKey, Environment
@@ -19,8 +19,12 @@ class Owner:
 
     organization_role: str
     project_roles: tuple[str, ...] = ()
+    is_service_account: bool = False
 
     def holds(self, scope: str) -> bool:
+        """Tell whether the owner may have the scope; a service account may have those of gateways."""
+        if is_gateway_scope(scope):
+            return self.is_service_account
         return role_holds(scope, self.organization_role, self.project_roles)
 
 
@@ -29,6 +33,21 @@ def require_held(scopes: Iterable[str], *holders: Callable[[str], bool]) -> None
     for scope in scopes:
         if not all(holds(scope) for holds in holders):
             raise ScopeNotHeld(scope=scope)
+
+
+def gateway_violations(
+    scopes: Iterable[str], *, project_id: str | None, environment: Environment
+) -> list[FieldViolation]:
+    """Return why a key cannot carry the scopes of gateways among these: they hold for whole organizations, and in
+    production."""
+    violations: list[FieldViolation] = []
+    if not any(is_gateway_scope(scope) for scope in scopes):
+        return violations
+    if project_id is not None:
+        violations.append(FieldViolation("project_id", "must be empty for a key with a scope of gateways"))
+    if environment is not Environment.LIVE:
+        violations.append(FieldViolation("environment", "must be live for a key with a scope of gateways"))
+    return violations
 
 
 @dataclass(frozen=True, slots=True)

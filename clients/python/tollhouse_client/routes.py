@@ -119,30 +119,30 @@ _USAGE: Final = "/tollhouse.metering.v1.UsageService/"
 _LEDGER: Final = "/tollhouse.billing.v1.LedgerService/"
 _API_KEYS: Final = "/tollhouse.identity.v1.ApiKeyService/"
 
-AUTHORIZE: Final = Route[admission_pb2.AuthorizeRequest, admission_pb2.AuthorizeResponse](
+AUTHORIZE: Final[Route[admission_pb2.AuthorizeRequest, admission_pb2.AuthorizeResponse]] = Route(
     "metering",
     f"{_ADMISSION}Authorize",
     admission_pb2.AuthorizeResponse,
     Batched(f"{_ADMISSION}BatchAuthorize", 200, admission_pb2.BatchAuthorizeResponse, "decided", "refused"),
 )
-SETTLE: Final = Route[admission_pb2.SettleRequest, admission_pb2.SettleResponse](
+SETTLE: Final[Route[admission_pb2.SettleRequest, admission_pb2.SettleResponse]] = Route(
     "metering",
     f"{_ADMISSION}Settle",
     admission_pb2.SettleResponse,
     Batched(f"{_ADMISSION}BatchSettle", 200, admission_pb2.BatchSettleResponse, "settled", "refused"),
 )
-RECORD_USAGE: Final = Route[usage_pb2.RecordUsageRequest, usage_pb2.RecordUsageResponse](
+RECORD_USAGE: Final[Route[usage_pb2.RecordUsageRequest, usage_pb2.RecordUsageResponse]] = Route(
     "metering",
     f"{_USAGE}RecordUsage",
     usage_pb2.RecordUsageResponse,
     Batched(f"{_USAGE}BatchRecordUsage", 500, usage_pb2.BatchRecordUsageResponse, "recorded", "refused"),
 )
-DEBIT: Final = Route[ledger_pb2.DebitRequest, ledger_pb2.DebitResponse](
+DEBIT: Final[Route[ledger_pb2.DebitRequest, ledger_pb2.DebitResponse]] = Route(
     "billing",
     f"{_LEDGER}Debit",
     ledger_pb2.DebitResponse,
     Batched(f"{_LEDGER}BatchDebit", 200, ledger_pb2.BatchDebitResponse, "response", "error"),
 )
-VERIFY_API_KEY: Final = Route[api_key_pb2.VerifyApiKeyRequest, api_key_pb2.VerifyApiKeyResponse](
+VERIFY_API_KEY: Final[Route[api_key_pb2.VerifyApiKeyRequest, api_key_pb2.VerifyApiKeyResponse]] = Route(
     "identity", f"{_API_KEYS}VerifyApiKey", api_key_pb2.VerifyApiKeyResponse, None, has_operation=False
 )

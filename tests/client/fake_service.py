@@ -95,7 +95,7 @@ async def fake_ledger(credentials: grpc.ServerCredentials | None = None) -> Asyn
     """Run one for as long as the context lasts."""
     fake = FakeLedger()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "Debit": grpc.unary_unary_rpc_method_handler(fake.debit),
         "BatchDebit": grpc.unary_unary_rpc_method_handler(fake.batch_debit),
     }
@@ -115,13 +115,13 @@ async def fake_ledger(credentials: grpc.ServerCredentials | None = None) -> Asyn
         await server.stop(0)
 
 
-def debit(operation_id: str, value: str = "1", **fields: str) -> ledger_pb2.DebitRequest:
+def debit(operation_id: str, value: str = "1", description: str = "") -> ledger_pb2.DebitRequest:
     """Return a request."""
     return ledger_pb2.DebitRequest(
         organization_id="018f0000-0000-7000-8000-000000000001",
         operation_id=operation_id,
         amount=Amount(currency_code="USD", value=value),
-        **fields,
+        description=description,
     )
 
 

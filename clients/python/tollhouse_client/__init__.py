@@ -4,6 +4,19 @@ from tollhouse_client.batching import Batching
 from tollhouse_client.client import Client
 from tollhouse_client.connection import Tls
 from tollhouse_client.credentials import ApiKey, Credentials, SigningKey, Token
+from tollhouse_client.meter import AuthorizedCall, Call, Meter
 from tollhouse_client.retries import Retries
 
-__all__ = ["ApiKey", "Batching", "Client", "Credentials", "Retries", "SigningKey", "Tls", "Token"]
+__all__ = [
+    "ApiKey",
+    "AuthorizedCall",
+    "Batching",
+    "Call",
+    "Client",
+    "Credentials",
+    "Meter",
+    "Retries",
+    "SigningKey",
+    "Tls",
+    "Token",
+]

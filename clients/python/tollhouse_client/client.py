@@ -10,12 +10,13 @@ import grpc
 
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.identity.v1 import api_key_pb2
-from tollhouse.metering.v1 import admission_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc, usage_pb2
 from tollhouse_client import routes
 from tollhouse_client.batching import Batcher, Batching
 from tollhouse_client.channel import StubChannel, as_channel
 from tollhouse_client.connection import Connection, Tls, closed
 from tollhouse_client.credentials import Credentials, credentials_from_environment
+from tollhouse_client.meter import Meter
 from tollhouse_client.ordering import Turns
 from tollhouse_client.retries import Retries
 from tollhouse_client.routes import Answer, Request, Route
@@ -77,6 +78,7 @@ class Client:
         self._turns: dict[str, Turns] = {context: Turns() for context in CONTEXTS}
         self._batchers: dict[str, _AnyBatcher] = {}
         self._is_closed = False
+        self.meter = Meter(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,7 +89,11 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. Calls that still wait fail with `ClientClosed`. Safe to repeat."""
+        """Settle what `meter` has begun to settle, and close the connections. Safe to repeat.
+
+        Calls that still wait then fail with `ClientClosed`.
+        """
+        await self.meter.close()
         self._is_closed = True
         for batcher in self._batchers.values():
             batcher.close()
@@ -144,6 +150,28 @@ class Client:
             TollhouseError: the call failed.
         """
         return await self._calls(routes.VERIFY_API_KEY).call(request, self._within(timeout_s))
+
+    async def cancel(
+        self, request: admission_pb2.CancelRequest, *, timeout_s: float | None = None
+    ) -> admission_pb2.CancelResponse:
+        """End an authorized call that did no work, and release what is held for it.
+
+        Raises:
+            TollhouseError: the call failed.
+        """
+        admission = self.stub(admission_pb2_grpc.AdmissionServiceStub)
+        return await admission.Cancel(request, timeout=self._within(timeout_s))
+
+    async def extend(
+        self, request: admission_pb2.ExtendAuthorizationRequest, *, timeout_s: float | None = None
+    ) -> admission_pb2.ExtendAuthorizationResponse:
+        """Keep the money of an authorized call held for longer, or hold more of it.
+
+        Raises:
+            TollhouseError: the call failed.
+        """
+        admission = self.stub(admission_pb2_grpc.AdmissionServiceStub)
+        return await admission.ExtendAuthorization(request, timeout=self._within(timeout_s))
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], _Stub], *, context: str = "") -> _Stub:
         """Return a generated stub whose calls have this client's credentials, deadline, retries and errors.

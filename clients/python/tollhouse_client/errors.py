@@ -4,12 +4,14 @@
 batch, into the exception for its reason, or else for its code. docs/gateways.md has the reasons and what to do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+
+from tollhouse.metering.v1 import admission_pb2, quota_pb2
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
@@ -159,8 +161,45 @@ class Internal(TollhouseError):
     code_of_class = grpc.StatusCode.INTERNAL
 
 
-class UsageNotRead(ValueError):
-    """A provider's usage object could not be read, so what the work used is not known. The message says why."""
+class Denied(TollhouseError):
+    """The call may not begin. `reason` is the denial's, such as `KEY_REVOKED` or `LIMIT_EXCEEDED`.
+
+    `denial` and `limits` are those of the answer; of several limits the first is the one that refused. Nothing is held.
+    """
+
+    code_of_class = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self, denial: admission_pb2.Denial, limits: Sequence[quota_pb2.LimitStatus] = ()) -> None:
+        reason = admission_pb2.DenialReason.Name(denial.reason).removeprefix("DENIAL_REASON_")
+        wait_ms = denial.facts.get("retry_after_ms", "")
+        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdecimal() else None
+        super().__init__(denial.message, reason=reason, facts=denial.facts, retry_after_s=retry_after_s)
+        self.denial = denial
+        self.limits = tuple(limits)
+
+
+class KeyDenied(Denied):
+    """The API key is unknown, disabled, revoked or over, or may not be used for this."""
+
+
+class BalanceDenied(Denied, InsufficientBalance):
+    """The account has less available than the call can cost; the facts say how much."""
+
+
+class LimitExceeded(Denied):
+    """A limit leaves less than the call may use."""
+
+    code_of_class = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UsageMissing(TollhouseError):
+    """A metered block ended without saying what was used. Nothing is charged; the hold ends by itself.
+
+    Call `used`, or `cancel` where no work was done.
+    """
+
+    code_of_class = grpc.StatusCode.FAILED_PRECONDITION
+    reason_of_class = "CLIENT_USAGE_MISSING"
 
 
 class SpoolFull(TollhouseError):
@@ -193,6 +232,19 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[TollhouseError]]] = {
 _BY_REASON: Final[Mapping[tuple[grpc.StatusCode, str], type[TollhouseError]]] = {
     (kind.code_of_class, kind.reason_of_class): kind for kind in (InsufficientBalance, OperationIdReused, Replayed)
 }
+
+
+def denied_of(answer: admission_pb2.AuthorizeResponse) -> Denied:
+    """Return the exception for a denial."""
+    reason = answer.denial.reason
+    kind: type[Denied] = Denied
+    if admission_pb2.DenialReason.Name(reason).startswith("DENIAL_REASON_KEY_"):
+        kind = KeyDenied
+    elif reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE:
+        kind = BalanceDenied
+    elif reason == admission_pb2.DENIAL_REASON_LIMIT_EXCEEDED:
+        kind = LimitExceeded
+    return kind(answer.denial, answer.limits)
 
 
 def error_of(status: status_pb2.Status) -> TollhouseError:

@@ -28,12 +28,13 @@ from benchmarks.traffic import (
     UsageRecords,
 )
 from benchmarks.verification import measure_verification
-from benchmarks.ways import CLIENT, STUBS
+from benchmarks.ways import CLIENT, KEY_CACHE, STUBS
 from libs.common.ids import new_id
 
 ACCOUNTS = 10_000
 API_KEYS = 100_000
 ACTIVE_KEYS = 1_000
+CACHED_KEYS = 50
 TENANTS = 20
 PEOPLE = 40
 CHECKS_PER_S = 500
@@ -75,6 +76,7 @@ class Bench:
             "P12": self.debit_through_client,
             "P12A": self.debit_alone_through_client,
             "P13": self.metered_call_through_client,
+            "P14": self.key_check_through_cache,
             "P15": self.usage_record_through_client,
             "PL": self.leased_calls,
         }
@@ -234,6 +236,14 @@ class Bench:
         figure = compare(self._deployment, Comparison(measured, ECHO, "pairs", 1.0), side, echo, self._rounds)
         self._check_charges(script.tenants, side.calls)
         return figure
+
+    def key_check_through_cache(self) -> Figure:
+        # As many keys as the warm-up of a round reaches, since every round has a cache of its own.
+        script = KeyChecks(self._load_keys()[:CACHED_KEYS])
+        side = self._side("identity", script, in_flight=64, way=KEY_CACHE)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison("VerifyApiKey through the client's key cache", ECHO, "checks", 20)
+        return compare(self._deployment, comparison, side, echo, self._rounds)
 
     def usage_record_through_client(self) -> Figure:
         script = UsageRecords(self._fund_tenants(), "client-record")

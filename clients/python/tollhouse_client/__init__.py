@@ -4,6 +4,7 @@ from tollhouse_client.batching import Batching
 from tollhouse_client.client import Client
 from tollhouse_client.connection import Tls
 from tollhouse_client.credentials import ApiKey, Credentials, SigningKey, Token
+from tollhouse_client.key_cache import KeyAnswer, KeyCache, VerifiedKey
 from tollhouse_client.meter import AuthorizedCall, Call, Meter
 from tollhouse_client.retries import Retries
 
@@ -14,9 +15,12 @@ __all__ = [
     "Call",
     "Client",
     "Credentials",
+    "KeyAnswer",
+    "KeyCache",
     "Meter",
     "Retries",
     "SigningKey",
     "Tls",
     "Token",
+    "VerifiedKey",
 ]

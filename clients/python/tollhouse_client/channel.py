@@ -1,8 +1,8 @@
 """A channel for generated stubs: credentials, a deadline, retries and errors of this package are added to each call."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from typing import Generic, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Generic, Protocol, TypeVar, cast
 
 import grpc
 
@@ -12,6 +12,7 @@ from tollhouse_client.retries import Retries
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
+_Message = TypeVar("_Message", covariant=True)
 _Serializer = Callable[[_Request], bytes]
 _Deserializer = Callable[[bytes], _Answer]
 _ConnectionOf = Callable[[str], Connection]
@@ -152,14 +153,29 @@ async def _translated(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         raise closed() from None
 
 
-async def _answers(open_stream: Callable[[], AsyncIterable[_Answer]]) -> AsyncIterator[_Answer]:
+async def _answers(open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterator[_Answer]:
+    stream = open_stream()
     try:
-        async for answer in open_stream():
+        async for answer in stream:
             yield answer
     except grpc.aio.AioRpcError as error:
         raise error_of_call(error) from None
     except grpc.aio.UsageError:
         raise closed() from None
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
+        raise closed() from None
+    finally:
+        stream.cancel()  # Whoever stops reading wants no more of it.
+
+
+class _Stream(Protocol[_Message]):
+    """A call whose answers are a stream."""
+
+    def __aiter__(self) -> AsyncIterator[_Message]: ...
+
+    def cancel(self) -> bool: ...
 
 
 def as_channel(channel: StubChannel) -> grpc.aio.Channel:

@@ -9,11 +9,11 @@ from typing import Final
 
 import grpc
 
-from tollhouse.identity.v1.api_key_pb2 import VerifyApiKeyRequest, VerifyApiKeyResponse
 from tollhouse.metering.v1.admission_pb2 import AuthorizeRequest, AuthorizeResponse, CancelRequest, SettleRequest
 from tollhouse.metering.v1.admission_pb2_grpc import AdmissionServiceStub
 from tollhouse_client import Client
 from tollhouse_client.errors import TollhouseError, Unavailable, denied_of
+from tollhouse_client.key_cache import KeyAnswer, KeyCache
 from tollhouse_litellm.spool import Spool, SpoolFull
 
 _log: Final = logging.getLogger("tollhouse_litellm")
@@ -37,6 +37,8 @@ class Gateway:
 
     def __init__(self, client: Client, spool: Spool) -> None:
         self.client = client
+        self._keys = KeyCache(client)
+        self._is_following = False
         self._spool = spool
         self._sending = asyncio.Semaphore(_SENDING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,13 +56,16 @@ class Gateway:
         folder = os.environ.get("TOLLHOUSE_LITELLM_SPOOL") or "tollhouse-spool"
         return cls(Client(), Spool(Path(folder)))
 
-    async def verify(self, request: VerifyApiKeyRequest) -> VerifyApiKeyResponse:
-        """Ask whether a key is good. That it is not is an answer.
+    async def verify(self, key: str, client_address: str) -> KeyAnswer:
+        """Tell whether a key is good, from memory where that is certain.
 
         Raises:
             TollhouseError: nobody can say.
         """
-        return await self.client.verify_api_key(request, timeout_s=_AUTHORIZE_WITHIN_S)
+        if not self._is_following:
+            self._is_following = True
+            await self._keys.__aenter__()
+        return await self._keys.verify(key, client_address=client_address)
 
     async def authorize(self, request: AuthorizeRequest) -> AuthorizeResponse:
         """Ask whether a call may begin.
@@ -94,6 +99,7 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=_AUTHORIZE_WITHIN_S)
         for task in self._tasks:
             task.cancel()
+        await self._keys.close()
         await self.client.close()
         self._spool.close()
 

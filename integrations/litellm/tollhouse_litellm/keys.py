@@ -8,7 +8,7 @@ from litellm.proxy.auth.auth_utils import get_request_ip_address
 from pydantic import PrivateAttr
 from starlette.requests import Request
 
-from tollhouse.identity.v1.api_key_pb2 import API_KEY_ENVIRONMENT_TEST, VerifyApiKeyCode, VerifyApiKeyResponse
+from tollhouse_client.key_cache import KeyAnswer
 from tollhouse_litellm.denials import HttpError
 from tollhouse_litellm.refusals import Refusal
 
@@ -62,29 +62,27 @@ def address_of(request: Request, *, use_x_forwarded_for: bool) -> str:
     return str(found).split(",")[0].strip()
 
 
-def caller_of(answer: VerifyApiKeyResponse) -> Caller:
+def caller_of(answer: KeyAnswer) -> Caller:
     """Return who calls, by what identity says of the key.
 
     Raises:
         Refusal: 401, or 403 where the key is good, and not for this.
     """
-    if answer.code != VerifyApiKeyCode.VERIFY_API_KEY_CODE_VALID:
-        code = VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
-        message = f"The API key is not accepted: {code.lower().replace('_', ' ')}."
-        if code in _FORBIDDEN:
-            raise Refusal(HttpError(403, "permission_error", f"key_{code.lower()}", message))
-        raise Refusal(HttpError(401, "authentication_error", f"key_{code.lower()}", message))
-    principal = answer.principal
+    key = answer.key
+    if key is None or not answer.is_valid:
+        message = f"The API key is not accepted: {answer.code.lower().replace('_', ' ')}."
+        status, kind = (403, "permission_error") if answer.code in _FORBIDDEN else (401, "authentication_error")
+        raise Refusal(HttpError(status, kind, f"key_{answer.code.lower()}", message))
     return Caller(
         # LiteLLM writes this into logs and metrics: the id of the key, not the key.
-        api_key=principal.api_key_id,
-        org_id=principal.organization_id,
-        team_id=principal.project_id or None,
-        user_id=principal.user_id or principal.service_account_id or None,
+        api_key=key.api_key_id,
+        org_id=key.organization_id,
+        team_id=key.project_id or None,
+        user_id=key.user_id or key.service_account_id or None,
         user_role="internal_user",
         metadata={
-            "tollhouse_environment": "test" if answer.environment == API_KEY_ENVIRONMENT_TEST else "live",
-            "tollhouse_external_id": answer.external_id,
-            "tollhouse_allowed_models": list(answer.allowed_models),
+            "tollhouse_environment": "test" if key.is_test else "live",
+            "tollhouse_external_id": key.external_id,
+            "tollhouse_scopes": list(key.scopes),
         },
     )

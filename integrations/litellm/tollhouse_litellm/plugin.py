@@ -22,7 +22,6 @@ import litellm
 from litellm.integrations.custom_logger import CustomLogger
 from starlette.requests import Request
 
-from tollhouse.identity.v1.api_key_pb2 import VerifyApiKeyRequest
 from tollhouse_client.errors import TollhouseError
 from tollhouse_litellm import estimate
 from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, settlement
@@ -76,7 +75,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         address = address_of(request, use_x_forwarded_for=trusts_proxies)
         key = api_key.removeprefix("Bearer ")
         try:
-            answer = await self._connect().verify(VerifyApiKeyRequest(key=key, client_address=address))
+            answer = await self._connect().verify(key, address)
         except TollhouseError as error:
             raise _refusal(error) from None
         return caller_of(answer).presented(key, address)
@@ -175,6 +174,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             if reading.used is not None or reading.began is not None or reading.text:
                 self._settle_broken(call, reading, _UPSTREAM_BROKE, f"The stream broke: {type(error).__name__}.")
             raise
+        reading.end(response)
         if fields_of(getattr(response, "_hidden_params", None)).get("cache_hit"):
             self._settle(call, Used())
         elif reading.used is not None:

@@ -58,7 +58,17 @@ class StreamReading:
             for tool in getattr(delta, "tool_calls", None) or []:
                 self._write(getattr(getattr(tool, "function", None), "arguments", None))
             self._write(getattr(choice, "text", None))
-        usage = getattr(chunk, "usage", None)
+        # Where the end user has not asked for the usage LiteLLM hides it, and leaves out what tools did.
+        usage = getattr(chunk, "usage", None) or fields_of(getattr(chunk, "_hidden_params", None)).get("usage")
+        self._note_usage(usage)
+
+    def end(self, response: object) -> None:
+        """Read what LiteLLM has kept of a chat's stream, which is complete."""
+        kept = getattr(response, "chunks", None)
+        for chunk in kept if isinstance(kept, list) else []:
+            self._note_usage(getattr(chunk, "usage", None))
+
+    def _note_usage(self, usage: object) -> None:
         if usage is not None and (counts := fields_of(usage)).get("total_tokens"):
             self.used = used_of_counts(counts, self._request, self._tier)
 

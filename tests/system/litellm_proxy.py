@@ -129,12 +129,18 @@ class Proxy:
     async def chat(self, key: str, mark: str, *, model: str = "gpt-5", **fields: object) -> Answer:
         """Ask for a chat completion."""
         messages = [{"role": "user", "content": "What does the fox say?"}]
-        return await self.post("/v1/chat/completions", key, {"model": model, "user": mark, "messages": messages, **fields})
+        return await self.post(
+            "/v1/chat/completions", key, {"model": model, "user": mark, "messages": messages, **fields}
+        )
 
-    async def post(self, path: str, key: str, body: Mapping[str, object], *headers: str, leave_after: bytes = b"") -> Answer:
+    async def post(
+        self, path: str, key: str, body: Mapping[str, object], *headers: str, leave_after: bytes = b""
+    ) -> Answer:
         """Post JSON with an API key. Go away as soon as the answer has `leave_after`."""
         data = json.dumps(body).encode()
-        return await self.call("POST", path, f"Authorization: Bearer {key}", *headers, data=data, leave_after=leave_after)
+        return await self.call(
+            "POST", path, f"Authorization: Bearer {key}", *headers, data=data, leave_after=leave_after
+        )
 
     async def call(self, method: str, path: str, *headers: str, data: bytes = b"", leave_after: bytes = b"") -> Answer:
         """Make one request on a connection of its own."""

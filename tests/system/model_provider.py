@@ -252,7 +252,12 @@ def _openai_events(request: Request) -> list[str]:
 
 
 def _anthropic_events(request: Request) -> list[str]:
-    started = {**_message(request), "content": [], "stop_reason": None, "usage": {**ANTHROPIC_USAGE, "output_tokens": 1}}
+    started = {
+        **_message(request),
+        "content": [],
+        "stop_reason": None,
+        "usage": {**ANTHROPIC_USAGE, "output_tokens": 1},
+    }
     events: list[Mapping[str, object]] = [
         {"type": "message_start", "message": started},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},

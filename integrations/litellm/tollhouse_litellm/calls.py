@@ -79,7 +79,7 @@ class OpenCalls:
 
 
 def charged_model(group: str, info: Mapping[str, object]) -> str:
-    """Return Tollhouse's name of a deployment: `tollhouse_model` of its model_info, else its name in the configuration."""
+    """Return Tollhouse's name of a deployment: `tollhouse_model` of its model_info, else its own in the proxy."""
     name = info.get("tollhouse_model")
     return name if isinstance(name, str) and name else group
 
@@ -100,7 +100,9 @@ def authorization(
     )
 
 
-def settlement(call: Call, used: Used, *, partial: bool, status_code: int = 200, error_message: str = "") -> SettleRequest:
+def settlement(
+    call: Call, used: Used, *, partial: bool, status_code: int = 200, error_message: str = ""
+) -> SettleRequest:
     """Return what to say after the work."""
     labels = {
         "litellm_call_id": call.litellm_call_id,

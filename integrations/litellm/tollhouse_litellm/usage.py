@@ -227,7 +227,7 @@ def _count(fields: Fields, name: str) -> int:
 
 
 def _shown(quantities: Mapping[str, object]) -> Mapping[str, str]:
-    return {unit: str(number) for unit, number in quantities.items() if number not in (0, "0", "0.000")}
+    return {unit: str(number) for unit, number in quantities.items() if number}
 
 
 def _get(answer: object, name: str) -> object:

@@ -119,7 +119,7 @@ lock: $(READY)
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif
-$(READY): requirements.lock pyproject.toml clients/python/pyproject.toml scripts/environment.sh
+$(READY): requirements.lock pyproject.toml clients/python/pyproject.toml integrations/litellm/pyproject.toml scripts/environment.sh
 	@sh scripts/environment.sh $(VENV)
 
 # The proxy that some tests run. It has a folder of its own, since its Python package is called `envoy` as our protos are.

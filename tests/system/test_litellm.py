@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import pytest
@@ -101,15 +101,15 @@ def cost(usage: usage_pb2.UsageRecord) -> Decimal:
     return Decimal(usage.cost.value)
 
 
-async def new_site(installation: Installation, channels: Channels, proxy: Proxy, upstream: Upstream) -> Site:
-    """An organization with money and a key."""
+async def new_caller(channels: Channels) -> tuple[str, str]:
+    """Return an organization with money, and a key of it."""
     organization_id, owner = await create_organization_and_owner(channels)
     amount = Amount(currency_code="USD", value="100")
     ledger: LedgerServiceStub = LedgerServiceStub(channels.billing)
     await ledger.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
     keys: ApiKeyServiceStub = ApiKeyServiceStub(channels.identity)
     request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="of a caller")
-    return Site(channels, proxy, upstream, organization_id, (await keys.CreateApiKey(request)).secret)
+    return organization_id, (await keys.CreateApiKey(request)).secret
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
             assert imported.returncode == 0, imported.stderr
             async with installation.connection().open() as channels:
                 await proxy.ready()
-                yield await new_site(installation, channels, proxy, upstream)
+                yield Site(channels, proxy, upstream, *await new_caller(channels))
                 assert installation.verify()["violations"] == 0
         finally:
             proxy.close()
@@ -267,7 +267,8 @@ async def test_call_without_money_is_402_and_reaches_no_provider(site: Site) -> 
 
 async def test_call_over_a_limit_is_429_with_retry_after(site: Site) -> None:
     quotas: QuotaServiceStub = QuotaServiceStub(site.channels.metering)
-    other = await new_site(site.proxy.installation, site.channels, site.proxy, site.upstream)
+    organization_id, key = await new_caller(site.channels)
+    other = replace(site, organization_id=organization_id, key=key)
     await quotas.SetLimit(
         quota_pb2.SetLimitRequest(
             organization_id=other.organization_id,

@@ -233,6 +233,16 @@ class RevisionNotReached(Refusal):
     template = "Revision {min_revision} was asked for, but the newest is {revision}."
 
 
+class BatchAnswerTooLarge(Refusal):
+    """The answers to a batch are too large together, and this is one of the largest."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "BATCH_ANSWER_TOO_LARGE"
+    template = (
+        "The answer has {bytes} bytes, and the answers of the batch may have {max_bytes} together; ask for it alone."
+    )
+
+
 class SignInRefused(Refusal):
     """The credentials do not sign anybody in. Whether the user exists, and what is wrong, is not revealed."""
 

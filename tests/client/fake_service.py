@@ -91,7 +91,9 @@ class FakeLedger:
 
 
 @asynccontextmanager
-async def fake_ledger(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[FakeLedger]:
+async def fake_ledger(
+    credentials: grpc.ServerCredentials | None = None, address: str = "127.0.0.1:0"
+) -> AsyncIterator[FakeLedger]:
     """Run one for as long as the context lasts."""
     fake = FakeLedger()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -102,10 +104,7 @@ async def fake_ledger(credentials: grpc.ServerCredentials | None = None) -> Asyn
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("tollhouse.billing.v1.LedgerService", handlers),)
     )
-    if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
-    else:
-        port = server.add_secure_port("127.0.0.1:0", credentials)
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     fake.address = f"127.0.0.1:{port}"
     await server.start()
     try:

@@ -178,6 +178,29 @@ class _Stream(Protocol[_Message]):
     def cancel(self) -> bool: ...
 
 
-def as_channel(channel: StubChannel) -> grpc.aio.Channel:
+def as_channel(channel: "StubChannel | CredentialChannel") -> grpc.aio.Channel:
     """Return it as what the types of generated stubs ask for."""
     return cast(grpc.aio.Channel, channel)
+
+
+class CredentialChannel:
+    """A channel that adds credentials, for code that handles gRPC's own errors and retries by itself."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def unary_unary(
+        self,
+        path: str,
+        request_serializer: _Serializer[_Request],
+        response_deserializer: _Deserializer[_Answer],
+        **_: bool,
+    ) -> Callable[..., Awaitable[_Answer]]:
+        rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer] = self._connection.channel.unary_unary(
+            path, request_serializer, response_deserializer
+        )
+
+        def call(request: _Request, *, timeout: float | None = None, metadata: Metadata = ()) -> Awaitable[_Answer]:
+            return rpc(request, timeout=timeout, metadata=(*metadata, *self._connection.metadata()))
+
+        return call

@@ -13,7 +13,7 @@ from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc, usage_pb2
 from tollhouse_client import routes
 from tollhouse_client.batching import Batcher, Batching
-from tollhouse_client.channel import StubChannel, as_channel
+from tollhouse_client.channel import CredentialChannel, StubChannel, as_channel
 from tollhouse_client.connection import Connection, Tls, closed
 from tollhouse_client.credentials import Credentials, credentials_from_environment
 from tollhouse_client.meter import Meter
@@ -78,7 +78,7 @@ class Client:
         self._turns: dict[str, Turns] = {context: Turns() for context in CONTEXTS}
         self._batchers: dict[str, _AnyBatcher] = {}
         self._is_closed = False
-        self.meter = Meter(self)
+        self.meter = Meter(self, lambda: as_channel(CredentialChannel(self._connection("metering"))))
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,6 +14,14 @@ import grpc
 from tollhouse_client.errors import TollhouseError
 
 _HELPED_BY_WAITING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+REFUSED_FOR_GOOD: Final = (
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+)
+"""What the same usage gets again whenever it is sent. All else, such as lost credentials, may be mended."""
 
 
 @dataclass(frozen=True, slots=True)

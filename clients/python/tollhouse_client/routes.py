@@ -6,7 +6,7 @@ with its length: they are serialized once, and nothing is copied into a second m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
@@ -26,6 +26,13 @@ _FIELD_ONE: Final = b"\x0a"
 _SHORT: Final = [_FIELD_ONE + bytes((length,)) for length in range(128)]
 
 
+class _Outcomes(Protocol):
+    """What a batch answers: one outcome for each request, in their order."""
+
+    @property
+    def outcomes(self) -> Sequence[Message]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Batched:
     """The RPC for many calls."""
@@ -37,8 +44,6 @@ class Batched:
     """The field of an outcome that holds the answer of a single call."""
     refused: str
     """The field of an outcome that holds the status of a call that failed."""
-    outcomes: str = "outcomes"
-    """The repeated field of the answer, with one outcome for each request in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Route(Generic[Request, Answer]):
         batched = self.batched
         assert batched is not None
         try:
-            outcomes: Sequence[Message] = getattr(batched.answer.FromString(data), batched.outcomes)
+            outcomes: Sequence[Message] = cast(_Outcomes, batched.answer.FromString(data)).outcomes
         except DecodeError:
             outcomes = ()
         if len(outcomes) != count:
@@ -144,5 +149,9 @@ DEBIT: Final[Route[ledger_pb2.DebitRequest, ledger_pb2.DebitResponse]] = Route(
     Batched(f"{_LEDGER}BatchDebit", 200, ledger_pb2.BatchDebitResponse, "response", "error"),
 )
 VERIFY_API_KEY: Final[Route[api_key_pb2.VerifyApiKeyRequest, api_key_pb2.VerifyApiKeyResponse]] = Route(
-    "identity", f"{_API_KEYS}VerifyApiKey", api_key_pb2.VerifyApiKeyResponse, None, has_operation=False
+    "identity",
+    f"{_API_KEYS}VerifyApiKey",
+    api_key_pb2.VerifyApiKeyResponse,
+    Batched(f"{_API_KEYS}BatchVerifyApiKeys", 200, api_key_pb2.BatchVerifyApiKeysResponse, "decided", "refused"),
+    has_operation=False,
 )

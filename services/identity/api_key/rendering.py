@@ -1,10 +1,14 @@
 """Keys, verdicts and changes as messages."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from libs.common.pages import PAGE_BYTES_MAX
+from libs.common.status import status_of_item
 from libs.common.timestamps import render_optional_time, render_time
 from services.identity.api_key.domain import ApiKey, Environment, KeyRecord, State, Verdict
 from services.identity.api_key.watch.watch import News
+from services.identity.errors import BatchAnswerTooLarge
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from tollhouse.identity.v1 import api_key_pb2 as pb
 
@@ -44,6 +48,7 @@ _KINDS: Final = {
     ChangeKind.OTHER: pb.API_KEY_CHANGE_KIND_UNSPECIFIED,
 }
 
+DOMAIN: Final = "identity.tollhouse"
 _STALE: Final = pb.VerifyApiKeyResponse(stale=True).SerializeToString()
 
 
@@ -101,6 +106,42 @@ def render_valid(record: KeyRecord, revision: int) -> bytes:
 def mark_stale(answer: bytes) -> bytes:
     """Return a serialized answer with `stale` set: the fields of a message may come in any order."""
     return answer + _STALE
+
+
+def render_outcomes(outcomes: Sequence[pb.VerifyApiKeyResponse | bytes | Exception]) -> pb.BatchVerifyApiKeysResponse:
+    """Render what became of each item of a batch; an answer may be serialized already."""
+    answers = {
+        place: one if isinstance(one, bytes) else one.SerializeToString()
+        for place, one in enumerate(outcomes)
+        if not isinstance(one, Exception)
+    }
+    too_large = largest_beyond({place: len(answer) for place, answer in answers.items()}, PAGE_BYTES_MAX)
+    response = pb.BatchVerifyApiKeysResponse()
+    for place, one in enumerate(outcomes):
+        rendered = response.outcomes.add()
+        if isinstance(one, Exception):
+            rendered.refused.CopyFrom(status_of_item(one, DOMAIN))
+        elif place in too_large:
+            refusal = BatchAnswerTooLarge(bytes=len(answers[place]), max_bytes=PAGE_BYTES_MAX)
+            rendered.refused.CopyFrom(status_of_item(refusal, DOMAIN))
+        else:
+            rendered.decided.MergeFromString(answers[place])
+    return response
+
+
+def largest_beyond(sizes: Mapping[int, int], total_max: int) -> frozenset[int]:
+    """Return the places of the largest answers that must go so that the others have `total_max` bytes at most.
+
+    So somebody's large answers never displace the small ones of others.
+    """
+    total = sum(sizes.values())
+    gone: set[int] = set()
+    for place in sorted(sizes, key=lambda place: sizes[place], reverse=True):
+        if total <= total_max:
+            break
+        gone.add(place)
+        total -= sizes[place]
+    return frozenset(gone)
 
 
 def _principal(record: KeyRecord) -> pb.Principal:

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import grpc
 
-from libs.common import pages
+from libs.common import pages, validation
 from libs.common.call import current_call
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
@@ -28,16 +28,16 @@ from services.identity.api_key.parsing import (
     read_update,
     require_each_digest_once,
 )
-from services.identity.api_key.rendering import CODES, render_api_key, render_news
+from services.identity.api_key.rendering import CODES, DOMAIN, render_api_key, render_news, render_outcomes
+from services.identity.api_key.verify.batches import Asked, Batches
 from services.identity.api_key.verify.questions import Questions, question_of
-from services.identity.api_key.verify.verification import Verifier
+from services.identity.api_key.verify.verification import Answer, Verifier
 from services.identity.api_key.watch.watch import Watchers
 from services.identity.revisions import ChangeKind
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
 _MALFORMED: Final = pb.VerifyApiKeyResponse(code=pb.VERIFY_API_KEY_CODE_NOT_FOUND)
-_DOMAIN: Final = "identity.tollhouse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         self._imports = management.imports
         self._leaks = management.leaks
         self._verifier = verifier
+        self._batches = Batches(verifier)
         self._watchers = watchers
         self._clock = clock
         self._questions = Questions()
@@ -174,16 +175,44 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     async def VerifyApiKey(
         self, request: pb.VerifyApiKeyRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyApiKeyResponse:
-        asked = (request.key, request.required_scopes, request.model, request.min_revision, request.client_address)
-        verdict, entry, revision = await self._verifier.verify(*asked)
+        call, asked = current_call(), _read_asked(request)
+        answer = self._answer(await self._verifier.verify(*asked), asked, None if call is None else call.data)
+        # A cached answer is bytes already; the pipeline sends them as they are.
+        return cast("pb.VerifyApiKeyResponse", answer)
+
+    async def BatchVerifyApiKeys(
+        self, request: pb.BatchVerifyApiKeysRequest, context: grpc.aio.ServicerContext
+    ) -> pb.BatchVerifyApiKeysResponse:
+        outcomes: dict[int, pb.VerifyApiKeyResponse | bytes | Exception] = {}
+        asked: dict[int, Asked] = {}
+        sent = [one.SerializeToString() for one in request.requests]
+        for place, one in enumerate(request.requests):
+            known = self.recall_verification(sent[place])
+            if known is not None:
+                outcomes[place] = known
+                continue
+            try:
+                validation.check(one)
+                asked[place] = _read_asked(one)
+            except InvalidArgument as refusal:
+                outcomes[place] = refusal
+        answers = await self._batches.verify(list(asked.values())) if asked else []
+        for (place, one_asked), answer in zip(asked.items(), answers, strict=True):
+            if isinstance(answer, Exception):
+                outcomes[place] = answer
+            else:
+                outcomes[place] = self._answer(answer, one_asked, sent[place])
+        return render_outcomes([outcomes[place] for place in range(len(sent))])
+
+    def _answer(self, answer: Answer[bytes], asked: Asked, data: bytes | None) -> pb.VerifyApiKeyResponse | bytes:
+        """Render an answer; remember what was asked by the bytes in which it came, if the key is valid."""
+        verdict, entry, revision = answer
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
-            call = current_call()
-            if call is not None and not entry.stale:
-                self._questions.remember(call.data, question_of(entry.digest, *asked[1:]))
-            # The cached answer is bytes already; the pipeline sends them as they are.
-            return cast("pb.VerifyApiKeyResponse", entry.answer)
+            if data is not None and not entry.stale:
+                self._questions.remember(data, question_of(entry.digest, *asked[1:]))
+            return entry.answer
         return pb.VerifyApiKeyResponse(
             code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
         )
@@ -215,5 +244,9 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
 
     def _render_outcome(self, outcome: Outcome) -> pb.ImportApiKeyOutcome:
         if isinstance(outcome.result, Refusal):
-            return pb.ImportApiKeyOutcome(error=status_of(outcome.result, _DOMAIN))
+            return pb.ImportApiKeyOutcome(error=status_of(outcome.result, DOMAIN))
         return pb.ImportApiKeyOutcome(api_key=self._render(outcome.result), replayed=outcome.replayed)
+
+
+def _read_asked(request: pb.VerifyApiKeyRequest) -> Asked:
+    return Asked(request.key, request.required_scopes, request.model, request.min_revision, request.client_address)

@@ -1590,6 +1590,86 @@ class VerifyApiKeyResponse(_message.Message):
 Global___VerifyApiKeyResponse: _TypeAlias = VerifyApiKeyResponse  # noqa: Y015
 
 @_typing.final
+class BatchVerifyApiKeysRequest(_message.Message):
+    """What BatchVerifyApiKeys needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerifyApiKeyRequest]:
+        """The keys to verify, 1 to 200. Each is checked on its own."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___VerifyApiKeyRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVerifyApiKeysRequest: _TypeAlias = BatchVerifyApiKeysRequest  # noqa: Y015
+
+@_typing.final
+class VerifyApiKeyOutcome(_message.Message):
+    """What became of one verification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECIDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decided(self) -> Global___VerifyApiKeyResponse:
+        """The answer VerifyApiKey would have given, whatever its code."""
+
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """The status VerifyApiKey would have failed with, details included."""
+
+    def __init__(
+        self,
+        *,
+        decided: Global___VerifyApiKeyResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "outcome", b"outcome", "refused", b"refused"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "outcome", b"outcome", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["decided", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___VerifyApiKeyOutcome: _TypeAlias = VerifyApiKeyOutcome  # noqa: Y015
+
+@_typing.final
+class BatchVerifyApiKeysResponse(_message.Message):
+    """What BatchVerifyApiKeys answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerifyApiKeyOutcome]:
+        """One outcome per request, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___VerifyApiKeyOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVerifyApiKeysResponse: _TypeAlias = BatchVerifyApiKeysResponse  # noqa: Y015
+
+@_typing.final
 class WatchApiKeysRequest(_message.Message):
     """Asks for changes."""
 

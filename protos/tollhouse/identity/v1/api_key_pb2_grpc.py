@@ -105,6 +105,11 @@ class ApiKeyServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyResponse.FromString,
                 _registered_method=True)
+        self.BatchVerifyApiKeys = channel.unary_unary(
+                '/tollhouse.identity.v1.ApiKeyService/BatchVerifyApiKeys',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysResponse.FromString,
+                _registered_method=True)
         self.WatchApiKeys = channel.unary_stream(
                 '/tollhouse.identity.v1.ApiKeyService/WatchApiKeys',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.WatchApiKeysRequest.SerializeToString,
@@ -263,6 +268,25 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchVerifyApiKeys(self, request, context):
+        """Verifies up to 200 keys, of any organizations, in one request.
+
+        Every item is verified as VerifyApiKey would verify it, and has its own outcome: a key that may not be used is an
+        answer, a failure a status. A bad item never fails the others. Cached keys cost no read. Each different key that is
+        not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown keys
+        does not keep the database from others. An unknown key that occurs several times counts once against its
+        `client_address`. Only as many keys of one address are looked up at the same time as it may still present unknown
+        ones, so its limit holds within a batch as well.
+
+        What is not looked up within two seconds, or shortly before the call's deadline, is refused with UNAVAILABLE; the
+        other items are answered then. All answers together hold at most 2,000,000 bytes. Where they would be larger, the
+        largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An answer
+        of up to 10,000 bytes is never among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchApiKeys(self, request, context):
         """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
@@ -335,6 +359,11 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     servicer.VerifyApiKey,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyResponse.SerializeToString,
+            ),
+            'BatchVerifyApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchVerifyApiKeys,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysResponse.SerializeToString,
             ),
             'WatchApiKeys': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchApiKeys,
@@ -655,6 +684,33 @@ class ApiKeyService:
             '/tollhouse.identity.v1.ApiKeyService/VerifyApiKey',
             tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_api__key__pb2.VerifyApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchVerifyApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ApiKeyService/BatchVerifyApiKeys',
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.BatchVerifyApiKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

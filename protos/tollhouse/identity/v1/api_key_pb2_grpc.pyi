@@ -119,6 +119,21 @@ class ApiKeyServiceStub:
     `TOO_MANY_UNKNOWN_KEYS`; RetryInfo says when to try again. The answer is not NOT_FOUND, because the key may be
     valid. Without a `client_address` nothing is counted.
     """
+    BatchVerifyApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.BatchVerifyApiKeysRequest, _api_key_pb2.BatchVerifyApiKeysResponse]
+    """Verifies up to 200 keys, of any organizations, in one request.
+
+    Every item is verified as VerifyApiKey would verify it, and has its own outcome: a key that may not be used is an
+    answer, a failure a status. A bad item never fails the others. Cached keys cost no read. Each different key that is
+    not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown keys
+    does not keep the database from others. An unknown key that occurs several times counts once against its
+    `client_address`. Only as many keys of one address are looked up at the same time as it may still present unknown
+    ones, so its limit holds within a batch as well.
+
+    What is not looked up within two seconds, or shortly before the call's deadline, is refused with UNAVAILABLE; the
+    other items are answered then. All answers together hold at most 2,000,000 bytes. Where they would be larger, the
+    largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An answer
+    of up to 10,000 bytes is never among them.
+    """
     WatchApiKeys: _aio.UnaryStreamMultiCallable[_api_key_pb2.WatchApiKeysRequest, _api_key_pb2.WatchApiKeysResponse]
     """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
@@ -301,6 +316,27 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         Beyond that, keys from this address that are not cached fail with RESOURCE_EXHAUSTED and reason
         `TOO_MANY_UNKNOWN_KEYS`; RetryInfo says when to try again. The answer is not NOT_FOUND, because the key may be
         valid. Without a `client_address` nothing is counted.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchVerifyApiKeys(
+        self,
+        request: _api_key_pb2.BatchVerifyApiKeysRequest,
+        context: _aio.ServicerContext[_api_key_pb2.BatchVerifyApiKeysRequest, _abc.Awaitable[_api_key_pb2.BatchVerifyApiKeysResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.BatchVerifyApiKeysResponse]:
+        """Verifies up to 200 keys, of any organizations, in one request.
+
+        Every item is verified as VerifyApiKey would verify it, and has its own outcome: a key that may not be used is an
+        answer, a failure a status. A bad item never fails the others. Cached keys cost no read. Each different key that is
+        not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown keys
+        does not keep the database from others. An unknown key that occurs several times counts once against its
+        `client_address`. Only as many keys of one address are looked up at the same time as it may still present unknown
+        ones, so its limit holds within a batch as well.
+
+        What is not looked up within two seconds, or shortly before the call's deadline, is refused with UNAVAILABLE; the
+        other items are answered then. All answers together hold at most 2,000,000 bytes. Where they would be larger, the
+        largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An answer
+        of up to 10,000 bytes is never among them.
         """
 
     @_abc_1.abstractmethod

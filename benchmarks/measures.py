@@ -28,11 +28,13 @@ from benchmarks.traffic import (
     UsageRecords,
 )
 from benchmarks.verification import measure_verification
+from benchmarks.ways import CLIENT, KEY_CACHE, STUBS
 from libs.common.ids import new_id
 
 ACCOUNTS = 10_000
 API_KEYS = 100_000
 ACTIVE_KEYS = 1_000
+CACHED_KEYS = 50
 TENANTS = 20
 PEOPLE = 40
 CHECKS_PER_S = 500
@@ -71,6 +73,11 @@ class Bench:
             "P9": lambda: measure_verification(charges, deployment.shards),
             "P10": lambda: measure_periods(subscriptions, deployment.shards),
             "P11": self.proxy_request,
+            "P12": self.debit_through_client,
+            "P12A": self.debit_alone_through_client,
+            "P13": self.metered_call_through_client,
+            "P14": self.key_check_through_cache,
+            "P15": self.usage_record_through_client,
             "PL": self.leased_calls,
         }
 
@@ -200,8 +207,55 @@ class Bench:
     def _with_grants(self) -> str:
         return f", {self._grants} grants on each" if self._grants else ""
 
-    def _side(self, context: str, script: Script, in_flight: int) -> Side:
-        return Side(self._deployment, self._deployment.service(context), script, in_flight)
+    def debit_through_client(self) -> Figure:
+        script = Debits(self._open_accounts(1), "client")
+        side = self._side("billing", script, in_flight=64, way=CLIENT)
+        comparison = Comparison("Debit through the client, one account", ECHO, "debits", 3.5)
+        figure = compare(self._deployment, comparison, side, echo_of(self._deployment, script), self._rounds)
+        self._check_debits(script, side.calls)
+        return figure
+
+    def debit_alone_through_client(self) -> Figure:
+        """Compares one call at a time through the client with the same by a bare stub."""
+        bare, through = (Debits(self._open_accounts(1), prefix) for prefix in ("bare", "alone"))
+        side = self._side("billing", through, in_flight=1, way=CLIENT)
+        peer = self._side("billing", bare, in_flight=1)
+        peer.calibrate()
+        # 15 % more time is 0.87 of the rate.
+        comparison = Comparison("Debit through the client, one at a time", "the same by a bare stub", "debits", 0.87)
+        figure = compare(self._deployment, comparison, side, peer, self._rounds)
+        for script, made in ((through, side), (bare, peer)):
+            self._check_debits(script, made.calls)
+        return figure
+
+    def metered_call_through_client(self) -> Figure:
+        script = MeteredCalls(self._fund_tenants(), "client")
+        side = self._side("metering", script, in_flight=64, way=CLIENT)
+        measured = f"Authorize + Settle through the client, pairs{self._with_limits}"
+        echo = echo_of(self._deployment, script)
+        figure = compare(self._deployment, Comparison(measured, ECHO, "pairs", 1.0), side, echo, self._rounds)
+        self._check_charges(script.tenants, side.calls)
+        return figure
+
+    def key_check_through_cache(self) -> Figure:
+        # As many keys as the warm-up of a round reaches, since every round has a cache of its own.
+        script = KeyChecks(self._load_keys()[:CACHED_KEYS])
+        side = self._side("identity", script, in_flight=64, way=KEY_CACHE)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison("VerifyApiKey through the client's key cache", ECHO, "checks", 20)
+        return compare(self._deployment, comparison, side, echo, self._rounds)
+
+    def usage_record_through_client(self) -> Figure:
+        script = UsageRecords(self._fund_tenants(), "client-record")
+        side = self._side("metering", script, in_flight=64, way=CLIENT)
+        measured = f"RecordUsage through the client{self._with_limits}"
+        echo = echo_of(self._deployment, script)
+        figure = compare(self._deployment, Comparison(measured, ECHO, "calls", 2.0), side, echo, self._rounds)
+        self._check_charges(script.tenants, side.calls)
+        return figure
+
+    def _side(self, context: str, script: Script, in_flight: int, way: str = STUBS) -> Side:
+        return Side(self._deployment, self._deployment.service(context), script, in_flight, way)
 
     def _pgbench(self, database: str, script: str, variables: dict[str, int]) -> Pgbench:
         url = self._deployment.peer_database(database)

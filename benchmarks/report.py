@@ -39,7 +39,17 @@ def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="Ratios within one run")
     for heading in ("", "measured", "against"):
         table.add_column(heading)
-    for heading in ("per s", "peer per s", "ratio", "spread", "target", "p50 ms at 1", "p99 ms at 64", ""):
+    for heading in (
+        "per s",
+        "peer per s",
+        "ratio",
+        "spread",
+        "target",
+        "p50 ms at 1",
+        "p99 ms at 64",
+        "peer's p99",
+        "",
+    ):
         table.add_column(heading, justify="right")
     for name, figure in figures.items():
         table.add_row(
@@ -53,6 +63,7 @@ def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
             "none" if figure.target is None else f"≥ {figure.target:g}",
             f"{figure.p50_ms_at_1:.2f}",
             f"{figure.p99_ms_at_64:.1f}",
+            "" if figure.peer_p99_ms is None else f"{figure.peer_p99_ms:.1f}",
             _verdict(figure),
         )
     console.print(table)
@@ -85,6 +96,7 @@ def _plain(figure: Figure) -> dict[str, object]:
         "peer_rate_per_s": round(figure.peer_rate_per_s, 1),
         "p50_ms_at_1": round(figure.p50_ms_at_1, 3),
         "p99_ms_at_64": round(figure.p99_ms_at_64, 3),
+        "peer_p99_ms": None if figure.peer_p99_ms is None else round(figure.peer_p99_ms, 3),
         "measured": figure.measured,
         "against": figure.against,
         "unit": figure.unit,

@@ -42,5 +42,5 @@ pip() {
     "$folder/bin/python" -m pip --disable-pip-version-check --quiet "$@"
 }
 pip install --require-hashes --requirement requirements.lock
-pip install --no-deps --no-build-isolation --editable .
+pip install --no-deps --no-build-isolation --editable clients/python --editable integrations/litellm --editable .
 printf '%s' "$place" >"$folder/.ready"

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("libs", "services", "scripts", "benchmarks", "tests")
+FOLDERS = ("clients", "libs", "services", "scripts", "benchmarks", "tests")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,278 @@
+"""Records usage in the background, and loses none of it: what was taken is on the disk until metering has it.
+
+`record` returns when the usage is in the spool, which takes one write to the disk that concurrent callers share. It is
+sent when enough has gathered, after a short time, and at the end; again and again while metering is away; and by the
+next process should this one crash. The operation id makes that safe: usage is charged once however often it is sent.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from tollhouse.metering.v1 import admission_pb2, usage_pb2
+from tollhouse_client.errors import ClientClosed, RecorderFull, TollhouseError
+from tollhouse_client.retries import REFUSED_FOR_GOOD
+from tollhouse_client.spool import Entry, Spool
+
+UsageRequest: TypeAlias = usage_pb2.RecordUsageRequest | admission_pb2.SettleRequest
+OnRefused: TypeAlias = Callable[[UsageRequest, TollhouseError], None]
+
+_log: Final = logging.getLogger("tollhouse_client")
+_USAGE: Final = "U"
+_SETTLEMENT: Final = "S"
+_PAUSE_MAX_S: Final = 5.0
+_TRY_FOR_S: Final = 30.0
+
+
+class _Rpcs(Protocol):
+    """What a recorder needs of a client."""
+
+    async def record_usage(
+        self, request: usage_pb2.RecordUsageRequest, *, timeout_s: float | None = None
+    ) -> usage_pb2.RecordUsageResponse: ...
+
+    async def settle(
+        self, request: admission_pb2.SettleRequest, *, timeout_s: float | None = None
+    ) -> admission_pb2.SettleResponse: ...
+
+
+class Recorder:
+    """Takes usage and sends it. Use it as an async context, within the client's.
+
+    Each process needs a spool folder of its own, on a local disk. Give a process that is started again the same folder.
+    """
+
+    def __init__(
+        self,
+        client: _Rpcs,
+        spool: str | Path,
+        *,
+        on_refused: OnRefused | None = None,
+        flush_at: int = 500,
+        flush_every_s: float = 0.2,
+        waiting_max: int = 50_000,
+        spool_max_bytes: int = 64_000_000,
+        close_within_s: float = 10.0,
+    ) -> None:
+        """Usage is sent when `flush_at` has gathered and every `flush_every_s` seconds.
+
+        At most `waiting_max` usages and `spool_max_bytes` wait. `on_refused` gets the usage that metering refuses for
+        good, such as that of an unknown organization; without it such usage is logged as an error, by its operation id.
+        `close_within_s` is how long the end waits for metering. What could not be sent then stays in the spool.
+
+        Raises:
+            ValueError: a bound is not above 0.
+        """
+        if min(flush_at, flush_every_s, waiting_max, spool_max_bytes, close_within_s) <= 0:
+            raise ValueError("All bounds of a recorder must be above 0.")
+        self._client = client
+        self._folder = Path(spool)
+        self._on_refused = on_refused or _log_refused
+        self._flush_at = flush_at
+        self._flush_every_s = flush_every_s
+        self._waiting_max = waiting_max
+        self._spool_max_bytes = spool_max_bytes
+        self._close_within_s = close_within_s
+        self._spool: Spool | None = None
+        self._unwritten: list[tuple[str, bytes, asyncio.Future[None]]] = []
+        self._unsent: deque[Entry] = deque()
+        self._under_way = 0
+        self._is_closing = False
+        self._writer: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
+        self._room = asyncio.Condition()
+
+    async def __aenter__(self) -> Self:
+        """Open the spool, and begin to send what an earlier process has left.
+
+        Raises:
+            SpoolInUse: another process has the spool open.
+            OSError: it cannot be opened.
+        """
+        self._spool = await asyncio.to_thread(Spool, self._folder, self._spool_max_bytes)
+        self._unsent.extend(await asyncio.to_thread(self._spool.read))
+        self._is_closing = False
+        self._sender = asyncio.create_task(self._send_on(), name="recorder")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many usages are not confirmed by metering."""
+        return len(self._unwritten) + len(self._unsent) + self._under_way
+
+    async def record(self, request: usage_pb2.RecordUsageRequest, *, timeout_s: float = 10.0) -> None:
+        """Take usage. When this returns, a crash does not lose it. It keeps the time at which it is taken.
+
+        Raises:
+            RecorderFull: as much waits as may, and that did not change in `timeout_s`. It was not taken.
+            SpoolFull: the spool or its disk is full. It was not taken.
+            ClientClosed: the recorder is closed.
+        """
+        await self._take(_USAGE, request, timeout_s)
+
+    async def settle_later(self, request: admission_pb2.SettleRequest, *, timeout_s: float = 10.0) -> None:
+        """Take a settlement as `record` takes usage. `client.meter.settlements = recorder` does it for all blocks."""
+        await self._take(_SETTLEMENT, request, timeout_s)
+
+    async def flush(self) -> None:
+        """Return when all that was taken until now is sent, or refused for good."""
+        async with self._room:
+            await self._room.wait_for(lambda: not self.waiting)
+
+    async def close(self) -> None:
+        """Send what waits, for `close_within_s` at most, and close the spool. Safe to repeat."""
+        if self._spool is None or self._sender is None:
+            return
+        self._is_closing = True
+        self._look.set()
+        try:
+            async with asyncio.timeout(self._close_within_s):
+                await self.flush()
+        except TimeoutError:
+            _log.warning("%d usages wait in the spool %s for the next process.", self.waiting, self._folder)
+        self._sender.cancel()
+        await asyncio.gather(self._sender, return_exceptions=True)
+        if self._writer is not None:
+            await asyncio.gather(self._writer, return_exceptions=True)
+        spool, self._spool = self._spool, None
+        await asyncio.to_thread(spool.close)
+
+    async def _take(self, kind: str, request: UsageRequest, timeout_s: float) -> None:
+        if self._spool is None or self._is_closing:
+            raise ClientClosed("The recorder is closed.")
+        taken = type(request)()
+        taken.CopyFrom(request)  # type: ignore[arg-type]  # of the same type
+        if not taken.HasField("occur_time"):
+            # It would be the time at which it is sent.
+            taken.occur_time.FromNanoseconds(time.time_ns())
+        if self.waiting >= self._waiting_max:
+            await self._wait_for_room(timeout_s)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.append((kind, taken.SerializeToString(), written))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(self._spool))
+        await written
+
+    async def _wait_for_room(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s), self._room:
+                await self._room.wait_for(lambda: self.waiting < self._waiting_max)
+        except TimeoutError:
+            raise RecorderFull(f"{self.waiting} usages wait to be sent.") from None
+
+    async def _write(self, spool: Spool) -> None:
+        """Write what callers wait for, all that has gathered at a time."""
+        try:
+            while self._unwritten:
+                batch, self._unwritten = self._unwritten, []
+                self._under_way += len(batch)
+                try:
+                    entries = await asyncio.to_thread(spool.append, [(kind, data) for kind, data, _ in batch])
+                except TollhouseError as error:
+                    for _, _, written in batch:
+                        if not written.done():
+                            written.set_exception(type(error)(error.message))
+                else:
+                    self._unsent.extend(entries)
+                    for _, _, written in batch:
+                        if not written.done():
+                            written.set_result(None)
+                finally:
+                    self._under_way -= len(batch)
+                if len(self._unsent) >= self._flush_at:
+                    self._look.set()
+        finally:
+            self._writer = None
+
+    async def _send_on(self) -> None:
+        """Send what waits, until cancelled."""
+        failures = 0
+        while True:
+            if not self._is_closing and len(self._unsent) < self._flush_at:
+                await self._pause(self._flush_every_s)
+            if not self._unsent:
+                await self._tell_room()
+                await self._pause(self._flush_every_s)
+                continue
+            again = await self._send([self._unsent.popleft() for _ in range(min(len(self._unsent), self._flush_at))])
+            self._unsent.extendleft(reversed(again))
+            await self._tell_room()
+            failures = failures + 1 if again else 0
+            if failures:
+                await asyncio.sleep(random.uniform(0.05, min(_PAUSE_MAX_S, 0.1 * 2.0 ** min(failures, 10))))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._look.wait()
+        except TimeoutError:
+            pass  # The time to look has come.
+        self._look.clear()
+
+    async def _tell_room(self) -> None:
+        async with self._room:
+            self._room.notify_all()
+
+    async def _send(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Send entries together; return those that have to be sent again."""
+        self._under_way += len(entries)
+        try:
+            outcomes = await asyncio.gather(*map(self._send_one, entries), return_exceptions=True)
+        finally:
+            self._under_way -= len(entries)
+        again = [entry for entry, outcome in zip(entries, outcomes, strict=True) if isinstance(outcome, BaseException)]
+        if again:
+            reason = next(outcome for outcome in outcomes if outcome is not None)
+            _log.warning("%d of %d usages could not be sent, and are tried again: %r", len(again), len(entries), reason)
+        done = [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome is None]
+        if self._spool is not None:
+            await asyncio.to_thread(self._spool.confirm, done)
+        return again
+
+    async def _send_one(self, entry: Entry) -> None:
+        request = _read(entry)
+        if request is None:
+            _log.error("An entry of the spool %s is not usage, and is left out.", self._folder)
+            return
+        try:
+            if isinstance(request, usage_pb2.RecordUsageRequest):
+                await self._client.record_usage(request, timeout_s=_TRY_FOR_S)
+            else:
+                await self._client.settle(request, timeout_s=_TRY_FOR_S)
+        except TollhouseError as error:
+            if error.code not in REFUSED_FOR_GOOD:
+                raise
+            try:
+                self._on_refused(request, error)
+            except Exception:  # noqa: BLE001 -- the caller's function must not stop what others have recorded.
+                _log.exception("What was to be told of the refused usage %s failed.", request.operation_id)
+
+
+def _read(entry: Entry) -> UsageRequest | None:
+    kinds: dict[str, type[UsageRequest]] = {
+        _USAGE: usage_pb2.RecordUsageRequest,
+        _SETTLEMENT: admission_pb2.SettleRequest,
+    }
+    kind = kinds.get(entry.kind)
+    try:
+        return None if kind is None else kind.FromString(entry.message)
+    except DecodeError:
+        return None
+
+
+def _log_refused(request: UsageRequest, error: TollhouseError) -> None:
+    _log.error("Metering refused the usage %s: %s", request.operation_id, error)

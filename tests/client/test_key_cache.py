@@ -1,0 +1,177 @@
+"""The key cache answers from memory what identity would answer, no later than five seconds after a change."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.client.conftest import House
+from tests.metering.support import eventually
+from tollhouse.identity.v1 import api_key_pb2
+from tollhouse_client import KeyAnswer, KeyCache
+from tollhouse_client.errors import ClientClosed, TollhouseError
+
+
+@pytest.fixture
+async def keys(house: House) -> AsyncIterator[KeyCache]:
+    async with KeyCache(house.gateway) as keys:
+        await told(keys, 1)
+        yield keys
+
+
+async def told(keys: KeyCache, revision: int) -> None:
+    """Return when the cache knows of every change up to a revision."""
+
+    async def seen() -> int:
+        return keys.watched_revision
+
+    await eventually(seen, lambda watched: watched >= revision)
+
+
+async def test_warm_key_costs_no_rpc(house: House, keys: KeyCache) -> None:
+    first = await keys.verify(house.secret, model="gpt-4o")
+    assert first.is_valid
+    assert first.key is not None
+    assert first.key.organization_id == house.organization_id
+    assert first.key.api_key_id == house.key.api_key.api_key_id
+    assert keys.known(house.secret, model="gpt-4o") is await keys.verify(house.secret, model="gpt-4o")
+
+
+async def test_revoked_key_stops_when_the_change_arrives(house: House, keys: KeyCache) -> None:
+    key = await house.new_key()
+    assert (await keys.verify(key.secret)).is_valid
+    revision = await house.platform.identity.revoke(key.api_key)
+    await told(keys, revision)
+    assert keys.known(key.secret) is None
+    assert await keys.verify(key.secret) == KeyAnswer("REVOKED")
+
+
+async def test_revoked_key_stops_at_once_with_its_revision(house: House, keys: KeyCache) -> None:
+    key = await house.new_key()
+    assert (await keys.verify(key.secret)).is_valid
+    revision = await house.platform.identity.revoke(key.api_key)
+    assert (await keys.verify(key.secret, min_revision=revision)).code == "REVOKED"
+
+
+async def test_every_key_of_a_deactivated_owner_stops(house: House, keys: KeyCache) -> None:
+    identity = house.platform.identity
+    organization_id, owner = await identity.create_organization()
+    both = [
+        await identity.create_key(api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner))
+        for _ in range(2)
+    ]
+    assert [(await keys.verify(key.secret)).is_valid for key in both] == [True, True]
+    revision = max([await identity.revoke(key.api_key) for key in both])
+    await told(keys, revision)
+    assert {(await keys.verify(key.secret)).code for key in both} == {"REVOKED"}
+
+
+async def test_models_scopes_and_addresses_are_decided_as_identity_decides(house: House, keys: KeyCache) -> None:
+    key = await house.new_key(
+        allowed_models=["gpt-*", "claude-sonnet"], allowed_addresses=["192.0.2.0/24", "2001:db8::7"]
+    )
+    identity = house.platform.identity
+    for model in ("gpt-4o", "claude-sonnet", "claude-sonnet-2", "other", ""):
+        for address in ("192.0.2.9", "::ffff:192.0.2.9", "198.51.100.1", "2001:db8::7", ""):
+            for scopes in ((), ("tollhouse:usage.read",)):
+                answer = await keys.verify(key.secret, model=model, required_scopes=scopes, client_address=address)
+                expected = await identity.code(key.secret, model=model, scopes=scopes, address=address)
+                assert answer.code == expected, (model, address, scopes)
+
+
+@pytest.mark.parametrize("secret", ["", "x" * 513, "th_live_nobody", "\x00", "\ud800", "'; DROP TABLE api_keys --"])
+async def test_text_that_is_no_key_is_not_found(keys: KeyCache, secret: str) -> None:
+    assert await keys.verify(secret) == KeyAnswer("NOT_FOUND")
+    assert keys.size == 0
+
+
+async def test_callers_with_one_unknown_key_share_one_question(house: House, keys: KeyCache) -> None:
+    key = await house.new_key()
+    callers = [asyncio.create_task(keys.verify(key.secret)) for _ in range(50)]
+    await asyncio.sleep(0)
+    callers[0].cancel()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert {id(answer) for answer in answers[1:]} == {id(keys.known(key.secret))}
+
+
+async def test_cache_is_bounded(house: House) -> None:
+    async with KeyCache(house.gateway, keys_max=3) as keys:
+        await told(keys, 1)
+        for _ in range(5):
+            assert (await keys.verify((await house.new_key()).secret)).is_valid
+            assert keys.size <= 3
+
+
+async def test_secrets_are_in_no_attribute_of_the_cache(house: House, keys: KeyCache) -> None:
+    await keys.verify(house.secret)
+    assert house.secret not in repr(vars(keys))
+
+
+async def test_cache_that_hears_nothing_stops_answering_after_the_bound(house: House) -> None:
+    async with KeyCache(house.gateway, stale_max_s=0.3) as keys:
+        await told(keys, 1)
+        await keys.verify(house.secret)
+        # Heartbeats come every second, so between two of them the bound of 0.3 s is passed.
+        over_s = time.monotonic() + 5
+        while keys.known(house.secret) is not None:
+            assert time.monotonic() < over_s
+            await asyncio.sleep(0.02)
+        assert (await keys.verify(house.secret)).is_valid
+
+
+async def test_change_before_the_answer_keeps_the_answer_out(house: House, keys: KeyCache) -> None:
+    revision = keys.watched_revision + 1000
+    change = api_key_pb2.ApiKeyChange(revision=revision, user_id=house.key.api_key.user_id)
+    lonely = KeyCache(house.gateway)
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=revision, changes=[change]))
+    assert (await lonely.verify(house.secret)).is_valid
+    assert lonely.size == 0
+
+
+async def test_full_message_of_changes_does_not_extend_the_time(house: House) -> None:
+    lonely = KeyCache(house.gateway)
+    changes = [api_key_pb2.ApiKeyChange(revision=number, organization_id="other") for number in range(1, 501)]
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=1))
+    await lonely.verify(house.secret)
+    assert lonely.known(house.secret) is not None
+    lonely._good_until_s = 0
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=500, changes=changes))
+    assert lonely.known(house.secret) is None
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=501))
+    assert lonely.known(house.secret) is not None
+
+
+async def test_resync_drops_everything(house: House) -> None:
+    lonely = KeyCache(house.gateway)
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=1))
+    await lonely.verify(house.secret)
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=2, resync=True))
+    assert lonely.size == 0
+
+
+async def test_closed_cache_answers_nobody_from_memory(house: House) -> None:
+    async with house.client() as client:
+        keys = KeyCache(client)
+        async with keys:
+            await told(keys, 1)
+            assert (await keys.verify(house.secret)).is_valid
+        assert keys.known(house.secret) is None
+        question = asyncio.create_task(keys.verify(house.secret))
+        await asyncio.sleep(0)
+        await keys.close()
+        with pytest.raises(ClientClosed):
+            await question
+
+
+async def test_nobody_is_served_while_identity_is_away(house: House) -> None:
+    async with house.client(identity="127.0.0.1:1", timeout_s=0.3) as client, KeyCache(client) as keys:
+        with pytest.raises(TollhouseError):
+            await keys.verify(house.secret)
+
+
+@pytest.mark.parametrize("options", [{"keys_max": 0}, {"stale_max_s": 0}, {"stale_max_s": 5.1}])
+async def test_impossible_bounds_are_refused(house: House, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="keys_max"):
+        KeyCache(house.gateway, **options)  # type: ignore[arg-type]  # one of them is a whole number

@@ -1,0 +1,130 @@
+"""The client without asyncio does what the asynchronous one does, for any number of threads, and refuses forks."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.client.conftest import House, addresses_of
+from tests.client.fake_service import FakeLedger, debit, fake_ledger
+from tests.client.test_meter import CHAT, COST, MODEL, BrokenStreamError
+from tests.client.test_recorder import usage
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
+from tollhouse_client import SigningKey
+from tollhouse_client.errors import KeyDenied, UsageMissing
+from tollhouse_client.sync import Client, KeyCache, Recorder, UsedAfterFork
+
+_Result = TypeVar("_Result")
+THREADS = 32
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[FakeLedger]:
+    async with fake_ledger() as fake:
+        yield fake
+
+
+async def beside(program: Callable[[], _Result]) -> _Result:
+    """Run a program without asyncio in a thread, while the services go on in this one."""
+    return await asyncio.to_thread(program)
+
+
+def client_of(house: House) -> Client:
+    addresses = addresses_of(house.platform)
+    return Client(**addresses, credentials=SigningKey.read(house.signing_key_file))  # type: ignore[arg-type]
+
+
+async def test_block_settles_cancels_and_keeps_partial_usage(house: House) -> None:
+    def program() -> None:
+        with client_of(house) as client:
+            with client.meter.authorize(
+                operation_id="sync-whole", api_key=house.secret, model=MODEL, input_tokens=1000
+            ) as call:
+                call.settle_part(quantities={"input_tokens": 500})
+                call.used(CHAT)
+            assert call.settlement is not None
+            with (
+                pytest.raises(BrokenStreamError),
+                client.meter.authorize(
+                    operation_id="sync-cancelled", api_key=house.secret, model=MODEL, input_tokens=10
+                ),
+            ):
+                raise BrokenStreamError
+            with (  # noqa: PT012 -- the block as a whole is what is interrupted.
+                pytest.raises(KeyboardInterrupt),
+                client.meter.authorize(
+                    operation_id="sync-partial", api_key=house.secret, model=MODEL, input_tokens=1000
+                ) as call,
+            ):
+                call.partial(quantities={"input_tokens": 1000, "output_tokens": 100})
+                raise KeyboardInterrupt
+            with pytest.raises(KeyDenied), client.meter.authorize(api_key="nobody's", model=MODEL):
+                raise AssertionError("served")
+            with pytest.raises(UsageMissing), client.meter.authorize(api_key=house.secret, model=MODEL):
+                pass
+
+    await beside(program)
+    charges = await house.charges()
+    assert charges["sync-partial"] == COST
+    assert "sync-cancelled" not in charges
+
+
+async def test_threads_that_call_at_once_travel_together(ledger: FakeLedger) -> None:
+    def program() -> list[str]:
+        with Client(billing=ledger.address) as client, ThreadPoolExecutor(THREADS) as threads:
+            requests = [debit(f"{number}") for number in range(500)]
+            return [answer.transaction.operation_id for answer in threads.map(client.debit, requests)]
+
+    assert await beside(program) == [f"{number}" for number in range(500)]
+    assert len(ledger.received) < 400
+
+
+async def test_other_rpcs_are_run_in_the_clients_thread(house: House) -> None:
+    def program() -> model_pb2.GetModelResponse:
+        with client_of(house) as client:
+            request = model_pb2.GetModelRequest(model_id=MODEL)
+            return client.run(lambda inner: inner.stub(model_pb2_grpc.ModelServiceStub).GetModel(request))
+
+    assert (await beside(program)).model.model_id == MODEL
+
+
+async def test_keys_and_usage_work_without_asyncio(house: House, tmp_path: Path) -> None:
+    def program() -> bool:
+        with client_of(house) as client, KeyCache(client) as keys, Recorder(client, tmp_path) as recorder:
+            recorder.record(usage(house, "sync-recorded"))
+            recorder.flush()
+            client.meter.settle_through(recorder)
+            return keys.verify(house.secret, model=MODEL).is_valid
+
+    assert await beside(program)
+    assert (await house.charges())["sync-recorded"] == COST
+
+
+async def test_client_made_before_a_fork_refuses_to_be_used_after_it(ledger: FakeLedger) -> None:
+    def program() -> int:
+        client = Client(billing=ledger.address)
+        child = os.fork()
+        if not child:
+            try:
+                client.debit(debit("in the child"))
+            except UsedAfterFork:
+                os._exit(7)
+            os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        client.close()
+        return status
+
+    assert await beside(program) == 7
+    assert ledger.received == []
+
+
+async def test_closed_client_is_closed(ledger: FakeLedger) -> None:
+    client = Client(billing=ledger.address)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.debit(debit("a"))

@@ -1,0 +1,110 @@
+"""What is asked before the work: an estimate that costs no time, from whatever an end user sends."""
+
+from collections.abc import Mapping
+
+import grpc
+import pytest
+
+from tollhouse.metering.v1 import admission_pb2
+from tollhouse_client.errors import InvalidArgument, TollhouseError, Unavailable, denied_of
+from tollhouse_litellm import estimate
+from tollhouse_litellm.calls import Call, OpenCalls
+from tollhouse_litellm.denials import http_error_of
+
+
+def test_text_is_estimated_by_its_length_and_a_picture_by_a_number() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    content = [{"type": "text", "text": "x" * 3000}, picture]
+    tokens = estimate.input_tokens({"messages": [{"role": "user", "content": content}]})
+    assert 2600 < tokens < 2700
+
+
+@pytest.mark.parametrize("text", ["", "\x00", "\ud800", "漢" * 10, "../" * 5])
+def test_any_text_is_estimated(text: str) -> None:
+    assert 0 <= estimate.input_tokens({"messages": [{"content": text}], "input": [text, [1, 2]]}) < 100
+
+
+def test_deep_nesting_is_estimated() -> None:
+    nested: object = "x"
+    for _ in range(10_000):
+        nested = [nested]
+    assert estimate.input_tokens({"messages": nested}) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ({}, None),
+        ({"max_tokens": 100}, 100),
+        ({"max_tokens": 100, "n": 3}, 300),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, 7),
+        ({"max_tokens": "many", "n": -1}, None),
+        ({"max_tokens": 10**30}, 1_000_000_000),
+        ({"max_tokens": True}, None),
+    ],
+)
+def test_output_of_all_choices_is_authorized(body: Mapping[str, object], most: int | None) -> None:
+    assert estimate.max_output_tokens(body, "acompletion") == most
+
+
+def test_embeddings_have_no_output() -> None:
+    assert estimate.max_output_tokens({"max_tokens": 5}, "aembedding") == 0
+
+
+def _denial(name: str, **facts: str) -> TollhouseError:
+    reason = admission_pb2.DenialReason.Value(f"DENIAL_REASON_{name}")
+    denial = admission_pb2.Denial(reason=reason, message="No.", facts=facts)
+    return denied_of(admission_pb2.AuthorizeResponse(decision=admission_pb2.DECISION_DENIED, denial=denial))
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("KEY_NOT_FOUND", 401),
+        ("KEY_REVOKED", 401),
+        ("KEY_MODEL_NOT_ALLOWED", 403),
+        ("KEY_ADDRESS_NOT_ALLOWED", 403),
+        ("MODEL_UNKNOWN", 404),
+        ("INSUFFICIENT_BALANCE", 402),
+        ("ACCOUNT_CLOSED", 402),
+        ("LIMIT_EXCEEDED", 429),
+        ("SUBSCRIPTION_NOT_LIVE", 403),
+    ],
+)
+def test_denials_have_the_status_that_clients_expect(reason: str, status: int) -> None:
+    error = http_error_of(_denial(reason))
+    assert (error.status, error.code, error.message) == (status, reason.lower(), "No.")
+
+
+def test_every_denial_has_a_status() -> None:
+    names = [name.removeprefix("DENIAL_REASON_") for name in admission_pb2.DenialReason.keys()]
+    unmapped = {name for name in names if http_error_of(_denial(name)).status == 503}
+    # The first is never sent, and the second has a cause of ours: the ids are new.
+    assert unmapped == {"UNSPECIFIED", "AUTHORIZATION_ENDED"}
+
+
+def test_limit_says_when_to_come_back_in_whole_seconds() -> None:
+    assert http_error_of(_denial("LIMIT_EXCEEDED", retry_after_ms="1200")).headers == {"retry-after": "2"}
+
+
+def test_faults_of_the_gateway_are_not_told_to_end_users() -> None:
+    for error in (Unavailable("at 10.0.0.7"), TollhouseError("secret", code=grpc.StatusCode.PERMISSION_DENIED)):
+        answer = http_error_of(error)
+        assert (answer.status, answer.code) == (503, "metering_unavailable")
+        assert error.message not in answer.message
+
+
+def test_wrong_requests_are_400() -> None:
+    assert http_error_of(InvalidArgument("model: too long")).status == 400
+
+
+def test_mark_that_an_end_user_sends_finds_no_call() -> None:
+    calls = OpenCalls()
+    data: dict[str, object] = {"metadata": {"tollhouse_operation_id": "theirs"}, "litellm_metadata": {}}
+    call = Call("ours", "organization", "gpt-5", "gpt-5", data)
+    calls.add(call, data)
+    assert calls.find(data) is call
+    assert calls.find({"metadata": {"tollhouse_operation_id": "theirs"}}) is None
+    assert calls.end(call)
+    assert not calls.end(call)
+    assert calls.find(data) is None

@@ -1,0 +1,336 @@
+"""LiteLLM's real proxy meters and charges through Tollhouse: every answered call once, whatever happens meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import pytest
+
+from libs.cli.terminal.connection import Channels
+from libs.common.ids import new_id
+from tests.metering.support import eventually
+from tests.system import model_provider
+from tests.system.installation import Installation, create_organization_and_owner, running
+from tests.system.litellm_proxy import INTEGRATION, Answer, Proxy
+from tests.system.model_provider import Upstream, running_upstream
+from tollhouse.billing.v1 import ledger_pb2
+from tollhouse.billing.v1.ledger_pb2_grpc import LedgerServiceStub
+from tollhouse.common.v1.amount_pb2 import Amount
+from tollhouse.identity.v1 import api_key_pb2
+from tollhouse.identity.v1.api_key_pb2_grpc import ApiKeyServiceStub
+from tollhouse.metering.v1 import admission_pb2, quota_pb2, usage_pb2
+from tollhouse.metering.v1.admission_pb2_grpc import AdmissionServiceStub
+from tollhouse.metering.v1.quota_pb2_grpc import QuotaServiceStub
+from tollhouse.metering.v1.usage_pb2_grpc import UsageServiceStub
+
+TEXT = [{"role": "user", "content": "What does the fox say?"}]
+OPEN = admission_pb2.AUTHORIZATION_STATE_OPEN
+CHAT = {
+    "input_tokens": model_provider.PROMPT - model_provider.CACHED,
+    "cache_read_tokens": model_provider.CACHED,
+    "output_tokens": model_provider.COMPLETION - model_provider.REASONING,
+    "reasoning_tokens": model_provider.REASONING,
+}
+MESSAGE = {
+    "input_tokens": 50,
+    "cache_read_tokens": 1000,
+    "cache_write_tokens": 200,
+    "cache_write_1h_tokens": 100,
+    "output_tokens": 40,
+    "web_searches": 2,
+}
+
+
+@dataclass
+class Site:
+    """A proxy between callers and a provider, and the Tollhouse that meters it."""
+
+    channels: Channels
+    proxy: Proxy
+    upstream: Upstream
+    organization_id: str
+    key: str
+
+    async def usages(self) -> Mapping[str, usage_pb2.UsageRecord]:
+        """Every usage of the organization, by operation id."""
+        stub: UsageServiceStub = UsageServiceStub(self.channels.metering)
+        request = usage_pb2.ListUsageRequest(organization_id=self.organization_id, page_size=1000)
+        return {usage.operation_id: usage for usage in (await stub.ListUsage(request)).usages}
+
+    async def usage(self, mark: str) -> usage_pb2.UsageRecord:
+        """The one usage of the calls with a mark, as soon as it is recorded."""
+        (usage,) = await self.usages_of(mark, 1)
+        return usage
+
+    async def usages_of(self, mark: str, count: int) -> list[usage_pb2.UsageRecord]:
+        """The usages of the calls with a mark, which must be so many in the end."""
+
+        async def found() -> list[usage_pb2.UsageRecord]:
+            found = [usage for usage in (await self.usages()).values() if usage.labels["litellm_call_id"] == mark]
+            return [usage for usage in found if usage.settlement != usage_pb2.SETTLEMENT_PENDING]
+
+        usages = await eventually(found, lambda found: len(found) >= count)
+        assert len(usages) == count
+        assert {usage.settlement for usage in usages} == {usage_pb2.SETTLEMENT_SETTLED}, usages
+        return usages
+
+    async def ask(self, mark: str, **fields: object) -> Answer:
+        """Ask for a chat completion under a mark."""
+        return await self.post("/v1/chat/completions", mark, {"messages": TEXT, "user": mark, **fields})
+
+    async def post(self, path: str, mark: str, body: Mapping[str, object], leave_after: bytes = b"") -> Answer:
+        """Post a request whose call id, which callers may choose, is the mark."""
+        body = {"model": "gpt-5", **body}
+        return await self.proxy.post(path, self.key, body, f"x-litellm-call-id: {mark}", leave_after=leave_after)
+
+    async def states(self) -> list[admission_pb2.Authorization]:
+        """What has become of the organization's authorizations."""
+        stub: AdmissionServiceStub = AdmissionServiceStub(self.channels.metering)
+        request = admission_pb2.ListAuthorizationsRequest(organization_id=self.organization_id, page_size=1000)
+        return list((await stub.ListAuthorizations(request)).authorizations)
+
+
+def quantities(usage: usage_pb2.UsageRecord) -> dict[str, int]:
+    """Everything that a usage has counted, by unit."""
+    classes = {f"{field.name}_tokens": number for field, number in usage.tokens.ListFields()}
+    return classes | {quantity.unit: int(quantity.value) for quantity in usage.quantities}
+
+
+def cost(usage: usage_pb2.UsageRecord) -> Decimal:
+    return Decimal(usage.cost.value)
+
+
+async def new_caller(channels: Channels) -> tuple[str, str]:
+    """Return an organization with money, and a key of it."""
+    organization_id, owner = await create_organization_and_owner(channels)
+    amount = Amount(currency_code="USD", value="100")
+    ledger: LedgerServiceStub = LedgerServiceStub(channels.billing)
+    await ledger.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
+    keys: ApiKeyServiceStub = ApiKeyServiceStub(channels.identity)
+    request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="of a caller")
+    return organization_id, (await keys.CreateApiKey(request)).secret
+
+
+@pytest.fixture(scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    folder = tmp_path_factory.mktemp("litellm")
+    async with running_upstream() as upstream, running(Installation(folder)) as installation:
+        proxy = Proxy(installation, upstream.url, folder)
+        proxy.start()
+        try:
+            imported = installation.command("models", "import", str(INTEGRATION / "prices.yaml"))
+            assert imported.returncode == 0, imported.stderr
+            async with installation.connection().open() as channels:
+                await proxy.ready()
+                yield Site(channels, proxy, upstream, *await new_caller(channels))
+                assert installation.verify()["violations"] == 0
+        finally:
+            proxy.close()
+
+
+async def test_chat_is_charged_with_cached_and_reasoning_tokens_counted_once(site: Site) -> None:
+    answer = await site.ask("chat:1", n=3)
+    assert answer.status == 200, answer.body
+    usage = await site.usage("chat:1")
+    assert quantities(usage) == {**CHAT, "output_tokens": 60, "reasoning_tokens": 30}
+    assert (usage.model, usage.partial, usage.status_code) == ("gpt-5", False, 200)
+    assert cost(usage) == (100 * Decimal("1.25") + 20 * Decimal("0.125") + 90 * 10) / 1_000_000
+
+
+async def test_streamed_chat_is_charged_whether_or_not_the_client_asks_for_usage(site: Site) -> None:
+    answer = await site.ask("stream:1", stream=True)
+    assert answer.status == 200
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert b'"usage"' not in answer.body
+    usage = await site.usage("stream:1")
+    assert (quantities(usage), usage.partial) == (CHAT, False)
+
+
+async def test_fallback_is_charged_at_the_model_that_answered_and_only_there(site: Site) -> None:
+    assert (await site.ask("down:1")).status == 200
+    assert site.upstream.asked["down:1"] == 4  # three tries of gpt-5, and one of gpt-5-mini
+    usage = await site.usage("down:1")
+    assert (usage.model, usage.labels["requested_model"]) == ("gpt-5-mini", "gpt-5")
+    assert cost(usage) == (100 * Decimal("0.25") + 20 * Decimal("0.025") + 30 * 2) / 1_000_000
+
+
+async def test_retried_call_is_one_operation(site: Site) -> None:
+    assert (await site.ask("flaky:1")).status == 200
+    assert site.upstream.asked["flaky:1"] == 2
+    assert quantities(await site.usage("flaky:1")) == CHAT
+
+
+async def test_six_parallel_calls_with_one_call_id_are_six_charges(site: Site) -> None:
+    answers = await asyncio.gather(*(site.ask("same:1") for _ in range(6)))
+    assert [answer.status for answer in answers] == [200] * 6
+    usages = await site.usages_of("same:1", 6)
+    assert len({usage.operation_id for usage in usages}) == 6
+
+
+async def test_failed_call_is_cancelled_and_costs_nothing(site: Site) -> None:
+    answer = await site.ask("refused:1", model="gpt-5-mini", max_tokens=77)
+    assert answer.status == 400
+
+    async def cancelled() -> list[admission_pb2.Authorization]:
+        return [one for one in await site.states() if one.max_output_tokens == 77]
+
+    (authorization,) = await eventually(cancelled, lambda found: bool(found) and found[0].state != OPEN)
+    assert authorization.state == admission_pb2.AUTHORIZATION_STATE_CANCELLED
+
+
+@pytest.mark.parametrize("way", ["breaking", "slow"])
+async def test_interrupted_stream_is_charged_for_what_came_as_partial(site: Site, way: str) -> None:
+    body = {"messages": TEXT, "user": f"{way}:1", "stream": True}
+    answer = await site.post("/v1/chat/completions", f"{way}:1", body, leave_after=b"quick ")
+    assert answer.status == 200
+    usage = await site.usage(f"{way}:1")
+    # What LiteLLM's tokenizer counts of the request, and of `The quick `.
+    assert usage.partial
+    assert usage.status_code in (499, 502)
+    counted = quantities(usage)
+    assert 5 < counted["input_tokens"] < 20
+    assert 1 < counted["output_tokens"] < 5
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_messages_of_anthropic_count_caches_beside_and_searches(site: Site, streamed: bool) -> None:
+    mark = f"message:{streamed}"
+    metadata = {"user_id": mark}
+    body = {"model": "smart", "max_tokens": 99, "messages": TEXT, "metadata": metadata, "stream": streamed}
+    answer = await site.post("/v1/messages", mark, body)
+    assert answer.status == 200, answer.body
+    usage = await site.usage(mark)
+    assert (usage.model, quantities(usage)) == ("claude-sonnet-4-5", MESSAGE)
+    of_caches = 1000 * Decimal("0.3") + 200 * Decimal("3.75") + 100 * 6
+    assert cost(usage) == (50 * 3 + of_caches + 40 * 15) / 1_000_000 + Decimal("0.02")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_anthropic_under_openais_form_counts_the_same(site: Site, streamed: bool) -> None:
+    answer = await site.ask(f"form:{streamed}", model="smart", stream=streamed)
+    assert answer.status == 200, answer.body
+    assert quantities(await site.usage(f"form:{streamed}")) == MESSAGE
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_responses_count_web_searches(site: Site, streamed: bool) -> None:
+    answer = await site.post("/v1/responses", f"response:{streamed}", {"input": "hi", "stream": streamed})
+    assert answer.status == 200, answer.body
+    assert quantities(await site.usage(f"response:{streamed}")) == {**CHAT, "web_searches": 1}
+
+
+async def test_flex_tier_is_charged_at_its_price(site: Site) -> None:
+    assert (await site.ask("flex:1", service_tier="flex")).status == 200
+    usage = await site.usage("flex:1")
+    assert usage.service_tier == "flex"
+    assert cost(usage) == (100 * Decimal("0.625") + 20 * Decimal("0.0625") + 30 * 5) / 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "counted"),
+    [
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "hi"}, {"input_tokens": 8}),
+        (
+            "/v1/images/generations",
+            {"model": "gpt-image-1", "prompt": "hi"},
+            {"input_tokens": 15, "image_output_tokens": 4160},
+        ),
+        ("/v1/rerank", {"model": "rerank-v3.5", "query": "hi", "documents": ["a"]}, {"queries": 1}),
+        ("/v1/completions", {"prompt": "hi"}, CHAT),
+    ],
+)
+async def test_other_work_is_charged_by_its_own_units(
+    site: Site, path: str, body: Mapping[str, object], counted: Mapping[str, int]
+) -> None:
+    answer = await site.post(path, path, body)
+    assert answer.status == 200, answer.body
+    assert quantities(await site.usage(path)) == counted
+
+
+async def test_unknown_key_is_401_and_an_unmetered_route_403(site: Site) -> None:
+    answer = await site.proxy.chat("th_live_nobody_has_this_key", "no key")
+    assert (answer.status, answer.error["code"]) == (401, "key_not_found")
+    answer = await site.proxy.post("/key/generate", site.key, {})
+    assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
+    answer = await site.proxy.call("GET", "/v1/models", f"Authorization: Bearer {site.key}")
+    assert answer.status == 200
+
+
+async def test_call_without_money_is_402_and_reaches_no_provider(site: Site) -> None:
+    answer = await site.ask("poor:1", max_tokens=100_000_000)
+    assert (answer.status, answer.error["code"]) == (402, "insufficient_balance")
+    assert answer.error["type"] == "insufficient_quota"
+    assert answer.error["message"]
+    assert site.upstream.asked["poor:1"] == 0
+
+
+async def test_call_over_a_limit_is_429_with_retry_after(site: Site) -> None:
+    quotas: QuotaServiceStub = QuotaServiceStub(site.channels.metering)
+    organization_id, key = await new_caller(site.channels)
+    other = replace(site, organization_id=organization_id, key=key)
+    await quotas.SetLimit(
+        quota_pb2.SetLimitRequest(
+            organization_id=other.organization_id,
+            name="day",
+            metric="requests",
+            window=quota_pb2.LIMIT_WINDOW_DAY,
+            value="1",
+        )
+    )
+
+    async def limited() -> Answer:
+        return await other.ask(f"limit:{new_id()}")
+
+    answer = await eventually(limited, lambda answer: answer.status == 429)
+    assert answer.error["code"] == "limit_exceeded"
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+
+
+async def test_model_that_tollhouse_does_not_know_is_404(site: Site) -> None:
+    answer = await site.ask("unknown:1", model="gpt-of-nobody")
+    assert (answer.status, answer.error["code"]) == (404, "model_unknown")
+
+
+async def test_killed_proxy_loses_and_doubles_nothing_it_answered(site: Site) -> None:
+    answered: list[str] = []
+    killed = asyncio.Event()
+
+    async def caller(name: str) -> None:
+        for number in range(1000):
+            if killed.is_set():
+                return
+            mark = f"kill:{name}:{number}"
+            try:
+                answer = await site.ask(mark, stream=number % 2 == 1)
+            except (OSError, asyncio.IncompleteReadError):
+                return
+            whole = b"[DONE]" in answer.body or answer.body.endswith(b"}")
+            if answer.status == 200 and whole:
+                answered.append(mark)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(caller(str(number)))
+        await eventually(_lengths(answered), lambda count: count >= 24)
+        site.proxy.kill()
+        killed.set()
+    site.proxy.start()
+    await site.proxy.ready()
+
+    async def charged() -> list[str]:
+        return [usage.labels["litellm_call_id"] for usage in (await site.usages()).values()]
+
+    marks = await eventually(charged, lambda marks: set(answered) <= set(marks))
+    of_kills = [mark for mark in marks if mark.startswith("kill:")]
+    assert len(of_kills) == len(set(of_kills))
+    # What was charged and not answered was done by the provider: the proxy died before it could hand it on.
+    assert all(site.upstream.answered[mark] for mark in of_kills)
+    assert (await site.ask("after:1")).status == 200
+
+
+def _lengths(answered: list[str]) -> Callable[[], Awaitable[int]]:
+    async def length() -> int:
+        return len(answered)
+
+    return length

@@ -12,8 +12,8 @@ import pytest
 
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
-from tests.client.journaled_load import MODEL, read_journal
-from tests.system.installation import Installation, create_organization, end, running
+from tests.client.journaled_load import MODEL, RESULTS, read_journal
+from tests.system.installation import Installation, create_organization, end, running, until
 from tests.system.test_crashes import kill
 from tollhouse.billing.v1 import charge_pb2, charge_pb2_grpc, ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -21,7 +21,8 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 
 SEED = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20261126"))
 TARGETS = ("metering", "client", "billing", "client", "metering", "billing")
-PAUSE_S = (0.2, 0.8)
+PAUSE_S = (0.0, 0.4)
+GOES_ON_WITHIN_S = 40
 ENDS_WITHIN_S = 60
 COST = Decimal("0.0035")
 
@@ -39,6 +40,7 @@ async def test_what_the_client_said_was_done_is_charged_once_and_nothing_else_is
         load = _start(installation, arguments)
         try:
             for target in TARGETS:
+                await _under_way(journal)
                 await asyncio.sleep(chance.uniform(*PAUSE_S))
                 if target == "client":
                     end(load)
@@ -46,6 +48,7 @@ async def test_what_the_client_said_was_done_is_charged_once_and_nothing_else_is
                 else:
                     await kill(installation, target)
                 assert load.poll() is None, load.communicate()[1]
+            await _under_way(journal)
             stop.touch()
             _, errors = await asyncio.to_thread(load.communicate, timeout=ENDS_WITHIN_S)
             assert load.returncode == 0, errors
@@ -62,6 +65,20 @@ async def test_what_the_client_said_was_done_is_charged_once_and_nothing_else_is
         assert {operation.split("-")[0] for operation, word in words.items() if word == "refused"} == {"poor"}
         verdict = installation.verify()
         assert verdict["violations"] == 0, verdict["findings"]
+
+
+async def _under_way(journal: Path) -> None:
+    """Return when the client has brought more calls to an end, so that what is killed next is in the middle of it."""
+    before = _ended(journal)
+
+    async def goes_on() -> bool:
+        return _ended(journal) > before
+
+    await until(goes_on, GOES_ON_WITHIN_S, "calls come to an end")
+
+
+def _ended(journal: Path) -> int:
+    return sum(word in RESULTS for word in read_journal(journal).values())
 
 
 async def _prepare(channels: Channels, organization_id: str) -> None:

@@ -19,19 +19,23 @@ CLIENT_PACKAGES = ("clients/python/tollhouse_client", "protos/tollhouse", "proto
 OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "tests", "tollhouse", "tollhouse_client"}
 OUR_DISTRIBUTIONS = {"tollhouse-client"}
 CARRIED_SUFFIXES = {".lua", ".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
+PYTHON_LOCKS = (
+    "requirements.lock",
+    "requirements-envoy.lock",
+    "requirements-litellm.lock",
+    "requirements-openapi.lock",
+)
 NPM_LOCKS = ("package-lock.json", "examples/node/package-lock.json")
 
 
-@pytest.mark.parametrize(
-    "name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock", "requirements-litellm.lock", *NPM_LOCKS]
-)
+@pytest.mark.parametrize("name", [*PYTHON_LOCKS, *NPM_LOCKS])
 def test_lock_files_name_no_address(name: str) -> None:
     # npm notes where one can give money to a package's authors.
     text = re.sub(r'"url": "\S+"', "", (ROOT / name).read_text(encoding="utf-8"))
     assert re.findall(r"\w+://|--(?:index|extra-index|find-links|trusted-host)\S*|\"resolved\"", text) == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "requirements-openapi.lock"])
+@pytest.mark.parametrize("name", PYTHON_LOCKS)
 def test_every_locked_requirement_is_exact_and_hashed(name: str) -> None:
     lock = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     loose = [line for line in lock.splitlines() if line and not re.match(r"^[a-z0-9-]+==\S+ .*--hash=sha256:", line)]

@@ -63,12 +63,10 @@ class LocalDirectory:
             raise Unauthenticated
         kind = CallerKind.USER if standing.user_id else CallerKind.SERVICE_ACCOUNT
         caller = Caller(kind, standing.user_id or standing.service_account_id or "", api_key_id=api_key_id)
-        rights = Rights(
-            organization_id=organization_id,
-            key_scopes=standing.scopes,
-            all_organizations=standing.all_organizations,
-            gateway_organization_id="" if standing.all_organizations else standing.reached_organization_id,
-        )
+        rights = Rights(organization_id=organization_id, key_scopes=standing.scopes)
+        if kind is CallerKind.SERVICE_ACCOUNT:
+            reached = "" if standing.all_organizations else standing.reached_organization_id
+            rights = replace(rights, all_organizations=standing.all_organizations, gateway_organization_id=reached)
         if organization_id != standing.organization_id:
             return Resolved(caller, rights)
         return Resolved(

@@ -248,9 +248,9 @@ async def test_key_revoked_while_a_batch_runs_is_refused_by_the_next_with_its_re
 
     running = [asyncio.create_task(verify(identity, batch)) for _ in range(8)]
     revision = await identity.revoke(revoked.api_key)
-    after = await verify(identity, [ask(revoked.secret, min_revision=revision), ask(kept.secret), ask(revoked.secret)])
+    after = await verify(identity, [ask(revoked.secret, min_revision=revision), ask(kept.secret)])
 
-    assert ends(after) == ["REVOKED", "VALID", "REVOKED"]
+    assert ends(after) == ["REVOKED", "VALID"]
     for ended in map(ends, await asyncio.gather(*running)):
         assert set(ended[1::2]) == {"VALID"}
         assert set(ended[::2]) <= {"VALID", "REVOKED"}

@@ -73,6 +73,13 @@ async def code_of(identity: Identity, metadata: Metadata, secret: str) -> str:
     return pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
 
 
+async def codes_of(identity: Identity, metadata: Metadata, secrets: list[str]) -> list[str]:
+    request = pb.BatchVerifyApiKeysRequest(requests=[pb.VerifyApiKeyRequest(key=secret) for secret in secrets])
+    outcomes = (await identity.api_keys.BatchVerifyApiKeys(request, metadata=metadata)).outcomes
+    codes = [pb.VerifyApiKeyCode.Name(outcome.decided.code) for outcome in outcomes]
+    return [code.removeprefix("VERIFY_API_KEY_CODE_") for code in codes]
+
+
 async def test_key_of_a_gateway_keeps_where_it_reaches_through_rotation(identity: Identity, site: Site) -> None:
     other, _ = await identity.create_organization()
     wide = await site.create(scopes=[ADMISSION, USAGE], all_organizations=True)
@@ -199,6 +206,10 @@ async def test_gateway_verifies_the_keys_it_reaches_and_knows_no_others(
         assert told == ["VALID", "VALID", "REVOKED", "REVOKED"]
         told = [await code_of(identity, bearer(narrow.secret), secret) for secret in asked]
         assert told == ["VALID", "NOT_FOUND", "REVOKED", "NOT_FOUND"]
+        # In a batch, too, and although an operator has asked for the same in the same bytes.
+        assert await codes_of(identity, identity.metadata, asked) == ["VALID", "VALID", "REVOKED", "REVOKED"]
+        assert await codes_of(identity, bearer(wide.secret), asked) == ["VALID", "VALID", "REVOKED", "REVOKED"]
+        assert await codes_of(identity, bearer(narrow.secret), asked) == ["VALID", "NOT_FOUND", "REVOKED", "NOT_FOUND"]
     assert await refused(code_of(identity, bearer(recorder.secret), asked[0])) == DENIED
     assert await refused(code_of(identity, bearer(secrets[0]), asked[0])) == DENIED
 

@@ -92,8 +92,10 @@ FAILURES: Mapping[str, Answer] = {
     "504": Answer("TooLate", "DEADLINE_EXCEEDED: there was no answer in time. Repeat it to learn what became of it."),
 }
 """What may go wrong, by HTTP status. There is no 500: it would be a fault of ours."""
+REFUSALS = {"denial", "allocated"}
+"""The fields by which answers tell that they are refusals; libs/common/status.py gives such answers an HTTP status."""
 DENIALS = ("401", "402", "403", "429")
-"""What a denied call is answered with, by its reason."""
+"""The statuses of such answers, by their reasons."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
     for status, failure in FAILURES.items():
         if _may_fail(status, binding, access, text):
             responses[status] = {"$ref": f"#/components/responses/{failure.name}"}
-    if "denial" in method.output_type.fields_by_name:
+    if REFUSALS & set(method.output_type.fields_by_name):
         responses |= {status: _denial(FAILURES[status], answer) for status in DENIALS}
     described["responses"] = responses
     return described
@@ -225,7 +227,7 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
 def _denial(failure: Answer, answer: Schema) -> Schema:
     """Returns what is answered where a denial, which is an answer and no error, has a status of its own over HTTP."""
     described = _failure(failure)
-    said = f"{failure.description} Or the answer, whose `denial` says why the call may not begin."
+    said = f"{failure.description} Or the usual answer, which says why not."
     either: Schema = {"anyOf": [{"$ref": "#/components/schemas/Status"}, answer]}
     return described | {"description": said, "content": {"application/json": {"schema": either}}}
 

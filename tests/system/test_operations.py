@@ -62,7 +62,8 @@ def test_ready_file_lists_the_running_services(installation: Installation) -> No
     ready = installation.ready()
     assert {"endpoints", "operator_token", "database_url", "pids"} <= set(ready)
     assert set(installation.endpoints()) == set(CONTEXTS)
-    assert set(installation.pids()) == {"postgres", *CONTEXTS}
+    assert set(installation.pids()) == {"postgres", "gateway", *CONTEXTS}
+    assert str(ready["gateway"]).startswith("http://127.0.0.1:")
     assert all(is_running(pid) for pid in installation.pids().values())
     assert installation.ready_file.stat().st_mode & 0o077 == 0
 

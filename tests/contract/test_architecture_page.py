@@ -12,7 +12,8 @@ from tests.contract.sources import ROOT, sources
 from tests.system.curl import rpcs_of
 
 PAGE: Final = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-_PLACE: Final = re.compile(r"`((?:services|libs|protos|tests|docs|scripts|deploy|benchmarks)/[^`<>:\s]*)(?::(\w+))?`")
+_FOLDERS: Final = "clients|services|libs|protos|tests|docs|scripts|deploy|benchmarks"
+_PLACE: Final = re.compile(rf"`((?:{_FOLDERS})/[^`<>:\s]*)(?::(\w+))?`")
 _CALLS: Final = re.compile(r"^```calls\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIMES: Final = re.compile(r"`([^`:]+\.py):(\w+)`(?:: | \| )([\d.]+) s\b")
 _REMOTE_DIRECTORY: Final = "RemoteDirectory"

@@ -17,7 +17,7 @@ from tests.system.installation import Installation, running
 from tests.system.litellm_proxy import INTEGRATION, Proxy
 from tests.system.test_litellm import new_caller
 
-_CALLS: Final = 400
+_CALLS: Final = 240
 _WARM_UP: Final = 60
 _PLAIN: Final = """
 model_list:
@@ -70,7 +70,7 @@ async def main() -> None:
             try:
                 for proxy in (metered, plain):
                     proxy.start()
-                    await proxy.ready()
+                await asyncio.gather(metered.ready(), plain.ready())
                 async with installation.connection().open() as channels:
                     _, key = await new_caller(channels)
                     proxies = {"without": (plain, _MASTER), "with": (metered, key)}

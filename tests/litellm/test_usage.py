@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tollhouse_litellm.usage import search_unit, tier_of, used_of_answer, used_of_anthropic, used_of_counts
@@ -105,6 +105,8 @@ def test_parts_above_their_total_are_charged_by_the_totals_and_say_so(details: M
 NUMBERS = st.one_of(st.integers(0, 10**6), st.none(), st.floats(allow_nan=True), st.text(max_size=3), st.integers())
 
 
+@settings(max_examples=60)
+@example({}, {}, {"reasoning_tokens": float("inf")})
 @given(
     st.fixed_dictionaries(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), NUMBERS)),
     st.dictionaries(

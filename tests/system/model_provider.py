@@ -72,6 +72,7 @@ class Upstream:
     first_models: dict[str, str] = field(default_factory=dict)
     answered: Counter[str] = field(default_factory=Counter)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    _connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -79,6 +80,7 @@ class Upstream:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, until its client closes it."""
+        self._connections[writer] = asyncio.current_task()
         try:
             while (request := await _read(reader)) is not None:
                 self.requests.append(request)
@@ -88,7 +90,16 @@ class Upstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            del self._connections[writer]
             writer.close()
+
+    async def close(self) -> None:
+        """Close every connection, and let streams that wait go on."""
+        self.go_on.set()
+        tasks = [task for task in self._connections.values() if task is not None]
+        for writer in self._connections:
+            writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         is_first_model = request.model == self.first_models[request.mark]
@@ -308,3 +319,5 @@ async def running_upstream() -> AsyncIterator[Upstream]:
         yield upstream
     finally:
         server.close()
+        await upstream.close()
+        await server.wait_closed()

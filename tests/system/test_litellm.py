@@ -1,7 +1,11 @@
 """LiteLLM's real proxy meters and charges through Tollhouse: every answered call once, whatever happens meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -83,6 +87,16 @@ class Site:
         """Post a request whose call id, which callers may choose, is the mark."""
         body = {"model": "gpt-5", **body}
         return await self.proxy.post(path, self.key, body, f"x-litellm-call-id: {mark}", leave_after=leave_after)
+
+    @contextmanager
+    def metering_stopped(self) -> Iterator[None]:
+        """Let metering answer nothing for as long as the context lasts."""
+        process = self.proxy.installation.pids()["metering"]
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process, signal.SIGCONT)
 
     async def states(self) -> list[admission_pb2.Authorization]:
         """What has become of the organization's authorizations."""
@@ -292,6 +306,22 @@ async def test_model_that_tollhouse_does_not_know_is_404(site: Site) -> None:
     assert (answer.status, answer.error["code"]) == (404, "model_unknown")
 
 
+async def test_key_in_the_header_of_anthropics_clients_is_taken(site: Site) -> None:
+    body = {"model": "smart", "max_tokens": 9, "messages": TEXT, "metadata": {"user_id": "header:1"}}
+    headers = (f"x-api-key: {site.key}", "x-litellm-call-id: header:1")
+    answer = await site.proxy.call("POST", "/v1/messages", *headers, data=json.dumps(body).encode())
+    assert answer.status == 200, answer.body
+    assert quantities(await site.usage("header:1")) == MESSAGE
+
+
+async def test_no_work_begins_while_metering_is_away(site: Site) -> None:
+    with site.metering_stopped():
+        answer = await site.ask("while away:1")
+    assert (answer.status, answer.error["code"]) == (503, "metering_unavailable")
+    assert answer.headers["retry-after"]
+    assert site.upstream.asked["while away:1"] == 0
+
+
 async def test_killed_proxy_loses_and_doubles_nothing_it_answered(site: Site) -> None:
     answered: list[str] = []
     killed = asyncio.Event()
@@ -309,19 +339,26 @@ async def test_killed_proxy_loses_and_doubles_nothing_it_answered(site: Site) ->
             if answer.status == 200 and whole:
                 answered.append(mark)
 
+    stream = asyncio.create_task(site.ask("slow:kill", stream=True))
+    await eventually(_number(lambda: site.upstream.asked["slow:kill"]), lambda count: count == 1)
     async with asyncio.TaskGroup() as group:
         for number in range(8):
             group.create_task(caller(str(number)))
-        await eventually(_lengths(answered), lambda count: count >= 24)
-        site.proxy.kill()
-        killed.set()
+        await eventually(_number(lambda: len(answered)), lambda count: count >= 24)
+        with site.metering_stopped():
+            # This is answered while metering takes no settlement, so after the kill only the spool knows of it.
+            site.upstream.go_on.set()
+            assert (await stream).body.endswith(b"data: [DONE]\n\n")
+            site.proxy.kill()
+            killed.set()
     site.proxy.start()
     await site.proxy.ready()
 
     async def charged() -> list[str]:
         return [usage.labels["litellm_call_id"] for usage in (await site.usages()).values()]
 
-    marks = await eventually(charged, lambda marks: set(answered) <= set(marks))
+    marks = await eventually(charged, lambda marks: {"slow:kill", *answered} <= set(marks))
+    assert quantities(await site.usage("slow:kill")) == CHAT
     of_kills = [mark for mark in marks if mark.startswith("kill:")]
     assert len(of_kills) == len(set(of_kills))
     # What was charged and not answered was done by the provider: the proxy died before it could hand it on.
@@ -329,8 +366,8 @@ async def test_killed_proxy_loses_and_doubles_nothing_it_answered(site: Site) ->
     assert (await site.ask("after:1")).status == 200
 
 
-def _lengths(answered: list[str]) -> Callable[[], Awaitable[int]]:
-    async def length() -> int:
-        return len(answered)
+def _number(count: Callable[[], int]) -> Callable[[], Awaitable[int]]:
+    async def counted() -> int:
+        return count()
 
-    return length
+    return counted

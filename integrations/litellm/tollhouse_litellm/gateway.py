@@ -16,7 +16,7 @@ from tollhouse_client.key_cache import KeyAnswer, KeyCache
 from tollhouse_client.recorder import Recorder
 
 _log: Final = logging.getLogger("tollhouse_litellm")
-_AUTHORIZE_WITHIN_S: Final = 10.0
+_AUTHORIZE_WITHIN_S: Final = 5.0
 _SETTLE_WITHIN_S: Final = 30.0
 _WORKERS_MAX: Final = 256
 # Above this new calls are refused, so that those that were let in can still be recorded.

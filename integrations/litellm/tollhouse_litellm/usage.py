@@ -6,6 +6,7 @@ instead. Each token ends up in exactly one unit, and nothing is left out in sile
 their totals count, and the reading says so.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -221,7 +222,7 @@ def _totals(usage: Fields) -> Mapping[str, int]:
 
 def _count(fields: Fields, name: str) -> int:
     number = fields.get(name)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or number != number or number < 0:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number) or number < 0:
         return 0
     return min(int(number), _COUNT_MAX)
 

@@ -5,7 +5,6 @@ A script named `grpcurl` runs it and writes the arguments, the output and the er
 
 import importlib
 import json
-import os
 import re
 import shlex
 import sys
@@ -24,9 +23,7 @@ from libs.cli.installation.environment import repository
 from tests.support.secrecy import WATCH
 
 PROGRAM: Final = Path(sys.prefix) / "bin" / "grpcurl"
-needs_grpcurl = pytest.mark.skipif(
-    not PROGRAM.exists() and not os.environ.get("CI"), reason="grpcurl is not there: `make tools` builds it with Go"
-)
+needs_grpcurl = pytest.mark.needs(PROGRAM)
 
 LONGEST_CALL_S: Final = 20
 _SCRIPT = """#!/bin/sh

@@ -29,14 +29,13 @@ from tollhouse.metering.v1 import admission_pb2, model_pb2, model_pb2_grpc
 
 EXAMPLES: Final = repository() / "examples"
 NODE, GO, BUF = shutil.which("node"), shutil.which("go"), repository() / "node_modules" / ".bin" / "buf"
-IS_CI: Final = bool(os.environ.get("CI"))
 NOT_THE_CONTRACT: Final = shutil.ignore_patterns("*.py", "*.pyi", "__pycache__", "node_modules", "gen")
 PUBLISHED: Final = FileDescriptorSet.FromString((repository() / "protos" / "tollhouse.binpb").read_bytes())
 LONGEST_S: Final = 500
 
-needs_buf = pytest.mark.skipif(not BUF.exists() and not IS_CI, reason="buf is not there: `make buf` installs it")
-needs_node = pytest.mark.skipif(NODE is None and not IS_CI, reason="Node is not there")
-needs_go = pytest.mark.skipif(GO is None and not IS_CI, reason="Go is not there")
+needs_buf = pytest.mark.needs(BUF)
+needs_node = pytest.mark.needs(NODE)
+needs_go = pytest.mark.needs(GO)
 
 
 @dataclass(frozen=True)

@@ -328,6 +328,11 @@ def access_text(access: access_pb2.Access) -> str:
     if access.scope:
         holders = access_pb2.Scope.DESCRIPTOR.values_by_number[access.scope].GetOptions().Extensions[access_pb2.holders]
         who.append(f"users and keys with the scope `{holders.name}`")
+    if access.gateway_scope:
+        values = access_pb2.Scope.DESCRIPTOR.values_by_number
+        scope = values[access.gateway_scope].GetOptions().Extensions[access_pb2.holders]
+        whose = " for all organizations" if access.all_organizations else ""
+        who.append(f"gateways' keys{whose} with the scope `{scope.name}`")
     if access.self_field:
         who.append(f"the user whom `{json_path([access.self_field])}` names, in a session")
     if access.users:

@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What needs a program of another language that is not here is left out. With CI set, it runs and fails.
     """
-    items.sort(key=lambda item: "system" not in item.path.parent.name)
+    items.sort(key=lambda item: item.path.parent.name not in {"system", "client"})
     missing = [] if os.environ.get("CI") else [item for item in items if _lacks_a_program(item)]
     if missing:
         items[:] = [item for item in items if item not in missing]

@@ -56,10 +56,7 @@ async def test_page_may_ask_no_other_host(rest: Rest) -> None:
     assert b"//" not in answer.body
 
 
-@pytest.mark.skipif(
-    not os.environ.get("CI") and not (MODULES / ".ready").exists(),
-    reason="the browser is left out, because it could not be installed with npm",
-)
+@pytest.mark.needs(str(MODULES / ".ready"))
 async def test_browser_shows_every_operation_and_asks_the_gateway_alone(rest: Rest, tmp_path: Path) -> None:
     address = f"127.0.0.1:{rest.port}"
     seen = await _look(f"http://{address}/docs", tmp_path)

@@ -65,9 +65,17 @@ async def test_call_alone_uses_the_plain_rpc(client: Client, ledger: FakeLedger)
 
 
 async def test_calls_made_at_once_travel_in_one_batch_in_their_order(client: Client, ledger: FakeLedger) -> None:
-    ids = [f"op-{number}" for number in range(150)]
+    ids = [f"op-{number}" for number in range(31)]
     assert await debits(client, *ids) == ids
     assert ledger.sent() == [ids]
+
+
+async def test_many_calls_made_at_once_travel_in_two_batches_at_the_same_time(
+    client: Client, ledger: FakeLedger
+) -> None:
+    ids = [f"op-{number}" for number in range(151)]
+    assert await debits(client, *ids) == ids
+    assert sorted(ledger.sent(), key=len) == [ids[76:], ids[:76]]
 
 
 async def test_what_is_queued_while_batches_are_under_way_is_the_next_batch(client: Client, ledger: FakeLedger) -> None:

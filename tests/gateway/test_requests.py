@@ -175,6 +175,17 @@ async def test_call_without_a_time_gets_30_seconds(rest: Rest, recorder: Recorde
     assert 15 < remaining_s <= 30
 
 
+async def test_stream_gets_half_an_hour_or_the_time_that_its_client_gives_it(rest: Rest, recorder: Recorder) -> None:
+    await rest.call("GET", "/v1/api-keys:watch")
+    remaining_s = recorder.take_one().remaining_s
+    assert remaining_s is not None
+    assert 1_700 < remaining_s <= 1_800
+    await rest.call("GET", "/v1/api-keys:watch", None, ("x-timeout-ms", "2500"))
+    remaining_s = recorder.take_one().remaining_s
+    assert remaining_s is not None
+    assert 0 < remaining_s <= 2.5
+
+
 @pytest.mark.parametrize("asked", ["0", "-1", "30001", "1.5", "1e3", "5S", "", "99999999999999999999", "1, 2"])
 async def test_time_that_is_no_number_in_range_is_refused_by_name(rest: Rest, recorder: Recorder, asked: str) -> None:
     answer = await rest.call("GET", "/v1/units", None, ("x-timeout-ms", asked))

@@ -26,6 +26,9 @@ from tollhouse_client.retries import Retries
 from tollhouse_client.routes import BATCH_BYTES_MAX, Answer, Outcome, Request, Route, batch_of
 
 _UNDER_WAY_MAX: Final = 2
+_DIVIDED_FROM: Final = 32
+"""How many calls are divided into two batches where nothing is under way. While a service works on one, the client reads
+and makes the other; as one batch the two would wait for each other."""
 _ALONE_MAX: Final = 256
 """Calls under way at a time where they cannot travel together."""
 _ALONE_FOR_S: Final = 60.0
@@ -150,11 +153,16 @@ class Batcher(Generic[Request, Answer]):
         is_alone = self._loop.time() < self._alone_until_s
         under_way_max = _ALONE_MAX if is_alone else _UNDER_WAY_MAX
         while self._queue and len(self._senders) < under_way_max and not self._is_closed:
-            batch = self._take(1 if is_alone else self._items_max)
+            batch = self._take(1 if is_alone else self._share_of(under_way_max - len(self._senders)))
             if batch:
                 sender = self._loop.create_task(self._send(batch))
                 self._senders.add(sender)
                 sender.add_done_callback(self._note_end)
+
+    def _share_of(self, free: int) -> int:
+        """Return how many calls the next batch has at most, where so many batches may begin."""
+        waiting = len(self._queue)
+        return min(self._items_max, -(-waiting // free) if waiting >= _DIVIDED_FROM else waiting)
 
     def _note_end(self, sender: "asyncio.Task[None]") -> None:
         self._senders.discard(sender)

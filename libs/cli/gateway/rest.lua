@@ -46,8 +46,12 @@ function envoy_on_request(handle)
     refuse_field(handle, "x-timeout-ms", "must be a whole number from 1 to " .. LONGEST_MS)
     return
   end
-  headers:replace("grpc-timeout", timeout_ms .. "m")
-  headers:replace("x-envoy-upstream-rq-timeout-ms", tostring(timeout_ms + PATIENCE_MS))
+  local is_stream = binding[5]
+  -- A stream gets the time that its route gives it, unless its client says otherwise.
+  if headers:get("x-timeout-ms") or not is_stream then
+    headers:replace("grpc-timeout", timeout_ms .. "m")
+    headers:replace("x-envoy-upstream-rq-timeout-ms", tostring(timeout_ms + PATIENCE_MS))
+  end
   if (tonumber(headers:get("content-length") or 0) or 0) > BODY_BYTES_MAX then
     handle:respond({ [":status"] = "413" }, "")
     return

@@ -96,7 +96,10 @@ def _stream(match: Json, context: str) -> Json:
         "route": {
             "cluster": context,
             "timeout": "0s",
-            "max_stream_duration": {"max_stream_duration": f"{_STREAM_WITHIN_S}s"},
+            "max_stream_duration": {
+                "max_stream_duration": f"{_STREAM_WITHIN_S}s",
+                "grpc_timeout_header_max": f"{_STREAM_WITHIN_S}s",
+            },
         },
         "typed_per_filter_config": _NO_SCRIPT,
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from libs.cli.gateway.descriptors import Binding, bindings, services
 
@@ -37,23 +37,25 @@ def _literal(text: str) -> str:
 
 def _bindings() -> Iterator[str]:
     """Write the bindings by their verbs; where two patterns fit a path, the one with more text comes first."""
-    found: dict[str, list[tuple[Binding, str]]] = {}
+    found: dict[str, list[tuple[Binding, MethodDescriptor]]] = {}
     for service in services():
         for method in service.methods:
             for binding in bindings(method):
-                found.setdefault(binding.verb.upper(), []).append((binding, _name(method.input_type)))
+                found.setdefault(binding.verb.upper(), []).append((binding, method))
     yield "local BINDINGS = {"
     for verb, listed in sorted(found.items()):
         yield f"  {verb} = {{"
-        for binding, message in sorted(listed, key=_order):
+        for binding, method in sorted(listed, key=_order):
             fields = ", ".join(f'["{name}"] = true' for name, _ in _VARIABLE.findall(binding.path))
             body = "true" if binding.body else "false"
-            yield f'    {{ "{path_pattern(binding.path)}", "{message}", {body}, {{ {fields} }} }},'
+            message = _name(method.input_type)
+            stream = "true" if method.server_streaming else "false"
+            yield f'    {{ "{path_pattern(binding.path)}", "{message}", {body}, {{ {fields} }}, {stream} }},'
         yield "  },"
     yield "}"
 
 
-def _order(listed: tuple[Binding, str]) -> tuple[bool, int, str]:
+def _order(listed: tuple[Binding, MethodDescriptor]) -> tuple[bool, int, str]:
     path = listed[0].path
     return "=**" in path, -len(_VARIABLE.sub("", path)), path
 

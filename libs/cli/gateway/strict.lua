@@ -4,7 +4,8 @@
 --
 -- BODY_BYTES_MAX is written before this text, and from the descriptors MESSAGES and BINDINGS:
 --   MESSAGES[message][field]  0 for a scalar, "[" before a list, "{" before the values of a map, or a message's name.
---   BINDINGS[verb]            a list of { pattern of the path, message, whether there is a body, fields in the path }.
+--   BINDINGS[verb]            a list of { pattern of the path, message, whether there is a body, fields in the path,
+--                             whether the answer is a stream }.
 
 local DEPTH_MAX = 64
 local SHOWN_MAX = 100

@@ -1,7 +1,7 @@
 """The client without asyncio does what the asynchronous one does, for any number of threads, and refuses forks."""
 
 import asyncio
-import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.client.test_recorder import usage
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 from tollhouse_client import SigningKey
 from tollhouse_client.errors import KeyDenied, UsageMissing
-from tollhouse_client.sync import Client, KeyCache, Recorder, UsedAfterFork
+from tollhouse_client.sync import Client, KeyCache, Recorder
 
 _Result = TypeVar("_Result")
 THREADS = 32
@@ -104,21 +104,29 @@ async def test_keys_and_usage_work_without_asyncio(house: House, tmp_path: Path)
     assert (await house.charges())["sync-recorded"] == COST
 
 
-async def test_client_made_before_a_fork_refuses_to_be_used_after_it(ledger: FakeLedger) -> None:
-    def program() -> int:
-        client = Client(billing=ledger.address)
-        child = os.fork()
-        if not child:
-            try:
-                client.debit(debit("in the child"))
-            except UsedAfterFork:
-                os._exit(7)
-            os._exit(1)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        client.close()
-        return status
+FORKING = """
+import os, sys
+from tollhouse.billing.v1 import ledger_pb2
+from tollhouse_client.sync import Client, UsedAfterFork
 
-    assert await beside(program) == 7
+client = Client(billing=sys.argv[1])
+child = os.fork()
+if not child:
+    try:
+        client.debit(ledger_pb2.DebitRequest(operation_id="in the child"))
+    except UsedAfterFork:
+        os._exit(7)
+    os._exit(1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+client.close()
+sys.exit(status)
+"""
+
+
+async def test_client_made_before_a_fork_refuses_to_be_used_after_it(ledger: FakeLedger) -> None:
+    # In a process of its own, for gRPC's own handlers do not survive a fork beside the servers of the tests.
+    program = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKING, ledger.address)
+    assert await program.wait() == 7
     assert ledger.received == []
 
 

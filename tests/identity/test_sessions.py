@@ -100,6 +100,7 @@ async def test_a_repeat_after_the_next_token_was_used_is_theft(
     assert await ends_of(identity_database, signed_in.session.session_id) == "refresh_token_reused"
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_of_two_exchanges_at_once_one_wins_and_the_other_is_theft(
     site: SignIns, signed_in: pb.SignInWithPasswordResponse, identity_database: Database
 ) -> None:
@@ -110,6 +111,7 @@ async def test_of_two_exchanges_at_once_one_wins_and_the_other_is_theft(
     assert not await _is_let_in(site, won[0])
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_equal_exchanges_at_once_give_one_token(
     site: SignIns, signed_in: pb.SignInWithPasswordResponse, identity_database: Database
 ) -> None:

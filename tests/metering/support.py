@@ -218,6 +218,8 @@ class Platform:
         self.billing_service = await build_billing(settings, self.clock)
         await self.billing_service.start()
         channel = await self._stack.enter_async_context(self._channel(self.billing_port))
+        # All channels of the process to one address share their pauses between attempts to connect.
+        await asyncio.wait_for(channel.channel_ready(), WITHIN_S)
         self.ledger = Ledger(channel, self.callers.operator)
 
     async def stop_billing(self) -> None:

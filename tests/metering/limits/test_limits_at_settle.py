@@ -309,6 +309,7 @@ async def test_answers_say_what_sliding_windows_and_bursts_leave(
     assert await limits.counted(organization_id, burst) == (3, ZERO)
 
 
+@pytest.mark.own_database
 async def test_settled_calls_are_not_looked_at_for_lapses(
     platform: Platform, metering: Metering, limits: Limits, organization_id: str
 ) -> None:

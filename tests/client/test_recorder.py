@@ -1,6 +1,7 @@
 """Usage that the recorder has taken is charged once: through crashes, while metering is away, and with a full disk."""
 
 import asyncio
+import base64
 import os
 import resource
 import subprocess
@@ -21,9 +22,13 @@ from tollhouse.metering.v1.model_pb2 import TokenCounts
 from tollhouse_client import Client, Recorder
 from tollhouse_client.errors import ClientClosed, RecorderFull, SpoolFull, SpoolInUse, TollhouseError, Unavailable
 from tollhouse_client.recorder import UsageRequest
-from tollhouse_client.spool import Spool
+from tollhouse_client.spool import REFUSED, Spool
 
 BYTES = 10_000_000
+
+
+def spooled(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.spool")]
 
 
 class Away:
@@ -227,6 +232,33 @@ async def test_usage_that_metering_refuses_is_handed_over_and_delays_no_other(ho
         await recorder.flush()
     assert refused == [("refused-1", "ORGANIZATION_NOT_FOUND")]
     assert set(await charged(house, "refused-")) == {"refused-2"}
+
+
+@pytest.mark.parametrize("tells", [False, True])
+async def test_what_is_refused_for_good_is_kept_where_nobody_can_be_told(
+    house: House, tmp_path: Path, tells: bool
+) -> None:
+    def fail(request: UsageRequest, error: TollhouseError) -> None:
+        raise LookupError(request.operation_id)
+
+    async with Recorder(house.gateway, tmp_path, on_refused=fail if tells else None) as recorder:
+        stranger = usage(house, f"kept-{tells}")
+        stranger.organization_id = new_id()
+        await recorder.record(stranger)
+        await recorder.flush()
+    checksum, kind, message = (tmp_path / REFUSED).read_bytes().split()
+    assert (len(checksum), kind) == (8, b"U")
+    assert usage_pb2.RecordUsageRequest.FromString(base64.b64decode(message)).operation_id == f"kept-{tells}"
+    assert spooled(tmp_path) == []
+
+
+async def test_where_nothing_more_can_be_kept_refused_usage_stays_in_the_spool(house: House, tmp_path: Path) -> None:
+    (tmp_path / REFUSED).write_bytes(b"x" * 5_000)
+    async with Recorder(house.gateway, tmp_path, spool_max_bytes=5_000, close_within_s=1) as recorder:
+        stranger = usage(house, "not-kept")
+        stranger.organization_id = new_id()
+        await recorder.record(stranger)
+    assert spooled(tmp_path) != []
 
 
 async def test_settlement_that_metering_cannot_take_is_made_later(house: House, tmp_path: Path) -> None:

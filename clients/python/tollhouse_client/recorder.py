@@ -65,7 +65,8 @@ class Recorder:
         """Usage is sent when `flush_at` has gathered and every `flush_every_s` seconds.
 
         At most `waiting_max` usages and `spool_max_bytes` wait. `on_refused` gets the usage that metering refuses for
-        good, such as that of an unknown organization; without it such usage is logged as an error, by its operation id.
+        good, such as that of an unknown organization. Without it, or where it fails, such usage is logged as an error
+        by its operation id, and kept in the file `refused` in the spool's folder.
         `close_within_s` is how long the end waits for metering. What could not be sent then stays in the spool.
 
         Raises:
@@ -75,7 +76,7 @@ class Recorder:
             raise ValueError("All bounds of a recorder must be above 0.")
         self._client = client
         self._folder = Path(spool)
-        self._on_refused = on_refused or _log_refused
+        self._on_refused = on_refused
         self._flush_at = flush_at
         self._flush_every_s = flush_every_s
         self._waiting_max = waiting_max
@@ -256,10 +257,20 @@ class Recorder:
         except TollhouseError as error:
             if error.code not in REFUSED_FOR_GOOD:
                 raise
-            try:
-                self._on_refused(request, error)
-            except Exception:  # noqa: BLE001 -- the caller's function must not stop what others have recorded.
-                _log.exception("What was to be told of the refused usage %s failed.", request.operation_id)
+            if not self._is_told(request, error) and self._spool is not None:
+                await asyncio.to_thread(self._spool.set_aside, entry)
+
+    def _is_told(self, request: UsageRequest, error: TollhouseError) -> bool:
+        """Tell whoever asked to be told of refused usage; return False where there is nobody, or that failed."""
+        if self._on_refused is None:
+            _log.error("Metering refused the usage %s, which is set aside: %s", request.operation_id, error)
+            return False
+        try:
+            self._on_refused(request, error)
+        except Exception:  # noqa: BLE001 -- the caller's function must not stop what others have recorded.
+            _log.exception("What was to be told of the refused usage %s failed.", request.operation_id)
+            return False
+        return True
 
 
 def _read(entry: Entry) -> UsageRequest | None:
@@ -272,7 +283,3 @@ def _read(entry: Entry) -> UsageRequest | None:
         return None if kind is None else kind.FromString(entry.message)
     except DecodeError:
         return None
-
-
-def _log_refused(request: UsageRequest, error: TollhouseError) -> None:
-    _log.error("Metering refused the usage %s: %s", request.operation_id, error)

@@ -21,6 +21,8 @@ from tollhouse_client.errors import SpoolFull, SpoolInUse
 _log: Final = logging.getLogger("tollhouse_client")
 _SEGMENT_BYTES: Final = 1_000_000
 _SUFFIX: Final = ".spool"
+REFUSED: Final = "refused"
+"""The file in a spool's folder that keeps what metering has refused for good, in the format of a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,25 @@ class Spool:
             elif self._sizes[number]:
                 os.ftruncate(self._file, 0)
                 self._sizes[number] = 0
+
+    def set_aside(self, entry: Entry) -> None:
+        """Keep a message that nobody will confirm, for somebody to look at, and return when it is on the disk.
+
+        Raises:
+            SpoolFull: what was set aside is as large as the spool may be.
+            OSError: the disk fails.
+        """
+        line = _line(entry.kind, entry.message)
+        with self._busy:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            file = os.open(self._folder / REFUSED, flags, 0o600)
+            try:
+                if os.fstat(file).st_size + len(line) > self._bytes_max:
+                    raise SpoolFull(f"The file {self._folder / REFUSED} is full: look at it, and move it away.")
+                _write_all(file, line)
+                os.fsync(file)
+            finally:
+                os.close(file)
 
     def close(self) -> None:
         """Let others open the folder. Safe to repeat."""

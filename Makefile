@@ -21,6 +21,7 @@ OUT ?=
 CONTEXT ?=
 NAME ?=
 TESTS ?= tests
+MARKED ?=
 WORKERS ?= 2
 
 .PHONY: help demo up test test-shards check bench protos promise migration lock lint types borders contract generated buf FORCE
@@ -47,7 +48,7 @@ up: $(READY) $(if $(GATEWAY),$(ENVOY))
 	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
 test: $(READY) $(ENVOY) $(OPENAPI) $(LITELLM) browser tools
-	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(if $(MARKED),-m "$(MARKED)") $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
 test-shards: $(READY) $(ENVOY) $(OPENAPI) tools

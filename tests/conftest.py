@@ -30,7 +30,7 @@ from libs.common.databases import create_database, drop_database
 from libs.common.shards import Shards, open_shards
 from tests.support.database import Clones, TestPostgres, migrated_contexts, new_database_name, open_server
 from tests.support.memory import keep_files_in_memory
-from tests.support.patience import wait_long_for_locks
+from tests.support.patience import let_transactions_rest, wait_long_for_locks
 from tests.support.secrecy import WATCH
 from tests.support.sharded import SHARDS, keep_shards_apart
 from tests.support.watched_server import watch_servers
@@ -43,6 +43,7 @@ def pytest_configure() -> None:
     # Every process of a test reads it: services in this process, and those that `tollhouse` starts.
     os.environ["TOLLHOUSE_SHARDS"] = str(SHARDS)
     keep_shards_apart()
+    let_transactions_rest()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

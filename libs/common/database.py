@@ -10,12 +10,14 @@ Several `Database` objects may share a pool, each with a search path of its own 
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import NoReturn, TypeAlias, cast
+from typing import Final, NoReturn, TypeAlias, cast
 
 import asyncpg
+import structlog
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
@@ -33,7 +35,7 @@ from libs.common.connections import (
 from libs.common.connections import RawConnection as RawConnection
 from libs.common.database_errors import ConstraintViolation as ConstraintViolation
 from libs.common.database_errors import LostNode as LostNode
-from libs.common.database_errors import refusal_for, violation
+from libs.common.database_errors import driver_error, refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.errors import Unavailable
 from libs.common.session_settings import LOCK_TIMEOUT_MS
@@ -272,8 +274,28 @@ def _raise_refusal(error: Exception) -> NoReturn:
     """Raises what the error means to the caller; any other error is raised unchanged."""
     mapped = refusal_for(error)
     if mapped is not None:
+        if isinstance(mapped.refusal, Unavailable):
+            _NOTICE.log(driver_error(error))
         raise mapped.refusal from error
     raise error
+
+
+class _Notice:
+    """Logs why the database cannot be used, once a second at most: in an outage each call would say the same."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def log(self, cause: BaseException) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + _NOTICE_EVERY_S
+            _log.warning("database unavailable", cause=type(cause).__name__, sqlstate=getattr(cause, "sqlstate", None))
+
+
+_log: Final = structlog.get_logger("database")
+_NOTICE_EVERY_S: Final = 1.0
+_NOTICE: Final = _Notice()
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:

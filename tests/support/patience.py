@@ -16,6 +16,13 @@ _LIMIT_MS = 15_000
 _OPENERS: tuple[Any, ...] = (connections.open_connections, database.open_database, shards.open_shards, open_pool)
 
 
+def let_transactions_rest() -> None:
+    """Let a transaction be idle for long in every pool that this process opens: a busy machine may stop for seconds."""
+    for opener in _OPENERS:
+        if "idle_in_transaction_timeout_ms" in opener.__kwdefaults__:
+            opener.__kwdefaults__["idle_in_transaction_timeout_ms"] = _LIMIT_MS
+
+
 def wait_long_for_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every pool that is opened from now on wait long for locks and statements, unless it is told otherwise."""
     for opener in _OPENERS:

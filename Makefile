@@ -24,7 +24,7 @@ TESTS ?= tests
 MARKED ?=
 WORKERS ?= 2
 
-.PHONY: help demo up test test-shards check bench protos promise migration lock lint types borders contract generated buf FORCE
+.PHONY: help demo up test test-tools test-shards check bench protos promise migration lock lint types borders contract generated buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
@@ -47,11 +47,14 @@ up: $(READY) $(if $(GATEWAY),$(ENVOY))
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 \
 	    $(if $(SHARDS),--shards "$(SHARDS)") $(if $(GATEWAY),--gateway --gateway-port "$(GATEWAY)")
 
-test: $(READY) $(ENVOY) $(OPENAPI) $(LITELLM) browser tools
+test: $(READY) test-tools
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(if $(MARKED),-m "$(MARKED)") $(TESTS)
 
+# What the tests run beside our own. With --jobs these are made at the same time.
+test-tools: $(ENVOY) $(OPENAPI) $(LITELLM) browser tools
+
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
-test-shards: $(READY) $(ENVOY) $(OPENAPI) tools
+test-shards: $(READY) test-tools
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)

@@ -17,6 +17,7 @@ from tests.client.test_meter import COST, MODEL
 from tests.client.test_recorder import usage
 from tests.common.test_mutual_tls import Authority
 from tests.metering.support import settlement
+from tollhouse.billing.v1 import ledger_pb2_grpc
 from tollhouse.common.v1 import audit_pb2, audit_pb2_grpc
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, model_pb2_grpc, usage_pb2
@@ -112,8 +113,11 @@ async def test_other_rpcs_have_credentials_deadlines_and_errors_of_the_client(ho
     assert (await models.GetModel(model_pb2.GetModelRequest(model_id=MODEL))).model.model_id == MODEL
     with pytest.raises(NotFound):
         await models.GetModel(model_pb2.GetModelRequest(model_id="unknown"))
-    with pytest.raises(DeadlineExceeded):
-        await models.GetModel(model_pb2.GetModelRequest(model_id=MODEL), timeout=0.000001)
+    async with fake_ledger() as silent, Client(billing=silent.address) as client:
+        silent.gate.clear()
+        with pytest.raises(DeadlineExceeded):
+            await client.stub(ledger_pb2_grpc.LedgerServiceStub).Debit(debit("too late"), timeout=0.05)
+        silent.gate.set()
     audit = house.operator.stub(audit_pb2_grpc.AuditServiceStub, context="identity")
     listed = await audit.ListAuditEvents(audit_pb2.ListAuditEventsRequest(organization_id=house.organization_id))
     assert {event.action for event in listed.events} >= {"CreateApiKey"}

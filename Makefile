@@ -65,9 +65,9 @@ bench: $(READY)
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
 	@$(VENV)/bin/python scripts/access_page.py
-	@$(VENV)/bin/python scripts/settings_page.py
-	@$(VENV)/bin/python scripts/billing_page.py
-	@$(VENV)/bin/python scripts/errors_page.py
+	@$(RUN) scripts.settings_page
+	@$(RUN) scripts.billing_page
+	@$(RUN) scripts.errors_page
 	@$(RUN) scripts.openapi
 	@$(VENV)/bin/python scripts/gateway_configuration.py
 
@@ -96,9 +96,9 @@ contract: generated $(OPENAPI)
 generated: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
 	@$(VENV)/bin/python scripts/access_page.py --check
-	@$(VENV)/bin/python scripts/settings_page.py --check
-	@$(VENV)/bin/python scripts/billing_page.py --check
-	@$(VENV)/bin/python scripts/errors_page.py --check
+	@$(RUN) scripts.settings_page --check
+	@$(RUN) scripts.billing_page --check
+	@$(RUN) scripts.errors_page --check
 	@$(RUN) scripts.openapi --check
 	@$(VENV)/bin/python scripts/api_page.py --check
 	@$(VENV)/bin/python scripts/gateway_configuration.py --check

@@ -4,11 +4,11 @@ Without arguments it writes the page; with `--check` it changes nothing and fail
 else. What stands outside of the marks is written by hand and kept.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.written_page import write_or_check
 from services.billing.subscription.states import TRANSITIONS, EventKind, State
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "billing.md"
@@ -18,17 +18,7 @@ END = "<!-- The end of the diagram. -->"
 
 def main() -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(description="Writes the diagram in docs/billing.md.")
-    parser.add_argument("--check", action="store_true", help="fail if the page says something else")
-    check = parser.parse_args().check
-    page = render()
-    if not check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/billing.md differs from the table of transitions; run `make protos`", file=sys.stderr)
-    return 1
+    return write_or_check(PAGE, render, source="the table of transitions")
 
 
 def render() -> str:

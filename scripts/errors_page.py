@@ -6,7 +6,6 @@ Without arguments it writes the page; with `--check` it changes nothing and fail
 else. A refusal without a meaning (the first sentence of its docstring) or a remedy makes it fail either way.
 """
 
-import argparse
 import importlib
 import inspect
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from libs.common.errors import Kind, Refusal
+from scripts.written_page import write_or_check
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 MODULES: Mapping[str, str] = {
@@ -41,17 +41,7 @@ MARK = "<!-- From here on the page is written by `make protos` from the classes 
 
 def main() -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(description="Writes docs/errors.md.")
-    parser.add_argument("--check", action="store_true", help="fail if the page says something else")
-    check = parser.parse_args().check
-    page = render()
-    if not check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/errors.md differs from the refusals; run `make protos`", file=sys.stderr)
-    return 1
+    return write_or_check(PAGE, render, source="the refusals")
 
 
 def render() -> str:

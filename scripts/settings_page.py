@@ -6,7 +6,6 @@ Without arguments it writes the page; with `--check` it changes nothing and fail
 else. A setting without a docstring makes it fail either way.
 """
 
-import argparse
 import ast
 import inspect
 import sys
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from libs.common.settings import ServiceSettings, ShardedSettings, variable_name
+from scripts.written_page import write_or_check
 from services.billing.settings import BillingSettings
 from services.identity.settings import IdentitySettings
 from services.metering.settings import MeteringSettings
@@ -33,17 +33,7 @@ MARK = "<!-- From here on the page is written by `make protos` from the settings
 
 def main() -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(description="Writes docs/settings.md.")
-    parser.add_argument("--check", action="store_true", help="fail if the page says something else")
-    check = parser.parse_args().check
-    page = render()
-    if not check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print("docs/settings.md differs from the settings; run `make protos`", file=sys.stderr)
-    return 1
+    return write_or_check(PAGE, render, source="the settings")
 
 
 def render() -> str:

@@ -12,6 +12,9 @@ from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
 from tests.support.own_database import has_own_database
 
+_STARTED_WITH = frozenset({"clock", "settings", "unknown"})
+"""Fixtures of what services are started with; the last two are for what Envoy asks."""
+
 
 @pytest.fixture(scope="session")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
@@ -28,9 +31,10 @@ def clock() -> ShiftedClock:
 def platform(request: pytest.FixtureRequest) -> Platform:
     """Billing and metering, with gpt-4o at 2.5 and 10 dollars, and identity once a test starts it.
 
-    They are the test's own if it has a database of its own, or asks for the clock; else those of its module.
+    They are the test's own if it has a database of its own, or asks for what they are started with; else those of its
+    module.
     """
-    own = has_own_database(request) or "clock" in request.fixturenames
+    own = has_own_database(request) or not _STARTED_WITH.isdisjoint(request.fixturenames)
     platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
     return platform
 

@@ -13,21 +13,12 @@ from tests.metering.support import Platform, priced
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
 from tests.support.envoy import documents
-from tests.support.own_database import has_own_database
 
 
 @pytest.fixture
 def settings() -> dict[str, object]:
     """What differs from the page in how requests are authorized."""
     return {}
-
-
-@pytest.fixture
-def platform(request: pytest.FixtureRequest) -> Platform:
-    """The test's own platform if it has a database of its own, or asks for clock or settings; else its module's."""
-    own = has_own_database(request) or not {"clock", "settings"}.isdisjoint(request.fixturenames)
-    platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
-    return platform
 
 
 @pytest.fixture

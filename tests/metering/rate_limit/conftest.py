@@ -11,21 +11,12 @@ from tests.metering.rate_limit.support import RULES
 from tests.metering.support import Platform, priced
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
-from tests.support.own_database import has_own_database
 
 
 @pytest.fixture
 def unknown() -> str:
     """What becomes of unknown descriptors."""
     return "DENY"
-
-
-@pytest.fixture
-def platform(request: pytest.FixtureRequest) -> Platform:
-    """The test's own platform if it has a database of its own or asks for clock or `unknown`; else its module's."""
-    own = has_own_database(request) or not {"clock", "unknown"}.isdisjoint(request.fixturenames)
-    platform: Platform = request.getfixturevalue("own_platform" if own else "module_platform")
-    return platform
 
 
 @pytest.fixture

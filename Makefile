@@ -135,9 +135,10 @@ $(BUF): package-lock.json
 	@command -v npm >/dev/null && npm install --no-save --ignore-scripts --loglevel=error && touch $@
 
 # What the tests of other languages need. Without Go or npm the tests that use them are left out; the continuous
-# integration requires them.
+# integration requires them. The environment comes first: a make inside this one would create it a second time, at the same
+# time as the first.
 .PHONY: tools
-tools:
+tools: $(READY)
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory $(GRPCURL); \
 	elif [ -n "$$CI" ]; then echo "grpcurl: needs Go" >&2; exit 1; \
 	else echo "grpcurl: left out, because Go is not installed"; fi

@@ -16,6 +16,7 @@ that cannot be reached fails the whole batch at once, since no item is the cause
 import asyncio
 import contextvars
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,6 +46,8 @@ _QUIET_PASSES: Final = 8
 _GATHER_PASSES_MAX: Final = 256
 _GROWN_AT: Final = 12
 """The number of queued items from which a shard takes part in a round beyond `shards_max`: waiting saves little."""
+_APART_MAX: Final = 2
+"""Gathered submissions that wait, up to which each is a batch of its own. A client has two batches under way."""
 
 Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
 """Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
@@ -67,6 +70,8 @@ class BatchLimits:
     """The number of queued items from which a shard's batch begins beside a running round."""
     wait_max_s: float
     """How long smaller batches wait for a running round in which nothing ends."""
+    gathered_at: int = sys.maxsize
+    """The number of items of a submission from which its caller has gathered them: they wait for no running round."""
 
 
 @dataclass(slots=True)
@@ -95,7 +100,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         self._limits = limits
         self._organization_of = organization_of
         self._batches = [_Batches(name, run, database) for database in shards]
-        self._queues: list[_Queue[_Item, _Answer]] = [_Queue() for _ in shards]
+        self._queues: list[_Queue[_Item, _Answer]] = [_Queue(limits) for _ in shards]
         self._waiting: dict[int, _Queue[_Item, _Answer]] = {}
         """The queues with items, by shard; the one that has waited longest for a batch comes first."""
         self._queued = 0
@@ -139,14 +144,13 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Queue items of one shard that a caller waits for, and return what it waits on."""
         answered: asyncio.Future[list[_Answer | Exception]] = asyncio.get_running_loop().create_future()
         queue = self._queues[number]
-        queue.waiting.append(_Submission(items, answered, contextvars.copy_context()))
-        queue.size += len(items)
+        queue.add(_Submission(items, answered, contextvars.copy_context()))
         self._waiting.setdefault(number, queue)
         self._queued += len(items)
         self._submitted += 1
         if self._starter is None:
             self._starter = asyncio.create_task(self._start_rounds(), name=f"{self._name} rounds")
-        elif queue.size >= self._limits.full_at or self._round is None:
+        elif queue.is_full or self._round is None:
             self._look_again.set()
         return answered
 
@@ -171,7 +175,7 @@ class GroupCommit(Generic[_Item, _Answer]):
             bool(queue.waiting)
             and queue.held_by is None
             and queue.running < self._limits.running_max
-            and (self._round is None or queue.size >= self._limits.full_at)
+            and (self._round is None or queue.is_full)
         )
 
     async def _let_more_arrive(self) -> None:
@@ -207,7 +211,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Take the next batch of a shard from its queue; empty if all callers have gone."""
         queue = self._waiting.pop(number)
         size = queue.size
-        submissions = queue.take(self._limits.items_max)
+        submissions = queue.take()
         self._queued -= size - queue.size
         if queue.waiting:
             self._waiting[number] = queue
@@ -252,7 +256,9 @@ class GroupCommit(Generic[_Item, _Answer]):
 class _Queue(Generic[_Item, _Answer]):
     """The items of one shard that wait, and what is known of its batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BatchLimits) -> None:
+        self._limits = limits
+        self._gathered = 0
         self.waiting: deque[_Submission[_Item, _Answer]] = deque()
         self.size = 0
         """The number of items that wait."""
@@ -261,17 +267,42 @@ class _Queue(Generic[_Item, _Answer]):
         self.held_by: _Round[_Item, _Answer] | None = None
         """The round of the batch that began last, until it lets the next one begin."""
 
-    def take(self, items_max: int) -> list[_Submission[_Item, _Answer]]:
-        """Return the next batch: whole submissions, at least one, without those whose caller has gone."""
+    @property
+    def is_full(self) -> bool:
+        """Whether the next batch may begin beside a running round."""
+        return self._gathered > 0 or self.size >= self._limits.full_at
+
+    def add(self, submission: _Submission[_Item, _Answer]) -> None:
+        """Let a submission wait."""
+        self.waiting.append(submission)
+        self.size += len(submission.items)
+        self._gathered += self._is_gathered(submission)
+
+    def take(self) -> list[_Submission[_Item, _Answer]]:
+        """Return the next batch: whole submissions, at least one, without those whose caller has gone.
+
+        One or two gathered ones stay apart: one is written while the other waits for what comes after the writing, and
+        their caller gathers the next meanwhile. More of them come from several callers, and make one batch.
+        """
         taken: list[_Submission[_Item, _Answer]] = []
         size = 0
-        while self.waiting and (not taken or size + len(self.waiting[0].items) <= items_max):
+        apart = self._gathered <= _APART_MAX
+        while self.waiting and (not taken or size + len(self.waiting[0].items) <= self._limits.items_max):
+            is_gathered = self._is_gathered(self.waiting[0])
+            if apart and is_gathered and taken:
+                break
             submission = self.waiting.popleft()
             self.size -= len(submission.items)
+            self._gathered -= is_gathered
             if not submission.answered.done():
                 taken.append(submission)
                 size += len(submission.items)
+                if apart and is_gathered:
+                    break
         return taken
+
+    def _is_gathered(self, submission: _Submission[_Item, _Answer]) -> bool:
+        return len(submission.items) >= self._limits.gathered_at
 
 
 class _Round(Generic[_Item, _Answer]):

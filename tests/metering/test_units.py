@@ -108,6 +108,7 @@ async def test_unit_is_created_once_however_often_its_request_is_sent(metering: 
     assert (await found(metering)).name == "Paper"
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_same_unit_created_many_times_at_once_exists_once(metering: Metering) -> None:
     repeats = await asyncio.gather(
         *(metering.units.CreateUnit(new_unit(request_id="r"), metadata=metering.operator) for _ in range(8))

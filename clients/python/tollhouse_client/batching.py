@@ -26,7 +26,7 @@ from tollhouse_client.retries import Retries
 from tollhouse_client.routes import BATCH_BYTES_MAX, Answer, Outcome, Request, Route, batch_of
 
 _UNDER_WAY_MAX: Final = 2
-_DIVIDED_FROM: Final = 32
+_DIVIDED_FROM: Final = 33
 """How many calls are divided into two batches where nothing is under way. While a service works on one, the client
 makes the other; as one batch they would wait for each other."""
 _ALONE_MAX: Final = 256

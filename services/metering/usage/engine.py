@@ -53,6 +53,8 @@ _SHARDS_IN_ROUND_MAX: Final = 3
 """How many shards have a batch in a round; see the same of billing's ledger."""
 _FULL_AT: Final = 100
 """The number of waiting items from which a batch begins beside a running one: growing further would save little."""
+_GATHERED_AT: Final = 16
+"""The number of items of one call from which they wait for no running batch: another one may be waiting for billing."""
 _WAIT_MAX_S: Final = 0.05
 """How long a smaller batch waits for a running one. It is short, so that a slow billing delays no batch for long."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
@@ -67,6 +69,7 @@ def writer_limits(items_max: int, queued_max: int) -> BatchLimits:
         shards_max=_SHARDS_IN_ROUND_MAX,
         full_at=_FULL_AT,
         wait_max_s=_WAIT_MAX_S,
+        gathered_at=_GATHERED_AT,
     )
 
 

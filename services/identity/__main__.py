@@ -8,6 +8,8 @@ from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
 from libs.common.connections import STATEMENT_TIMEOUT_MS
 from libs.common.database import Database, open_database
+from libs.common.events.homes import one_home
+from libs.common.events.house import build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
@@ -65,7 +67,7 @@ from services.identity.user.deletion import Deletions
 from services.identity.user.servicer import UserServicer
 from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
-from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
     organization_pb2_grpc,
@@ -139,6 +141,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     verification = Verification(Shards([reports]), clock, CHECKS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
+    events = build_events("identity", settings, one_home(database), clock)
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")

@@ -62,7 +62,7 @@ class NewEvent:
 
     `organization_id` is whom it belongs to, PLATFORM for nobody; `type` is `tollhouse.<noun>.<what>`; `subject` names
     what it happened to, such as `payment/0198…`, in printable ASCII. `data` is sent as it is: it must hold no secret.
-    `sealed_data` is what only endpoints of the platform are sent, as `libs.common.events.sealing` has encrypted it.
+    `sealed_data` is what only endpoints of the platform are sent, as `libs.common.sealing` has encrypted it.
 
     Raises:
         ValueError: a part of it is not of its form, or the data is larger than 64 KiB.

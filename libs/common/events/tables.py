@@ -63,7 +63,7 @@ def _events(metadata: MetaData) -> Table:
             *("event_time", "organization_id", "subject", "sequence"),
             postgresql_where=text("NOT dispatched"),
         ),
-        Index("events_by_age", "event_time", "organization_id", "event_id"),
+        Index("events_by_age", "event_time", "organization_id", "subject", "sequence"),
     )
 
 
@@ -120,6 +120,8 @@ def _deliveries(metadata: MetaData) -> Table:
         # WAITING for the subject's event before it, PENDING, DELIVERED, or FAILED for good.
         Column("status", Text, nullable=False),
         Column("attempt_count", Integer, nullable=False, server_default=text("0")),
+        # How many attempts have failed since it was made or last replayed.
+        Column("failure_count", Integer, nullable=False, server_default=text("0")),
         # While an attempt is under way, until when it has the delivery for itself.
         Column("next_attempt_time", _TIME, nullable=False),
         Column("last_attempt_time", _TIME),
@@ -165,4 +167,5 @@ def _requests(metadata: MetaData) -> Table:
         Column("outcome", Text, nullable=False),
         Column("create_time", _TIME, nullable=False),
         PrimaryKey("organization_id", "method", "request_id", name="event_requests_pkey"),
+        Index("event_requests_by_age", "create_time"),
     )

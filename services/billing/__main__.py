@@ -34,6 +34,7 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.notice.worker import NoticeWorker
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -121,6 +122,7 @@ def _serve_events(service: Service, settings: BillingSettings, databases: Sharde
     events = build_events("billing", settings, sharded_homes(databases), clock)
     service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
     service.background(events.deliverer.run, "events")
+    service.background(NoticeWorker(databases.shards, clock, settings.sweep_every_s).run, "notices")
 
 
 def _add_subscriptions(

@@ -52,6 +52,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.alert_events import AlertEvents
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.allocations import Allocations
 from services.metering.quota.book import LimitBook
@@ -213,6 +214,7 @@ def _serve_events(service: Service, settings: MeteringSettings, databases: Shard
     events = build_events("metering", settings, sharded_homes(databases), clock)
     service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
     service.background(events.deliverer.run, "events")
+    service.background(AlertEvents(databases.shards, clock).run, "alerts of limits")
 
 
 def _serve_limits(

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from libs.common.addresses import Address, Network, parse_address
 from libs.common.sharding import PLATFORM
 
-ENDPOINTS_MAX: Final = 20
+ENDPOINTS_MAX: Final = 50
 """How many endpoints an organization has in one service, and the platform."""
 URL_MAX: Final = 2048
 MAIL_SCHEME: Final = "mailto"

@@ -54,6 +54,7 @@ class Deliverer:
         self._failing: set[str] = set()
         """Endpoints whose last attempt by this process failed."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = asyncio.Lock()
         self._tidied: dict[str, datetime] = {}
 
     async def run(self) -> NoReturn:
@@ -96,23 +97,26 @@ class Deliverer:
 
     async def _begin(self, home: Database) -> None:
         """Take as many deliveries as may be under way, and begin an attempt for each."""
+        # One at a time: two that count at once would both take the place that they find free.
+        async with self._taking:
+            taken = await self._take(home)
+        if taken:
+            begun = asyncio.create_task(self._read_and_send(home, taken))
+            self._tasks.add(begun)
+            begun.add_done_callback(self._tasks.discard)
+
+    async def _take(self, home: Database) -> list[Delivery]:
         free = self._options.under_way_max - self._under_way.total()
         if free <= 0:
-            return
+            return []
         now = self._clock.now()
         until = now + timedelta(seconds=self._options.attempt_timeout_s) + _MARGIN
         named = {one: max(0, self._most(one) - self._under_way[one]) for one in self._named()}
+        capacity = Capacity(named, self._options.per_endpoint_max, free)
         async with home.raw_connection() as connection:
-            taken = await delivery_store.claim(
-                connection, now, until, Capacity(named, self._options.per_endpoint_max, free)
-            )
-        if not taken:
-            return
-        # They count as under way from here on: other databases are looked at while these are read.
+            taken = await delivery_store.claim(connection, now, until, capacity)
         self._under_way.update(delivery.endpoint_id for delivery in taken)
-        begun = asyncio.create_task(self._read_and_send(home, taken))
-        self._tasks.add(begun)
-        begun.add_done_callback(self._tasks.discard)
+        return taken
 
     def _named(self) -> Iterable[str]:
         return {*self._under_way, *self._failing}

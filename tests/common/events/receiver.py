@@ -57,7 +57,7 @@ async def hang(_: Received, __: asyncio.StreamWriter) -> None:
 async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
     """Answer 1 GB, as far as anybody reads it."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
-    for _ in range(1024):
+    for _part in range(1024):
         writer.write(bytes(1024 * 1024))
         await writer.drain()
 
@@ -65,7 +65,7 @@ async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
 async def endless_without_length(_: Received, writer: asyncio.StreamWriter) -> None:
     """The same, without saying so before."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    for _ in range(1024):
+    for _part in range(1024):
         writer.write(bytes(1024 * 1024))
         await writer.drain()
 
@@ -115,7 +115,8 @@ class Receiver:
             body = await reader.readexactly(int(headers["content-length"]))
             request = Received(head[0].split(" ")[1], headers, body)
             self.received.append(request)
-            await (self.answers.pop(0) if self.answers else self.answer)(request, writer)
+            answer = self.answers.pop(0) if self.answers else self.answer
+            await answer(request, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:

@@ -101,9 +101,9 @@ class EventServiceServicer:
     def CreateEventEndpoint(self, request, context):
         """Creates an endpoint to which events are sent from now on.
 
-        Every organization may have 20 endpoints in each service, and so may the platform. Fails with INVALID_ARGUMENT for
+        Every organization may have 50 endpoints in each service, and so may the platform. Fails with INVALID_ARGUMENT for
         an address that events are never sent to; with FAILED_PRECONDITION and reason `TOO_MANY_EVENT_ENDPOINTS` when there
-        are 20; and with reason `EVENTS_NOT_SET_UP` while the service has no key to encrypt secrets with. With a
+        are 50; and with reason `EVENTS_NOT_SET_UP` while the service has no key to encrypt secrets with. With a
         `request_id` the call is safe to repeat; a repeat returns the endpoint without its secret: rotate the secret if the
         first answer was lost.
         """

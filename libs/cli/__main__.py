@@ -35,6 +35,7 @@ GROUPS: Final = (
     "entitlements",
     "limit",
     "audit",
+    "events",
 )
 
 

@@ -10,6 +10,8 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
+from libs.common.events.homes import sharded_homes
+from libs.common.events.house import build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
@@ -32,6 +34,7 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.notice.worker import NoticeWorker
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -59,7 +62,7 @@ from tollhouse.billing.v1 import (
     plan_pb2_grpc,
     subscription_pb2_grpc,
 )
-from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 30_000
 
@@ -106,11 +109,20 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
+    _serve_events(service, settings, databases, clock)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
             service.on_drain(channel.close)
     return service
+
+
+def _serve_events(service: Service, settings: BillingSettings, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the service of events, and what delivers them."""
+    events = build_events("billing", settings, sharded_homes(databases), clock)
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(NoticeWorker(databases.shards, clock, settings.sweep_every_s).run, "notices")
 
 
 def _add_subscriptions(

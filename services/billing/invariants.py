@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
@@ -291,10 +292,12 @@ CHECKS: Final[Sequence[Check]] = (
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )
 
 # What billing's own schema has beside the shards.
 PLATFORM_CHECKS: Final[Sequence[Check]] = (
     Walk("plans", (Column("plan_id", "uuid"),), (_PLAN_VERSIONS,), _PLANS, organization_column=""),
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )

@@ -8,15 +8,19 @@ from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
 from libs.common.connections import STATEMENT_TIMEOUT_MS
 from libs.common.database import Database, open_database
+from libs.common.events.homes import one_home
+from libs.common.events.house import build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
+from libs.common.sealing import EventKeys
 from libs.common.server import Service
 from libs.common.settings import SettingsError
 from libs.common.shards import Shards
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.importing.imports import Imports
 from services.identity.api_key.manage.api_keys import ApiKeys
+from services.identity.api_key.manage.key_events import KeyExpiry
 from services.identity.api_key.manage.leaks import Leaks
 from services.identity.api_key.manage.rotation import Rotation
 from services.identity.api_key.rendering import mark_stale, render_valid
@@ -65,7 +69,7 @@ from services.identity.user.deletion import Deletions
 from services.identity.user.servicer import UserServicer
 from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
-from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
     organization_pb2_grpc,
@@ -111,6 +115,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     directory = LocalDirectory(database, verifier, clock)
     service = Service("identity", settings, database, clock, telemetry, directory)
 
+    events = build_events("identity", settings, one_home(database), clock)
     passwords = open_passwords(settings)
     documents = DocumentFetcher()
     id_tokens = IdTokens(settings.issuers, documents.fetch, clock)
@@ -126,8 +131,10 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
-    add_organizations(service, database, clock, settings.watchers_max)
-    keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
+    add_organizations(service, database, clock, settings.watchers_max, events.options.keys)
+    keys = ApiKeyServicer(
+        open_management(database, clock, peppers, prefixes, events.options.keys), verifier, watchers, clock
+    )
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
     # OpenShift requests have threads of their own, so that a cluster that hangs cannot delay the fetching of OIDC keys.
@@ -139,6 +146,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     verification = Verification(Shards([reports]), clock, CHECKS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(KeyExpiry(database, clock, events.options.keys).run, "expiring keys")
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
@@ -195,7 +205,9 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
     )
 
 
-def add_organizations(service: Service, database: Database, clock: Clock, watchers_max: int) -> None:
+def add_organizations(
+    service: Service, database: Database, clock: Clock, watchers_max: int, event_keys: EventKeys | None
+) -> None:
     """Register the services of organizations, projects and service accounts, and the feed of organizations."""
     feed = OrganizationFeed(database, watchers_max)
     service.background(feed.run, "feed of organizations")
@@ -203,7 +215,11 @@ def add_organizations(service: Service, database: Database, clock: Clock, watche
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
-            Organizations(database, clock), Members(database, clock), Invitations(database, clock), feed, clock
+            Organizations(database, clock),
+            Members(database, clock),
+            Invitations(database, clock, event_keys),
+            feed,
+            clock,
         ),
     )
     service.add(
@@ -246,13 +262,15 @@ def build_sessions(
     )
 
 
-def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> Management:
+def open_management(
+    database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes, event_keys: EventKeys | None
+) -> Management:
     """Build the use cases that manage API keys."""
     return Management(
         ApiKeys(database, clock, peppers),
         Rotation(database, clock, peppers),
         Imports(database, clock, peppers),
-        Leaks(database, clock, peppers, prefixes),
+        Leaks(database, clock, peppers, prefixes, event_keys),
     )
 
 

@@ -223,6 +223,7 @@ class BillingServer:
         settings = BillingSettings(
             database_url=SecretStr(self.database_url),
             trust_bundle_file=self.callers.bundle_file,
+            event_keys_file=self.callers.event_keys_file,
             **changes,  # type: ignore[arg-type]  # the settings validate them.
         )
         service = await build(settings, clock)

@@ -58,6 +58,7 @@ def service_environment(
         "PORT": str(ports[context]),
         "REUSE_PORT": str(reuse_port).lower(),
         "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
+        "EVENT_KEYS_FILE": str(folder.event_keys_file),
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
         **(tls.environment_of(context) if tls else {}),
     }

@@ -51,6 +51,7 @@ from services.billing.ledger.domain import (
 )
 from services.billing.ledger.expiries import EXPIRED_HOLDS
 from services.billing.ledger.grant_decisions import settle_due
+from services.billing.ledger.grant_events import announce_expired
 from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
@@ -380,16 +381,17 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
     if books.reserving_holds:
         await posting_store.update_reserves(connection, books.reserving_holds.values())
     if books.due_changed or books.new_uses:
-        await _close_grants(connection, books)
+        await _close_grants(connection, books, now)
 
 
-async def _close_grants(connection: RawConnection, books: Books) -> None:
+async def _close_grants(connection: RawConnection, books: Books, now: datetime) -> None:
     """Write what became of grants."""
     new = [books.changed_grants.pop(grant_id, grant) for grant_id, grant in books.new_grants.items()]
     if new:
         await grant_store.insert_grants(connection, new)
     if books.changed_grants:
         await grant_store.update_grants(connection, books.changed_grants.values())
+        await announce_expired(connection, books.changed_grants.values(), now)
     if books.new_standings:
         await grant_store.insert_standings(connection, books.new_standings)
     if books.new_uses:

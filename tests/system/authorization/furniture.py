@@ -22,7 +22,7 @@ from tollhouse.billing.v1 import (
     subscription_pb2,
     subscription_pb2_grpc,
 )
-from tollhouse.common.v1 import amount_pb2
+from tollhouse.common.v1 import amount_pb2, event_pb2, event_pb2_grpc
 from tollhouse.identity.v1 import (
     organization_pb2,
     organization_pb2_grpc,
@@ -46,7 +46,7 @@ from tollhouse.metering.v1 import (
 NOTHING = frozenset({"organization", "user"})
 _SUB_IDS = (
     *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
-    "transaction_id",
+    *("transaction_id", "identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 _OPERATIONS = (
     "debit_operation_id",
@@ -80,6 +80,10 @@ class Furniture:
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._quota: quota_pb2_grpc.QuotaServiceStub = quota_pb2_grpc.QuotaServiceStub(operator.metering)
         self._leases: lease_pb2_grpc.LeaseServiceStub = lease_pb2_grpc.LeaseServiceStub(operator.metering)
+        self._events: dict[str, event_pb2_grpc.EventServiceStub] = {
+            name: event_pb2_grpc.EventServiceStub(getattr(operator, name))
+            for name in ("identity", "billing", "metering")
+        }
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
     async def add_model(self) -> None:
@@ -124,14 +128,29 @@ class Furniture:
 
     async def furnish(self, name: str, organization_id: str, project_id: str, user_id: str) -> Target:
         """Create one resource of every kind, in the project if one is given, for a user of the organization."""
-        owned, account, service_account_id, invitation_id = await asyncio.gather(
+        owned, account, service_account_id, invitation_id, endpoints = await asyncio.gather(
             self.own_things(organization_id, project_id, user_id),
             self._account(organization_id, project_id),
             self.service_account(organization_id, "viewer"),
             self.invitation(organization_id),
+            self._endpoints(organization_id),
         )
-        ids = {**owned, **account, "service_account_id": service_account_id, "invitation_id": invitation_id}
+        ids = {
+            **owned,
+            **account,
+            **endpoints,
+            "service_account_id": service_account_id,
+            "invitation_id": invitation_id,
+        }
         return Target(name, organization_id, project_id, user_id, ids)
+
+    async def _endpoints(self, organization_id: str) -> dict[str, str]:
+        """Create an endpoint in each service to which no event is sent."""
+        request = event_pb2.CreateEventEndpointRequest(
+            organization_id=organization_id, url="https://matrix.example/", types=["tollhouse.nothing.happened"]
+        )
+        made = {name: await stub.CreateEventEndpoint(request) for name, stub in self._events.items()}
+        return {f"{name}_event_endpoint_id": answer.endpoint.endpoint_id for name, answer in made.items()}
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
         """Create what belongs to a user: a key, usage, an allocation, a lease, and the one subscription.

@@ -68,6 +68,9 @@ WAYS: Final[Mapping[str, Way]] = {
     ),
     # A subject that has its variant keeps it.
     **_all(Way.ADDS, "billing.v1.PlanService", "GetPlanOffer"),
+    # No event is of a type that the endpoints want, so that none is sent.
+    **_all(Way.ADDS, "common.v1.EventService", "CreateEventEndpoint RotateEventEndpointSecret ReplayEvents"),
+    **_all(Way.STALE, "common.v1.EventService", "UpdateEventEndpoint DeleteEventEndpoint"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -181,6 +184,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "entitlement_code": "tried",
         "entitlement": plan_pb2.Entitlement(entitlement_code="tried", enabled=True),
         "reason": "tried",
+    },
+    "common.v1.EventService.CreateEventEndpoint": lambda target: {"types": ["tollhouse.nothing.happened"]},
+    "common.v1.EventService.UpdateEventEndpoint": lambda target: {
+        "update_mask": FieldMask(paths=["description"]),
+        "description": "tried",
     },
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
     "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {

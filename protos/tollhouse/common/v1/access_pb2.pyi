@@ -61,6 +61,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Decide calls before the work, settle them, and verify keys, as a gateway."""
     SCOPE_USAGE_WRITE: _Scope.ValueType  # 15
     """Record usage, as a gateway."""
+    SCOPE_EVENTS_READ: _Scope.ValueType  # 20
+    """See the endpoints that events are sent to, the events, and what became of their deliveries."""
+    SCOPE_EVENTS_WRITE: _Scope.ValueType  # 21
+    """Create, change and delete the endpoints that events are sent to, and have events sent again."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -99,6 +103,10 @@ SCOPE_ADMISSION: Scope.ValueType  # 14
 """Decide calls before the work, settle them, and verify keys, as a gateway."""
 SCOPE_USAGE_WRITE: Scope.ValueType  # 15
 """Record usage, as a gateway."""
+SCOPE_EVENTS_READ: Scope.ValueType  # 20
+"""See the endpoints that events are sent to, the events, and what became of their deliveries."""
+SCOPE_EVENTS_WRITE: Scope.ValueType  # 21
+"""Create, change and delete the endpoints that events are sent to, and have events sent again."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

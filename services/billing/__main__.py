@@ -32,6 +32,7 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.payments import add_payments
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -106,6 +107,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
+    add_payments(service, settings, databases, engine, clock)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:

@@ -11,6 +11,7 @@ from typing import Final
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
+from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(
@@ -290,6 +291,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
+    *PAYMENT_CHECKS,
     *AUDIT_CHECKS,
 )
 

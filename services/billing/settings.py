@@ -52,8 +52,11 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often what is due for subscriptions is worked off."""
 
+    refunds_into_debt: bool = True
+    """What becomes of credits of a refunded or disputed payment that are used already: the balance becomes negative by
+    them. Otherwise they are written off."""
     payments_test_mode: bool = False
-    """Whether test payments of providers count, and live ones do not. A live installation refuses test payments."""
+    """Whether checkouts are opened in the test modes of payment providers. Payments of the other mode are refused."""
 
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:

@@ -90,7 +90,7 @@ def facts_of(event: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def lemon_facts(kind: str, **options: int) -> list[Any]:
-    found = []
+    found: list[Any] = []
     for document in lemon_life(**options).webhooks:
         parsed = webhooks.parse(json.dumps(document).encode())
         if parsed.kind == kind and isinstance(parsed, Event):

@@ -208,7 +208,7 @@ class FakeStripe(FakeApi):
                     "url": f"https://billing.stripe.com/{form['customer']}",
                 }
             case "/v1/refunds":
-                charge = form.get("charge") or self.objects[form["payment_intent"]]["latest_charge"]
+                charge = str(form.get("charge") or self.objects[form["payment_intent"]]["latest_charge"])
                 try:
                     return 200, self.refund(charge, int(form["amount"]))
                 except ValueError:

@@ -6,10 +6,13 @@ isort:skip_file
 from collections import abc as _abc
 from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollhouse.billing.v1 import plan_pb2 as _plan_pb2
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +23,226 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PaymentType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYMENT_TYPE_UNSPECIFIED: _PaymentType.ValueType  # 0
+    """None given."""
+    PAYMENT_TYPE_SUBSCRIPTION: _PaymentType.ValueType  # 1
+    """A period of a plan. It brings its amount as money, from which the period is charged."""
+    PAYMENT_TYPE_CREDIT_PACK: _PaymentType.ValueType  # 2
+    """A product of the catalogue. It brings the product's credits."""
+    PAYMENT_TYPE_TOP_UP: _PaymentType.ValueType  # 3
+    """Money for the account."""
+    PAYMENT_TYPE_ADJUSTMENT: _PaymentType.ValueType  # 4
+    """Anything else that an operator records, such as history taken over."""
+
+class PaymentType(_PaymentType, metaclass=_PaymentTypeEnumTypeWrapper):
+    """What a payment is for."""
+
+PAYMENT_TYPE_UNSPECIFIED: PaymentType.ValueType  # 0
+"""None given."""
+PAYMENT_TYPE_SUBSCRIPTION: PaymentType.ValueType  # 1
+"""A period of a plan. It brings its amount as money, from which the period is charged."""
+PAYMENT_TYPE_CREDIT_PACK: PaymentType.ValueType  # 2
+"""A product of the catalogue. It brings the product's credits."""
+PAYMENT_TYPE_TOP_UP: PaymentType.ValueType  # 3
+"""Money for the account."""
+PAYMENT_TYPE_ADJUSTMENT: PaymentType.ValueType  # 4
+"""Anything else that an operator records, such as history taken over."""
+Global___PaymentType: _TypeAlias = PaymentType  # noqa: Y015
+
+class _PaymentStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYMENT_STATUS_UNSPECIFIED: _PaymentStatus.ValueType  # 0
+    """None given."""
+    PAYMENT_STATUS_PENDING: _PaymentStatus.ValueType  # 1
+    """It is not paid yet."""
+    PAYMENT_STATUS_COMPLETED: _PaymentStatus.ValueType  # 2
+    """It is paid, and what it brings is there."""
+    PAYMENT_STATUS_FAILED: _PaymentStatus.ValueType  # 3
+    """The last attempt failed. It can still be completed by another one."""
+    PAYMENT_STATUS_PARTIALLY_REFUNDED: _PaymentStatus.ValueType  # 4
+    """A part of it was given back."""
+    PAYMENT_STATUS_REFUNDED: _PaymentStatus.ValueType  # 5
+    """All of it was given back."""
+    PAYMENT_STATUS_DISPUTED: _PaymentStatus.ValueType  # 6
+    """The payer disputes it, or has won the dispute. All that it brought is taken back meanwhile."""
+
+class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper):
+    """Where a payment is in its life."""
+
+PAYMENT_STATUS_UNSPECIFIED: PaymentStatus.ValueType  # 0
+"""None given."""
+PAYMENT_STATUS_PENDING: PaymentStatus.ValueType  # 1
+"""It is not paid yet."""
+PAYMENT_STATUS_COMPLETED: PaymentStatus.ValueType  # 2
+"""It is paid, and what it brings is there."""
+PAYMENT_STATUS_FAILED: PaymentStatus.ValueType  # 3
+"""The last attempt failed. It can still be completed by another one."""
+PAYMENT_STATUS_PARTIALLY_REFUNDED: PaymentStatus.ValueType  # 4
+"""A part of it was given back."""
+PAYMENT_STATUS_REFUNDED: PaymentStatus.ValueType  # 5
+"""All of it was given back."""
+PAYMENT_STATUS_DISPUTED: PaymentStatus.ValueType  # 6
+"""The payer disputes it, or has won the dispute. All that it brought is taken back meanwhile."""
+Global___PaymentStatus: _TypeAlias = PaymentStatus  # noqa: Y015
+
+class _PaymentMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYMENT_METHOD_UNSPECIFIED: _PaymentMethod.ValueType  # 0
+    """It is not known."""
+    PAYMENT_METHOD_CARD: _PaymentMethod.ValueType  # 1
+    """A card."""
+    PAYMENT_METHOD_PAYPAL: _PaymentMethod.ValueType  # 2
+    """PayPal."""
+    PAYMENT_METHOD_BANK_TRANSFER: _PaymentMethod.ValueType  # 3
+    """A bank transfer or a direct debit."""
+    PAYMENT_METHOD_WALLET: _PaymentMethod.ValueType  # 4
+    """A wallet of a phone or a browser."""
+    PAYMENT_METHOD_MANUAL: _PaymentMethod.ValueType  # 5
+    """Something that an operator dealt with: cash, a cheque, a correction."""
+    PAYMENT_METHOD_OTHER: _PaymentMethod.ValueType  # 6
+    """Another method of the provider's."""
+
+class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper):
+    """How a payment was paid."""
+
+PAYMENT_METHOD_UNSPECIFIED: PaymentMethod.ValueType  # 0
+"""It is not known."""
+PAYMENT_METHOD_CARD: PaymentMethod.ValueType  # 1
+"""A card."""
+PAYMENT_METHOD_PAYPAL: PaymentMethod.ValueType  # 2
+"""PayPal."""
+PAYMENT_METHOD_BANK_TRANSFER: PaymentMethod.ValueType  # 3
+"""A bank transfer or a direct debit."""
+PAYMENT_METHOD_WALLET: PaymentMethod.ValueType  # 4
+"""A wallet of a phone or a browser."""
+PAYMENT_METHOD_MANUAL: PaymentMethod.ValueType  # 5
+"""Something that an operator dealt with: cash, a cheque, a correction."""
+PAYMENT_METHOD_OTHER: PaymentMethod.ValueType  # 6
+"""Another method of the provider's."""
+Global___PaymentMethod: _TypeAlias = PaymentMethod  # noqa: Y015
+
+class _ReferenceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReferenceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFERENCE_KIND_UNSPECIFIED: _ReferenceKind.ValueType  # 0
+    """None given."""
+    REFERENCE_KIND_ORDER: _ReferenceKind.ValueType  # 1
+    """An order."""
+    REFERENCE_KIND_CHECKOUT: _ReferenceKind.ValueType  # 2
+    """A checkout."""
+    REFERENCE_KIND_PAYMENT: _ReferenceKind.ValueType  # 3
+    """A payment: Stripe's payment intent, or Lemon Squeezy's subscription invoice."""
+    REFERENCE_KIND_CHARGE: _ReferenceKind.ValueType  # 4
+    """A charge."""
+    REFERENCE_KIND_INVOICE: _ReferenceKind.ValueType  # 5
+    """An invoice of the provider's."""
+    REFERENCE_KIND_REFUND: _ReferenceKind.ValueType  # 6
+    """A refund."""
+    REFERENCE_KIND_DISPUTE: _ReferenceKind.ValueType  # 7
+    """A dispute."""
+    REFERENCE_KIND_SUBSCRIPTION: _ReferenceKind.ValueType  # 8
+    """A subscription that the provider renews; it has many payments."""
+    REFERENCE_KIND_CUSTOMER: _ReferenceKind.ValueType  # 9
+    """A customer; one may pay for several organizations."""
+
+class ReferenceKind(_ReferenceKind, metaclass=_ReferenceKindEnumTypeWrapper):
+    """What kind of object a provider's id names."""
+
+REFERENCE_KIND_UNSPECIFIED: ReferenceKind.ValueType  # 0
+"""None given."""
+REFERENCE_KIND_ORDER: ReferenceKind.ValueType  # 1
+"""An order."""
+REFERENCE_KIND_CHECKOUT: ReferenceKind.ValueType  # 2
+"""A checkout."""
+REFERENCE_KIND_PAYMENT: ReferenceKind.ValueType  # 3
+"""A payment: Stripe's payment intent, or Lemon Squeezy's subscription invoice."""
+REFERENCE_KIND_CHARGE: ReferenceKind.ValueType  # 4
+"""A charge."""
+REFERENCE_KIND_INVOICE: ReferenceKind.ValueType  # 5
+"""An invoice of the provider's."""
+REFERENCE_KIND_REFUND: ReferenceKind.ValueType  # 6
+"""A refund."""
+REFERENCE_KIND_DISPUTE: ReferenceKind.ValueType  # 7
+"""A dispute."""
+REFERENCE_KIND_SUBSCRIPTION: ReferenceKind.ValueType  # 8
+"""A subscription that the provider renews; it has many payments."""
+REFERENCE_KIND_CUSTOMER: ReferenceKind.ValueType  # 9
+"""A customer; one may pay for several organizations."""
+Global___ReferenceKind: _TypeAlias = ReferenceKind  # noqa: Y015
+
+class _RefundState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUND_STATE_UNSPECIFIED: _RefundState.ValueType  # 0
+    """None given."""
+    REFUND_STATE_REQUESTED: _RefundState.ValueType  # 1
+    """The provider has been asked, or is about to be."""
+    REFUND_STATE_COMPLETED: _RefundState.ValueType  # 2
+    """The money was given back, or the provider has taken it on."""
+    REFUND_STATE_FAILED: _RefundState.ValueType  # 3
+    """The provider refused."""
+
+class RefundState(_RefundState, metaclass=_RefundStateEnumTypeWrapper):
+    """Where a refund is in its life."""
+
+REFUND_STATE_UNSPECIFIED: RefundState.ValueType  # 0
+"""None given."""
+REFUND_STATE_REQUESTED: RefundState.ValueType  # 1
+"""The provider has been asked, or is about to be."""
+REFUND_STATE_COMPLETED: RefundState.ValueType  # 2
+"""The money was given back, or the provider has taken it on."""
+REFUND_STATE_FAILED: RefundState.ValueType  # 3
+"""The provider refused."""
+Global___RefundState: _TypeAlias = RefundState  # noqa: Y015
+
+class _Brings:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BringsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Brings.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BRINGS_UNSPECIFIED: _Brings.ValueType  # 0
+    """As the type says: the credits of a product, and otherwise money."""
+    BRINGS_MONEY: _Brings.ValueType  # 1
+    """Its amount as money."""
+    BRINGS_CREDITS: _Brings.ValueType  # 2
+    """Credits as a grant."""
+    BRINGS_NOTHING: _Brings.ValueType  # 3
+    """Nothing: what it brought is on the account already, as with history taken over."""
+
+class Brings(_Brings, metaclass=_BringsEnumTypeWrapper):
+    """What a recorded payment brings to the account."""
+
+BRINGS_UNSPECIFIED: Brings.ValueType  # 0
+"""As the type says: the credits of a product, and otherwise money."""
+BRINGS_MONEY: Brings.ValueType  # 1
+"""Its amount as money."""
+BRINGS_CREDITS: Brings.ValueType  # 2
+"""Credits as a grant."""
+BRINGS_NOTHING: Brings.ValueType  # 3
+"""Nothing: what it brought is on the account already, as with history taken over."""
+Global___Brings: _TypeAlias = Brings  # noqa: Y015
 
 class _WebhookState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -60,6 +283,1282 @@ WEBHOOK_STATE_REFUSED: WebhookState.ValueType  # 4
 WEBHOOK_STATE_SET_ASIDE: WebhookState.ValueType  # 5
 """It could not be applied in time, and is not tried any more. `reason` says why."""
 Global___WebhookState: _TypeAlias = WebhookState  # noqa: Y015
+
+@_typing.final
+class Product(_message.Message):
+    """Something that is sold for credits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_DAYS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCES_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product's UUIDv7, in lower case."""
+    product_code: _builtins.str
+    """The stable name by which programs refer to it, such as `pack-1000`. Never changed, and never used again."""
+    name: _builtins.str
+    """A name for people."""
+    description: _builtins.str
+    """A text for people; may be empty."""
+    expire_after_days: _builtins.int
+    """After how many days what is left of the credits expires; 0 for never."""
+    priority: _builtins.int
+    """The place of the credits in the order of use, 0 to 1000, the lowest first."""
+    active: _builtins.bool
+    """Whether it is offered: a product that is not active is not listed for users, and only operators and services can open
+    a checkout for it.
+    """
+    sort_order: _builtins.int
+    """Its place in lists, the lowest first."""
+    etag: _builtins.str
+    """Changes with every change of the product. Give it to UpdateProduct, so that an update is refused when the product has
+    changed since it was read.
+    """
+    @_builtins.property
+    def price(self) -> _amount_pb2.Amount:
+        """What it costs, in money."""
+
+    @_builtins.property
+    def credits(self) -> _amount_pb2.Amount:
+        """What it brings, in a unit of credit or of money."""
+
+    @_builtins.property
+    def provider_references(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.ProviderReference]:
+        """Where it is sold: what payment providers call its price or variant."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; absent while it is not."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was added."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        product_code: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        price: _amount_pb2.Amount | None = ...,
+        credits: _amount_pb2.Amount | None = ...,
+        expire_after_days: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        active: _builtins.bool = ...,
+        sort_order: _builtins.int = ...,
+        provider_references: _abc.Iterable[_plan_pb2.ProviderReference] | None = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "credits", b"credits", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "archive_time", b"archive_time", "create_time", b"create_time", "credits", b"credits", "description", b"description", "etag", b"etag", "expire_after_days", b"expire_after_days", "name", b"name", "price", b"price", "priority", b"priority", "product_code", b"product_code", "product_id", b"product_id", "provider_references", b"provider_references", "sort_order", b"sort_order", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Product: _TypeAlias = Product  # noqa: Y015
+
+@_typing.final
+class Payment(_message.Message):
+    """A payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    AWARDED_CREDITS_FIELD_NUMBER: _builtins.int
+    AWARDED_FIELD_NUMBER: _builtins.int
+    GRANT_ID_FIELD_NUMBER: _builtins.int
+    REFUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    REFUNDS_FIELD_NUMBER: _builtins.int
+    TAKEN_BACK_AMOUNT_FIELD_NUMBER: _builtins.int
+    WRITTEN_OFF_AMOUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    CHECKOUT_URL_FIELD_NUMBER: _builtins.int
+    CHECKOUT_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    RECEIPT_URL_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    PROCESSED_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment's UUIDv7, in lower case; for one of a checkout also the checkout's."""
+    organization_id: _builtins.str
+    """The organization whose account it is for."""
+    user_id: _builtins.str
+    """The user who pays; empty where that is not known."""
+    type: Global___PaymentType.ValueType
+    """What it is for."""
+    status: Global___PaymentStatus.ValueType
+    """Where it is in its life."""
+    method: Global___PaymentMethod.ValueType
+    """How it was paid; unspecified while that is not known."""
+    provider: _builtins.str
+    """The provider: `manual`, or one that is set up, such as `stripe`."""
+    subscription_id: _builtins.str
+    """The platform's subscription that it is for; empty where it is for none."""
+    plan_code: _builtins.str
+    """The plan that it is for; empty where it is for none."""
+    product_code: _builtins.str
+    """The product that was bought; empty where none was."""
+    awarded: _builtins.bool
+    """Whether what it brings is there."""
+    grant_id: _builtins.str
+    """The grant that it made; empty for money, and until it is awarded."""
+    description: _builtins.str
+    """A description for people to read."""
+    test: _builtins.bool
+    """Whether it was made in the provider's test mode."""
+    checkout_url: _builtins.str
+    """The page of the checkout; empty for other payments."""
+    receipt_url: _builtins.str
+    """The provider's receipt; empty where there is none."""
+    failure: _builtins.str
+    """Why it failed, in the provider's words; empty for payments that did not fail."""
+    reason: _builtins.str
+    """Why an operator recorded it."""
+    actor: _builtins.str
+    """Who recorded it or opened the checkout, as in audit events."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """What is paid, before taxes that the provider adds."""
+
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentReference]:
+        """What the provider calls its objects."""
+
+    @_builtins.property
+    def awarded_credits(self) -> _amount_pb2.Amount:
+        """What it brings to the account: credits as a grant, or money. Absent where it brings nothing."""
+
+    @_builtins.property
+    def refunded_amount(self) -> _amount_pb2.Amount:
+        """The sum of its refunds so far."""
+
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refund]:
+        """The refunds that were asked for through RefundPayment, in their order. A provider may have made others."""
+
+    @_builtins.property
+    def taken_back_amount(self) -> _amount_pb2.Amount:
+        """What was taken back of what it brought, and not given back since, in the unit of awarded_credits."""
+
+    @_builtins.property
+    def written_off_amount(self) -> _amount_pb2.Amount:
+        """What could have been taken back, and was written off since it was used or had expired."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own labels."""
+
+    @_builtins.property
+    def checkout_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the checkout can be paid; absent for other payments."""
+
+    @_builtins.property
+    def processed_time(self) -> _timestamp_pb2.Timestamp:
+        """When the money was taken, or the attempt failed; absent until then."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded, or the checkout opened."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        type: Global___PaymentType.ValueType = ...,
+        status: Global___PaymentStatus.ValueType = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        method: Global___PaymentMethod.ValueType = ...,
+        provider: _builtins.str = ...,
+        references: _abc.Iterable[Global___PaymentReference] | None = ...,
+        subscription_id: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        product_code: _builtins.str = ...,
+        awarded_credits: _amount_pb2.Amount | None = ...,
+        awarded: _builtins.bool = ...,
+        grant_id: _builtins.str = ...,
+        refunded_amount: _amount_pb2.Amount | None = ...,
+        refunds: _abc.Iterable[Global___Refund] | None = ...,
+        taken_back_amount: _amount_pb2.Amount | None = ...,
+        written_off_amount: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        test: _builtins.bool = ...,
+        checkout_url: _builtins.str = ...,
+        checkout_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        receipt_url: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        processed_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "create_time", b"create_time", "processed_time", b"processed_time", "refunded_amount", b"refunded_amount", "taken_back_amount", b"taken_back_amount", "update_time", b"update_time", "written_off_amount", b"written_off_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "awarded", b"awarded", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "checkout_url", b"checkout_url", "create_time", b"create_time", "description", b"description", "failure", b"failure", "grant_id", b"grant_id", "metadata", b"metadata", "method", b"method", "organization_id", b"organization_id", "payment_id", b"payment_id", "plan_code", b"plan_code", "processed_time", b"processed_time", "product_code", b"product_code", "provider", b"provider", "reason", b"reason", "receipt_url", b"receipt_url", "references", b"references", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "status", b"status", "subscription_id", b"subscription_id", "taken_back_amount", b"taken_back_amount", "test", b"test", "type", b"type", "update_time", b"update_time", "user_id", b"user_id", "written_off_amount", b"written_off_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Payment: _TypeAlias = Payment  # noqa: Y015
+
+@_typing.final
+class PaymentReference(_message.Message):
+    """What a provider calls one of its objects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider, such as `lemon_squeezy`."""
+    kind: Global___ReferenceKind.ValueType
+    """What it is there."""
+    external_id: _builtins.str
+    """Its id there: 1 to 255 visible ASCII characters."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        kind: Global___ReferenceKind.ValueType = ...,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "kind", b"kind", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentReference: _TypeAlias = PaymentReference  # noqa: Y015
+
+@_typing.final
+class Refund(_message.Message):
+    """A refund that was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: _builtins.int
+    refund_id: _builtins.str
+    """The refund's UUIDv7, in lower case."""
+    state: Global___RefundState.ValueType
+    """Where it is in its life."""
+    reason: _builtins.str
+    """Why, for people to read."""
+    actor: _builtins.str
+    """Who asked for it, as in audit events."""
+    failure: _builtins.str
+    """Why the provider refused it; empty where it did not."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """How much of the payment."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def complete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was completed or failed; absent until then."""
+
+    def __init__(
+        self,
+        *,
+        refund_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        state: Global___RefundState.ValueType = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        complete_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "complete_time", b"complete_time", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "complete_time", b"complete_time", "create_time", b"create_time", "failure", b"failure", "reason", b"reason", "refund_id", b"refund_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refund: _TypeAlias = Refund  # noqa: Y015
+
+@_typing.final
+class CreateProductRequest(_message.Message):
+    """What CreateProduct needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_DAYS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
+    product_code: _builtins.str
+    """The stable name, such as `pack-1000`: lower-case letters, digits, `_` and `-`, at most 64."""
+    name: _builtins.str
+    """A name for people; not blank."""
+    description: _builtins.str
+    """A text for people."""
+    expire_after_days: _builtins.int
+    """After how many days what is left of the credits expires, at most 3,650; 0 for never."""
+    priority: _builtins.int
+    """The place of the credits in the order of use, 0 to 1000, the lowest first."""
+    inactive: _builtins.bool
+    """Whether users do not find it in lists for now, the opposite of Product.active."""
+    sort_order: _builtins.int
+    """Its place in lists, the lowest first."""
+    @_builtins.property
+    def price(self) -> _amount_pb2.Amount:
+        """What it costs, in money such as `USD`. Greater than zero, at most 1,000,000,000."""
+
+    @_builtins.property
+    def credits(self) -> _amount_pb2.Amount:
+        """What it brings, in a unit such as `CREDIT`. Greater than zero."""
+
+    @_builtins.property
+    def provider_references(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.ProviderReference]:
+        """Where it is sold: what payment providers call its price or variant; at most 32."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        product_code: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        price: _amount_pb2.Amount | None = ...,
+        credits: _amount_pb2.Amount | None = ...,
+        expire_after_days: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        inactive: _builtins.bool = ...,
+        sort_order: _builtins.int = ...,
+        provider_references: _abc.Iterable[_plan_pb2.ProviderReference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "description", b"description", "expire_after_days", b"expire_after_days", "inactive", b"inactive", "name", b"name", "price", b"price", "priority", b"priority", "product_code", b"product_code", "provider_references", b"provider_references", "request_id", b"request_id", "sort_order", b"sort_order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateProductRequest: _TypeAlias = CreateProductRequest  # noqa: Y015
+
+@_typing.final
+class CreateProductResponse(_message.Message):
+    """What CreateProduct answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this repeats the stored answer of an earlier request with the same request_id."""
+    @_builtins.property
+    def product(self) -> Global___Product:
+        """The product."""
+
+    def __init__(
+        self,
+        *,
+        product: Global___Product | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateProductResponse: _TypeAlias = CreateProductResponse  # noqa: Y015
+
+@_typing.final
+class GetProductRequest(_message.Message):
+    """What GetProduct needs: one of the two names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product's id."""
+    product_code: _builtins.str
+    """The product's code."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        product_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_code", b"product_code", "product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProductRequest: _TypeAlias = GetProductRequest  # noqa: Y015
+
+@_typing.final
+class GetProductResponse(_message.Message):
+    """What GetProduct answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> Global___Product:
+        """The product."""
+
+    def __init__(
+        self,
+        *,
+        product: Global___Product | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProductResponse: _TypeAlias = GetProductResponse  # noqa: Y015
+
+@_typing.final
+class ListProductsRequest(_message.Message):
+    """What ListProducts needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_INACTIVE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    include_inactive: _builtins.bool
+    """Whether products that are not active or are archived are listed as well. For operators and services only; others are
+    refused with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`.
+    """
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000. A page may hold fewer, or none, even when more follow."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        include_inactive: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_inactive", b"include_inactive", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProductsRequest: _TypeAlias = ListProductsRequest  # noqa: Y015
+
+@_typing.final
+class ListProductsResponse(_message.Message):
+    """What ListProducts answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Product]:
+        """The products."""
+
+    def __init__(
+        self,
+        *,
+        products: _abc.Iterable[Global___Product] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "products", b"products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateProductRequest(_message.Message):
+    """What UpdateProduct needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_DAYS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
+    product_id: _builtins.str
+    """The product's id."""
+    etag: _builtins.str
+    """The product's etag as last read; empty to change the product without comparing etags."""
+    name: _builtins.str
+    """A name for people; not blank."""
+    description: _builtins.str
+    """A text for people."""
+    expire_after_days: _builtins.int
+    """After how many days what is left of the credits expires, at most 3,650; 0 for never."""
+    priority: _builtins.int
+    """The place of the credits in the order of use, 0 to 1000, the lowest first."""
+    active: _builtins.bool
+    """Whether it is offered."""
+    sort_order: _builtins.int
+    """Its place in lists, the lowest first."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, out of name, description, price, credits, expire_after_days, priority, active, sort_order and
+        provider_references. Required.
+        """
+
+    @_builtins.property
+    def price(self) -> _amount_pb2.Amount:
+        """What it costs. Greater than zero, at most 1,000,000,000."""
+
+    @_builtins.property
+    def credits(self) -> _amount_pb2.Amount:
+        """What it brings. Greater than zero."""
+
+    @_builtins.property
+    def provider_references(self) -> _containers.RepeatedCompositeFieldContainer[_plan_pb2.ProviderReference]:
+        """Where it is sold, all of it; at most 32."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        product_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        price: _amount_pb2.Amount | None = ...,
+        credits: _amount_pb2.Amount | None = ...,
+        expire_after_days: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        active: _builtins.bool = ...,
+        sort_order: _builtins.int = ...,
+        provider_references: _abc.Iterable[_plan_pb2.ProviderReference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "price", b"price", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "credits", b"credits", "description", b"description", "etag", b"etag", "expire_after_days", b"expire_after_days", "name", b"name", "price", b"price", "priority", b"priority", "product_id", b"product_id", "provider_references", b"provider_references", "request_id", b"request_id", "sort_order", b"sort_order", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProductRequest: _TypeAlias = UpdateProductRequest  # noqa: Y015
+
+@_typing.final
+class UpdateProductResponse(_message.Message):
+    """What UpdateProduct answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this repeats the stored answer of an earlier request with the same request_id."""
+    @_builtins.property
+    def product(self) -> Global___Product:
+        """The product as it is now."""
+
+    def __init__(
+        self,
+        *,
+        product: Global___Product | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProductResponse: _TypeAlias = UpdateProductResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveProductRequest(_message.Message):
+    """What ArchiveProduct needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """The product's id."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveProductRequest: _TypeAlias = ArchiveProductRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveProductResponse(_message.Message):
+    """What ArchiveProduct answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> Global___Product:
+        """The product as it is now."""
+
+    def __init__(
+        self,
+        *,
+        product: Global___Product | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveProductResponse: _TypeAlias = ArchiveProductResponse  # noqa: Y015
+
+@_typing.final
+class RecordPaymentRequest(_message.Message):
+    """What RecordPayment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    BRINGS_FIELD_NUMBER: _builtins.int
+    CREDITS_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    CREDITS_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    PROCESSED_TIME_FIELD_NUMBER: _builtins.int
+    RECEIPT_URL_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    operation_id: _builtins.str
+    """The caller's name for the payment, unique among the organization's: 1 to 255 visible ASCII characters."""
+    user_id: _builtins.str
+    """The user who paid, when that is known."""
+    type: Global___PaymentType.ValueType
+    """What it is for."""
+    method: Global___PaymentMethod.ValueType
+    """How it was paid; MANUAL when unspecified."""
+    brings: Global___Brings.ValueType
+    """What it brings. UNSPECIFIED stands for money, and for credits where the type is CREDIT_PACK."""
+    product_code: _builtins.str
+    """The product that was bought, whose credits and terms the payment brings; the amount may differ from its price. Only
+    for CREDIT_PACK.
+    """
+    priority: _builtins.int
+    """The place of the credits in the order of use, 0 to 1000, the lowest first. Not with a product."""
+    subscription_id: _builtins.str
+    """The platform's subscription that it is for, when it is for one."""
+    plan_code: _builtins.str
+    """The plan that it is for, when it is for one."""
+    receipt_url: _builtins.str
+    """The receipt: an address that begins with `https://`, at most 2,048 visible ASCII characters."""
+    description: _builtins.str
+    """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
+    reason: _builtins.str
+    """Why it is recorded by hand, for people to read; not blank."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """What was paid, in money. Greater than zero."""
+
+    @_builtins.property
+    def credits(self) -> _amount_pb2.Amount:
+        """The credits, where it brings credits and no product is named. Greater than zero."""
+
+    @_builtins.property
+    def credits_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When what is left of the credits expires; never when absent, or as the product says. It may have passed: then they
+        have expired at once.
+        """
+
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentReference]:
+        """What providers or banks call it; at most 16. Each can belong to one payment only, but for kinds SUBSCRIPTION and
+        CUSTOMER.
+        """
+
+    @_builtins.property
+    def processed_time(self) -> _timestamp_pb2.Timestamp:
+        """When the money came, from 1970 on; now when absent."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        type: Global___PaymentType.ValueType = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        method: Global___PaymentMethod.ValueType = ...,
+        brings: Global___Brings.ValueType = ...,
+        credits: _amount_pb2.Amount | None = ...,
+        product_code: _builtins.str = ...,
+        credits_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
+        subscription_id: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        references: _abc.Iterable[Global___PaymentReference] | None = ...,
+        processed_time: _timestamp_pb2.Timestamp | None = ...,
+        receipt_url: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credits", b"credits", "credits_expire_time", b"credits_expire_time", "processed_time", b"processed_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "brings", b"brings", "credits", b"credits", "credits_expire_time", b"credits_expire_time", "description", b"description", "metadata", b"metadata", "method", b"method", "operation_id", b"operation_id", "organization_id", b"organization_id", "plan_code", b"plan_code", "priority", b"priority", "processed_time", b"processed_time", "product_code", b"product_code", "reason", b"reason", "receipt_url", b"receipt_url", "references", b"references", "subscription_id", b"subscription_id", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordPaymentRequest: _TypeAlias = RecordPaymentRequest  # noqa: Y015
+
+@_typing.final
+class RecordPaymentResponse(_message.Message):
+    """What RecordPayment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this repeats an earlier request with the same operation_id."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment as it is now."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordPaymentResponse: _TypeAlias = RecordPaymentResponse  # noqa: Y015
+
+@_typing.final
+class GetPaymentRequest(_message.Message):
+    """What GetPayment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    payment_id: _builtins.str
+    """The payment."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentRequest: _TypeAlias = GetPaymentRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentResponse(_message.Message):
+    """What GetPayment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentResponse: _TypeAlias = GetPaymentResponse  # noqa: Y015
+
+@_typing.final
+class ListPaymentsRequest(_message.Message):
+    """What ListPayments needs. All filters that are given hold together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    user_id: _builtins.str
+    """Only payments of this user, when given."""
+    subscription_id: _builtins.str
+    """Only payments for this subscription of the platform, when given."""
+    status: Global___PaymentStatus.ValueType
+    """Only payments in this status; all when unspecified."""
+    type: Global___PaymentType.ValueType
+    """Only payments for this; all when unspecified."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000. A page may hold fewer, or none, even when more follow."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def reference(self) -> Global___PaymentReference:
+        """Only payments that this object of a provider belongs to, when given."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only payments that were recorded, or whose checkout was opened, at this moment or later, when given."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those of before this moment, when given."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        status: Global___PaymentStatus.ValueType = ...,
+        type: Global___PaymentType.ValueType = ...,
+        reference: Global___PaymentReference | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "reference", b"reference", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "reference", b"reference", "start_time", b"start_time", "status", b"status", "subscription_id", b"subscription_id", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPaymentsRequest: _TypeAlias = ListPaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ListPaymentsResponse(_message.Message):
+    """What ListPayments answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def payments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payment]:
+        """The payments, without their refunds."""
+
+    def __init__(
+        self,
+        *,
+        payments: _abc.Iterable[Global___Payment] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "payments", b"payments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class FindPaymentRequest(_message.Message):
+    """What FindPayment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reference(self) -> Global___PaymentReference:
+        """What the provider calls the object; of any kind but CUSTOMER."""
+
+    def __init__(
+        self,
+        *,
+        reference: Global___PaymentReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPaymentRequest: _TypeAlias = FindPaymentRequest  # noqa: Y015
+
+@_typing.final
+class FindPaymentResponse(_message.Message):
+    """What FindPayment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPaymentResponse: _TypeAlias = FindPaymentResponse  # noqa: Y015
+
+@_typing.final
+class RefundPaymentRequest(_message.Message):
+    """What RefundPayment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    payment_id: _builtins.str
+    """The payment."""
+    request_id: _builtins.str
+    """The caller's name for the refund, unique among the organization's: 1 to 255 visible ASCII characters. It is needed,
+    since a refund that is made twice by mistake costs money.
+    """
+    reason: _builtins.str
+    """Why, for people to read; not blank."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """How much, in the payment's currency; all that is left when absent. Greater than zero."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "organization_id", b"organization_id", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundPaymentRequest: _TypeAlias = RefundPaymentRequest  # noqa: Y015
+
+@_typing.final
+class RefundPaymentResponse(_message.Message):
+    """What RefundPayment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    REFUND_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this repeats an earlier request with the same request_id."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment as it is now."""
+
+    @_builtins.property
+    def refund(self) -> Global___Refund:
+        """The refund."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+        refund: Global___Refund | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "refund", b"refund"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "refund", b"refund", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundPaymentResponse: _TypeAlias = RefundPaymentResponse  # noqa: Y015
+
+@_typing.final
+class CreateCheckoutRequest(_message.Message):
+    """What CreateCheckout needs: exactly one of product_code, plan_code and top_up_amount."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    PRODUCT_CODE_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    TOP_UP_AMOUNT_FIELD_NUMBER: _builtins.int
+    SUCCESS_URL_FIELD_NUMBER: _builtins.int
+    CANCEL_URL_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    request_id: _builtins.str
+    """The caller's name for the checkout, unique among the organization's payments: 1 to 255 visible ASCII characters. A
+    client that repeats a purchase with the same id pays once.
+    """
+    provider: _builtins.str
+    """The provider, such as `stripe`. May be empty where one is set up only."""
+    user_id: _builtins.str
+    """The user who pays. A user who calls with a session pays by themselves when it is empty."""
+    email: _builtins.str
+    """The payer's address, with which the provider fills its page; may be empty."""
+    product_code: _builtins.str
+    """The product that is bought."""
+    plan_code: _builtins.str
+    """The plan whose first period is paid."""
+    success_url: _builtins.str
+    """Where the provider sends the payer afterwards: an address that begins with `https://`, or with
+    `http://localhost`; at most 2,048 visible ASCII characters.
+    """
+    cancel_url: _builtins.str
+    """Where the provider sends a payer who gives up: an address that begins with `https://`, or with
+    `http://localhost`; at most 2,048 visible ASCII characters.
+    """
+    description: _builtins.str
+    """A description for people to read; the name of what is bought when empty."""
+    @_builtins.property
+    def top_up_amount(self) -> _amount_pb2.Amount:
+        """Money for the account. Greater than zero, at most 1,000,000, with at most 2 fraction digits."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        product_code: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        top_up_amount: _amount_pb2.Amount | None = ...,
+        success_url: _builtins.str = ...,
+        cancel_url: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["top_up_amount", b"top_up_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_url", b"cancel_url", "description", b"description", "email", b"email", "metadata", b"metadata", "organization_id", b"organization_id", "plan_code", b"plan_code", "product_code", b"product_code", "provider", b"provider", "request_id", b"request_id", "success_url", b"success_url", "top_up_amount", b"top_up_amount", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckoutRequest: _TypeAlias = CreateCheckoutRequest  # noqa: Y015
+
+@_typing.final
+class CreateCheckoutResponse(_message.Message):
+    """What CreateCheckout answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this repeats an earlier request with the same request_id."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment that waits to be paid; its checkout_url is the page."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCheckoutResponse: _TypeAlias = CreateCheckoutResponse  # noqa: Y015
 
 @_typing.final
 class Webhook(_message.Message):

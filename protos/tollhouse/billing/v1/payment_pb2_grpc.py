@@ -28,6 +28,10 @@ if _version_not_supported:
 class PaymentServiceStub:
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
+
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
+    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    whatever order a provider tells what happened, the payment ends the same.
     """
 
     def __init__(self, channel):
@@ -36,6 +40,61 @@ class PaymentServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateProduct = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/CreateProduct',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductResponse.FromString,
+                _registered_method=True)
+        self.GetProduct = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/GetProduct',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductResponse.FromString,
+                _registered_method=True)
+        self.ListProducts = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/ListProducts',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsResponse.FromString,
+                _registered_method=True)
+        self.UpdateProduct = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/UpdateProduct',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductResponse.FromString,
+                _registered_method=True)
+        self.ArchiveProduct = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/ArchiveProduct',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductResponse.FromString,
+                _registered_method=True)
+        self.RecordPayment = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/RecordPayment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentResponse.FromString,
+                _registered_method=True)
+        self.GetPayment = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/GetPayment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentResponse.FromString,
+                _registered_method=True)
+        self.ListPayments = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/ListPayments',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+                _registered_method=True)
+        self.FindPayment = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/FindPayment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentResponse.FromString,
+                _registered_method=True)
+        self.RefundPayment = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/RefundPayment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentResponse.FromString,
+                _registered_method=True)
+        self.CreateCheckout = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/CreateCheckout',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
+                _registered_method=True)
         self.ReceiveWebhook = channel.unary_unary(
                 '/tollhouse.billing.v1.PaymentService/ReceiveWebhook',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.SerializeToString,
@@ -66,7 +125,122 @@ class PaymentServiceStub:
 class PaymentServiceServicer:
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
+
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
+    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    whatever order a provider tells what happened, the payment ends the same.
     """
+
+    def CreateProduct(self, request, context):
+        """Adds something that is sold for credits to the catalogue: a credit pack.
+
+        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product of
+        this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
+        `TOO_MANY_PRODUCTS`, when there are 1,000 products; and with INVALID_ARGUMENT for a price or credits of zero.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProduct(self, request, context):
+        """Returns a product, by its id or its code. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProducts(self, request, context):
+        """Lists the products by sort_order and code. Users see those that are active and not archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProduct(self, request, context):
+        """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened with.
+
+        Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given
+        and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with ALREADY_EXISTS, reason
+        `PROVIDER_REFERENCE_TAKEN`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveProduct(self, request, context):
+        """Archives a product, for good: no checkout can be opened for it any more. Those that are open can still be paid.
+
+        Archiving an archived product changes nothing. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordPayment(self, request, context):
+        """Records a payment that no provider tells of: a bank transfer, or history taken over from another system.
+
+        It is completed at once, by the provider `manual`, and what it brings is there with it. Safe to retry: the same
+        operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
+        `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
+        another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason `ACCOUNT_CLOSED` or
+        `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields that do not go together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPayment(self, request, context):
+        """Returns a payment with its references and refunds. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPayments(self, request, context):
+        """Lists an organization's payments, the latest first, those of open checkouts included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindPayment(self, request, context):
+        """Returns the payment that one of a provider's objects belongs to, whatever its organization; for a subscription the
+        first payment. Fails with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundPayment(self, request, context):
+        """Refunds a payment, or a part of it, and takes back as large a part of what it brought.
+
+        What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a negative
+        balance or is written off, as the platform has set. A refund of the provider `manual` only records that the money was
+        given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe to retry: the
+        same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
+        `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
+        `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
+        provider refuses, and reason `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot
+        be reached: then repeat it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCheckout(self, request, context):
+        """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
+
+        The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
+        provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
+        retry: the same request_id with the same fields returns the same checkout. Fails with NOT_FOUND for a product or plan
+        that does not exist; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+        `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
+        `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
+        UNAVAILABLE when the provider cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ReceiveWebhook(self, request, context):
         """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
@@ -129,6 +303,61 @@ class PaymentServiceServicer:
 
 def add_PaymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProduct,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductResponse.SerializeToString,
+            ),
+            'GetProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProduct,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductResponse.SerializeToString,
+            ),
+            'ListProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProducts,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsResponse.SerializeToString,
+            ),
+            'UpdateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProduct,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductResponse.SerializeToString,
+            ),
+            'ArchiveProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveProduct,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductResponse.SerializeToString,
+            ),
+            'RecordPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordPayment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentResponse.SerializeToString,
+            ),
+            'GetPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPayment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentResponse.SerializeToString,
+            ),
+            'ListPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayments,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'FindPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPayment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentResponse.SerializeToString,
+            ),
+            'RefundPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundPayment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentResponse.SerializeToString,
+            ),
+            'CreateCheckout': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCheckout,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.SerializeToString,
+            ),
             'ReceiveWebhook': grpc.unary_unary_rpc_method_handler(
                     servicer.ReceiveWebhook,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.FromString,
@@ -165,7 +394,308 @@ def add_PaymentServiceServicer_to_server(servicer, server):
 class PaymentService:
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
+
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
+    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    whatever order a provider tells what happened, the payment ends the same.
     """
+
+    @staticmethod
+    def CreateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/CreateProduct',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/GetProduct',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ListProducts',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/UpdateProduct',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.UpdateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ArchiveProduct',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ArchiveProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/RecordPayment',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RecordPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/GetPayment',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ListPayments',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/FindPayment',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.FindPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/RefundPayment',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RefundPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCheckout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/CreateCheckout',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ReceiveWebhook(request,

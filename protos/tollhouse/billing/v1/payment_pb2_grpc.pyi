@@ -15,9 +15,76 @@ GRPC_VERSION: str
 class PaymentServiceStub:
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
+
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
+    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    whatever order a provider tells what happened, the payment ends the same.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateProductRequest, _payment_pb2.CreateProductResponse]
+    """Adds something that is sold for credits to the catalogue: a credit pack.
+
+    Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product of
+    this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
+    `TOO_MANY_PRODUCTS`, when there are 1,000 products; and with INVALID_ARGUMENT for a price or credits of zero.
+    """
+    GetProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetProductRequest, _payment_pb2.GetProductResponse]
+    """Returns a product, by its id or its code. Fails with NOT_FOUND."""
+    ListProducts: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListProductsRequest, _payment_pb2.ListProductsResponse]
+    """Lists the products by sort_order and code. Users see those that are active and not archived."""
+    UpdateProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.UpdateProductRequest, _payment_pb2.UpdateProductResponse]
+    """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened with.
+
+    Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given
+    and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with ALREADY_EXISTS, reason
+    `PROVIDER_REFERENCE_TAKEN`.
+    """
+    ArchiveProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.ArchiveProductRequest, _payment_pb2.ArchiveProductResponse]
+    """Archives a product, for good: no checkout can be opened for it any more. Those that are open can still be paid.
+
+    Archiving an archived product changes nothing. Fails with NOT_FOUND.
+    """
+    RecordPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RecordPaymentRequest, _payment_pb2.RecordPaymentResponse]
+    """Records a payment that no provider tells of: a bank transfer, or history taken over from another system.
+
+    It is completed at once, by the provider `manual`, and what it brings is there with it. Safe to retry: the same
+    operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
+    `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
+    another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason `ACCOUNT_CLOSED` or
+    `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields that do not go together.
+    """
+    GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
+    """Returns a payment with its references and refunds. Fails with NOT_FOUND."""
+    ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
+    """Lists an organization's payments, the latest first, those of open checkouts included."""
+    FindPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.FindPaymentRequest, _payment_pb2.FindPaymentResponse]
+    """Returns the payment that one of a provider's objects belongs to, whatever its organization; for a subscription the
+    first payment. Fails with NOT_FOUND.
+    """
+    RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
+    """Refunds a payment, or a part of it, and takes back as large a part of what it brought.
+
+    What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a negative
+    balance or is written off, as the platform has set. A refund of the provider `manual` only records that the money was
+    given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe to retry: the
+    same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
+    `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
+    `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
+    provider refuses, and reason `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot
+    be reached: then repeat it.
+    """
+    CreateCheckout: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateCheckoutRequest, _payment_pb2.CreateCheckoutResponse]
+    """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
+
+    The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
+    provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
+    retry: the same request_id with the same fields returns the same checkout. Fails with NOT_FOUND for a product or plan
+    that does not exist; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+    `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
+    `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
+    UNAVAILABLE when the provider cannot be reached.
+    """
     ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
     """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
 
@@ -58,7 +125,140 @@ class PaymentServiceStub:
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
+
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
+    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    whatever order a provider tells what happened, the payment ends the same.
     """
+
+    @_abc_1.abstractmethod
+    def CreateProduct(
+        self,
+        request: _payment_pb2.CreateProductRequest,
+        context: _aio.ServicerContext[_payment_pb2.CreateProductRequest, _abc.Awaitable[_payment_pb2.CreateProductResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.CreateProductResponse]:
+        """Adds something that is sold for credits to the catalogue: a credit pack.
+
+        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product of
+        this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
+        `TOO_MANY_PRODUCTS`, when there are 1,000 products; and with INVALID_ARGUMENT for a price or credits of zero.
+        """
+
+    @_abc_1.abstractmethod
+    def GetProduct(
+        self,
+        request: _payment_pb2.GetProductRequest,
+        context: _aio.ServicerContext[_payment_pb2.GetProductRequest, _abc.Awaitable[_payment_pb2.GetProductResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.GetProductResponse]:
+        """Returns a product, by its id or its code. Fails with NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListProducts(
+        self,
+        request: _payment_pb2.ListProductsRequest,
+        context: _aio.ServicerContext[_payment_pb2.ListProductsRequest, _abc.Awaitable[_payment_pb2.ListProductsResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ListProductsResponse]:
+        """Lists the products by sort_order and code. Users see those that are active and not archived."""
+
+    @_abc_1.abstractmethod
+    def UpdateProduct(
+        self,
+        request: _payment_pb2.UpdateProductRequest,
+        context: _aio.ServicerContext[_payment_pb2.UpdateProductRequest, _abc.Awaitable[_payment_pb2.UpdateProductResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.UpdateProductResponse]:
+        """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened with.
+
+        Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given
+        and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with ALREADY_EXISTS, reason
+        `PROVIDER_REFERENCE_TAKEN`.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveProduct(
+        self,
+        request: _payment_pb2.ArchiveProductRequest,
+        context: _aio.ServicerContext[_payment_pb2.ArchiveProductRequest, _abc.Awaitable[_payment_pb2.ArchiveProductResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ArchiveProductResponse]:
+        """Archives a product, for good: no checkout can be opened for it any more. Those that are open can still be paid.
+
+        Archiving an archived product changes nothing. Fails with NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordPayment(
+        self,
+        request: _payment_pb2.RecordPaymentRequest,
+        context: _aio.ServicerContext[_payment_pb2.RecordPaymentRequest, _abc.Awaitable[_payment_pb2.RecordPaymentResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.RecordPaymentResponse]:
+        """Records a payment that no provider tells of: a bank transfer, or history taken over from another system.
+
+        It is completed at once, by the provider `manual`, and what it brings is there with it. Safe to retry: the same
+        operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
+        `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
+        another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason `ACCOUNT_CLOSED` or
+        `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields that do not go together.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPayment(
+        self,
+        request: _payment_pb2.GetPaymentRequest,
+        context: _aio.ServicerContext[_payment_pb2.GetPaymentRequest, _abc.Awaitable[_payment_pb2.GetPaymentResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.GetPaymentResponse]:
+        """Returns a payment with its references and refunds. Fails with NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListPayments(
+        self,
+        request: _payment_pb2.ListPaymentsRequest,
+        context: _aio.ServicerContext[_payment_pb2.ListPaymentsRequest, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ListPaymentsResponse]:
+        """Lists an organization's payments, the latest first, those of open checkouts included."""
+
+    @_abc_1.abstractmethod
+    def FindPayment(
+        self,
+        request: _payment_pb2.FindPaymentRequest,
+        context: _aio.ServicerContext[_payment_pb2.FindPaymentRequest, _abc.Awaitable[_payment_pb2.FindPaymentResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.FindPaymentResponse]:
+        """Returns the payment that one of a provider's objects belongs to, whatever its organization; for a subscription the
+        first payment. Fails with NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RefundPayment(
+        self,
+        request: _payment_pb2.RefundPaymentRequest,
+        context: _aio.ServicerContext[_payment_pb2.RefundPaymentRequest, _abc.Awaitable[_payment_pb2.RefundPaymentResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.RefundPaymentResponse]:
+        """Refunds a payment, or a part of it, and takes back as large a part of what it brought.
+
+        What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a negative
+        balance or is written off, as the platform has set. A refund of the provider `manual` only records that the money was
+        given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe to retry: the
+        same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
+        `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
+        `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
+        provider refuses, and reason `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot
+        be reached: then repeat it.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateCheckout(
+        self,
+        request: _payment_pb2.CreateCheckoutRequest,
+        context: _aio.ServicerContext[_payment_pb2.CreateCheckoutRequest, _abc.Awaitable[_payment_pb2.CreateCheckoutResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.CreateCheckoutResponse]:
+        """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
+
+        The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
+        provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
+        retry: the same request_id with the same fields returns the same checkout. Fails with NOT_FOUND for a product or plan
+        that does not exist; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+        `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
+        `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
+        UNAVAILABLE when the provider cannot be reached.
+        """
 
     @_abc_1.abstractmethod
     def ReceiveWebhook(

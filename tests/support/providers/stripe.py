@@ -267,7 +267,7 @@ class FakeStripe(FakeApi):
         return intent
 
     def _add(self, prefix: str, kind: str, fields: Mapping[str, object]) -> Object:
-        made = {"id": f"{prefix}_{next(self._numbers)}", "object": kind, "created": self._now_s(), **fields}
+        made: Object = {"id": f"{prefix}_{next(self._numbers)}", "object": kind, "created": self._now_s(), **fields}
         if kind not in ("price", "refund", "customer"):
             made["livemode"] = self.livemode
         self.objects[made["id"]] = made

@@ -7,6 +7,7 @@ connection was never made.
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from services.billing.payment.provider import ProviderDown, ProviderMisconfigure
 from services.billing.payment.providers.reading import Json, as_object
 
 _log = structlog.get_logger("providers")
+# It logs the address of each request, which may name a customer.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 TRIES_MAX: Final = 4
 _WAIT_FIRST_S: Final = 0.3

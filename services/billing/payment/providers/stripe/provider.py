@@ -49,7 +49,7 @@ _log = structlog.get_logger("stripe")
 API_VERSION: Final = "2024-06-20"
 _EVENTS_KEPT: Final = timedelta(days=30)
 """How long Stripe lists events (docs.stripe.com/api/events)."""
-_WINDOW: Final = timedelta(hours=6)
+_WINDOW: Final = timedelta(days=1)
 _PAGE_SIZE: Final = 100
 _PAGES_MAX: Final = 500
 
@@ -152,7 +152,7 @@ class Stripe:
     async def changed_since(self, since: datetime) -> AsyncIterator[Changes]:
         """Yield what the events since then say (docs.stripe.com/webhooks/process-undelivered-events).
 
-        Stripe lists the newest first, and 30 days in all. They are read six hours at a time, the oldest first.
+        Stripe lists the newest first, and 30 days in all. They are read a day at a time, the oldest first.
         """
         now = self._clock.now()
         begin = max(since, now - _EVENTS_KEPT)

@@ -72,17 +72,17 @@ class Shop:
     def _stripe(self, happening: str) -> None:
         objects = list(self.stripe.objects.values())
         last = {one["object"]: one["id"] for one in objects}
+        charge = self.stripe.objects[last["charge"]]
+        left = charge["amount"] - charge["amount_refunded"]
         match happening:
             case "renew":
                 self.stripe.bill(last["subscription"])
             case "fail and recover":
                 self.stripe.collect(self.stripe.bill(last["subscription"], fails=True)["id"])
             case "refund a part":
-                self.stripe.refund(last["charge"], 100)
+                self.stripe.refund(last["charge"], min(left, 100))
             case "refund the rest":
-                charge = self.stripe.objects[last["charge"]]
-                if charge["amount"] > charge["amount_refunded"]:
-                    self.stripe.refund(last["charge"], charge["amount"] - charge["amount_refunded"])
+                self.stripe.refund(last["charge"], left)
             case "lose a dispute":
                 self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "lost")
             case "win a dispute":
@@ -96,18 +96,17 @@ class Shop:
         # A subscription's life goes on with its last invoice, an order's with itself.
         kind = "subscription-invoices" if self.renews else "orders"
         paid = kind, last[kind]
-        left = self.lemon.objects[paid]["attributes"]
+        attributes = self.lemon.objects[paid]["attributes"]
+        left = attributes["total"] - attributes["refunded_amount"]
         match happening:
             case "renew":
                 self.lemon.bill(subscription)
             case "fail and recover":
                 self.lemon.recover(self.lemon.bill(subscription, fails=True)["id"])
             case "refund a part":
-                if left["total"] - left["refunded_amount"] >= 100:
-                    self.lemon.refund(*paid, 100)
+                self.lemon.refund(*paid, min(left, 100))
             case "refund the rest":
-                if left["total"] > left["refunded_amount"]:
-                    self.lemon.refund(*paid, left["total"] - left["refunded_amount"])
+                self.lemon.refund(*paid, left)
             case "cancel":
                 self.lemon.cancel(subscription)
 

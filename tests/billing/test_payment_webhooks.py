@@ -63,6 +63,7 @@ async def test_dispute_takes_the_credits_back_until_it_is_won(shop: Shop) -> Non
     for happening, posted, status in (("lose a dispute", 0, "DISPUTED"), ("win a dispute", 10, "COMPLETED")):
         org = organization()
         await shop.deliver(await shop.live("stripe", org, ["buy", happening]))
+        assert await shop.settle() == {"APPLIED"}
         outcome = await shop.outcome(org)
         assert outcome["posted"] == {"CREDIT": Decimal(posted)}
         assert outcome["payments"] == [(status, Decimal(10), Decimal(0), True)]

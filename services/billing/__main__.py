@@ -35,6 +35,7 @@ from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
 from services.billing.notice.worker import NoticeWorker
+from services.billing.payments import add_payments
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -110,6 +111,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
     _serve_events(service, settings, databases, clock)
+    add_payments(service, settings, databases, engine, clock)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:

@@ -12,6 +12,7 @@ from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
+from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(
@@ -291,6 +292,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
+    *PAYMENT_CHECKS,
     *AUDIT_CHECKS,
     *EVENT_CHECKS,
 )

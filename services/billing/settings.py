@@ -6,11 +6,12 @@ from pydantic import Field, FilePath, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ShardedSettings
+from services.billing.payment.providers.registry import ProvidersSettings
 
 PREFIX: Final = "TOLLHOUSE_BILLING_"
 
 
-class BillingSettings(ShardedSettings):
+class BillingSettings(ShardedSettings, ProvidersSettings):
     """Settings under `TOLLHOUSE_BILLING_…`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
@@ -50,6 +51,12 @@ class BillingSettings(ShardedSettings):
     """How many streams of WatchEntitlements one process serves."""
     period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often what is due for subscriptions is worked off."""
+
+    refunds_into_debt: bool = True
+    """What becomes of credits of a refunded or disputed payment that are used already: the balance becomes negative by
+    them. Otherwise they are written off."""
+    payments_test_mode: bool = False
+    """Whether checkouts are opened in the test modes of payment providers. Payments of the other mode are refused."""
 
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:

@@ -61,6 +61,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Decide calls before the work, settle them, and verify keys, as a gateway."""
     SCOPE_USAGE_WRITE: _Scope.ValueType  # 15
     """Record usage, as a gateway."""
+    SCOPE_PAYMENTS_READ: _Scope.ValueType  # 16
+    """See payments."""
+    SCOPE_PAYMENTS_WRITE: _Scope.ValueType  # 17
+    """Open checkouts."""
     SCOPE_EVENTS_READ: _Scope.ValueType  # 20
     """See the endpoints that events are sent to, the events, and what became of their deliveries."""
     SCOPE_EVENTS_WRITE: _Scope.ValueType  # 21
@@ -103,6 +107,10 @@ SCOPE_ADMISSION: Scope.ValueType  # 14
 """Decide calls before the work, settle them, and verify keys, as a gateway."""
 SCOPE_USAGE_WRITE: Scope.ValueType  # 15
 """Record usage, as a gateway."""
+SCOPE_PAYMENTS_READ: Scope.ValueType  # 16
+"""See payments."""
+SCOPE_PAYMENTS_WRITE: Scope.ValueType  # 17
+"""Open checkouts."""
 SCOPE_EVENTS_READ: Scope.ValueType  # 20
 """See the endpoints that events are sent to, the events, and what became of their deliveries."""
 SCOPE_EVENTS_WRITE: Scope.ValueType  # 21

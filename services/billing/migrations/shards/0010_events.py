@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from libs.common.events.migration import create_event_tables
 
-revision: str = "0011"
-down_revision: str | None = "0007"
+revision: str = "0010"
+down_revision: str | None = "0009"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    create_event_tables(schema="billing")
+    create_event_tables()

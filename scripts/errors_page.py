@@ -20,6 +20,7 @@ MODULES: Mapping[str, str] = {
     "All services": "libs.common.errors",
     "Identity": "services.identity.errors",
     "Billing": "services.billing.errors",
+    "Billing, on invoices": "services.billing.invoice_errors",
     "Metering": "services.metering.errors",
 }
 HTTP_STATUSES: Mapping[Kind, int] = {

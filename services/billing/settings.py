@@ -51,6 +51,13 @@ class BillingSettings(ShardedSettings):
     period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often what is due for subscriptions is worked off."""
 
+    invoice_link_secret_file: FilePath | None = None
+    """A file with the secret by which links to invoices are signed, at least 32 bytes. Without it there are none."""
+    invoice_link_base_url: str = Field(default="", pattern=r"^(https?://[!-~]{1,255})?$")
+    """What links to invoices begin with: the gateway's address, such as `https://api.example.com`."""
+    invoice_link_lifetime_s: int = Field(default=604_800, ge=60, le=31_536_000)
+    """How long a link to an invoice works."""
+
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:
         for name in ("identity_target", "metering_target"):

@@ -61,6 +61,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Decide calls before the work, settle them, and verify keys, as a gateway."""
     SCOPE_USAGE_WRITE: _Scope.ValueType  # 15
     """Record usage, as a gateway."""
+    SCOPE_INVOICES_READ: _Scope.ValueType  # 18
+    """See invoices and credit notes, and what the next invoice will have."""
+    SCOPE_INVOICES_WRITE: _Scope.ValueType  # 19
+    """Say to whom and where the organization's invoices go."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -99,6 +103,10 @@ SCOPE_ADMISSION: Scope.ValueType  # 14
 """Decide calls before the work, settle them, and verify keys, as a gateway."""
 SCOPE_USAGE_WRITE: Scope.ValueType  # 15
 """Record usage, as a gateway."""
+SCOPE_INVOICES_READ: Scope.ValueType  # 18
+"""See invoices and credit notes, and what the next invoice will have."""
+SCOPE_INVOICES_WRITE: Scope.ValueType  # 19
+"""Say to whom and where the organization's invoices go."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -32,7 +32,8 @@ _INVOICES: Final = """
     )
     SELECT 'invoices_follow_each_other', i.organization_id, 'invoices/' || i.invoice_id,
         'it covers what is after ' || i.after_sequence || ' and from '
-            || coalesce(CAST(i.from_time AS text), 'the first') || ', but the one before ends at ' || coalesce(b.to_sequence, 0) || ' and '
+            || coalesce(CAST(i.from_time AS text), 'the first')
+            || ', but the one before ends at ' || coalesce(b.to_sequence, 0) || ' and '
             || coalesce(CAST(b.to_time AS text), 'the first')
     FROM i
     LEFT JOIN invoices AS b

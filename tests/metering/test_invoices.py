@@ -11,10 +11,11 @@ import pytest
 from libs.common.timestamps import render_time
 from tests.billing.invoice_calls import NOW, issue, set_issuer
 from tests.billing.support import BillingServer, Ledger, refusal
-from tests.metering.support import Metering, Platform, settlement, usage
+from tests.metering.parts.support import Call
+from tests.metering.support import Platform, usage
 from tests.support.callers import Callers
 from tollhouse.billing.v1 import invoice_pb2 as pb
-from tollhouse.metering.v1 import admission_pb2, charge_pb2, charge_pb2_grpc
+from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc
 
 MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 LAST_DAY = MONTH.isoformat()[:10]
@@ -92,35 +93,14 @@ async def test_line_has_quantities_and_rates_by_model_and_unit(
     (line,) = (await issue(billing, organization_id, NOW)).lines
     assert (line.kind, line.model, line.service_tier) == (pb.INVOICE_LINE_KIND_USAGE, "gpt-4o", "standard")
     assert [(one.unit, one.value, list(one.rates)) for one in line.quantities] == [
-        ("input", "3000", ["2.5 per 1000000"]),
-        ("output", "300", ["10 per 1000000"]),
+        ("input_tokens", "3000", ["2.5 per 1000000"]),
+        ("output_tokens", "300", ["10 per 1000000"]),
     ]
     assert line.price_version_id
     assert (line.movement_count, Decimal(line.amount.value)) == (3, 3 * COST)
 
 
-async def test_parts_of_a_call_are_in_its_line_with_its_quantities_once(
-    platform: Platform, billing: Ledger, organization_id: str
-) -> None:
-    await platform.fund(organization_id)
-    metering: Metering = platform.metering
-    principal = admission_pb2.Principal(organization_id=organization_id)
-    ask = admission_pb2.AuthorizeRequest(
-        operation_id="parts", principal=principal, model="gpt-4o", input_tokens=1000, max_output_tokens=1000
-    )
-    await metering.authorize(ask)
-    part = settlement(organization_id, "parts", part_operation_id="part-1")
-    part.final = False
-    part.tokens.output = 50
-    await metering.settle(part)
-    await metering.settle(settlement(organization_id, "parts"))
-    await platform.settled()
-    invoice = await issue(billing, organization_id, NOW)
-    (line,) = invoice.lines
-    assert [(one.unit, one.value) for one in line.quantities] == [("input", "1000"), ("output", "100")]
-    assert (line.movement_count, Decimal(line.amount.value)) == (2, COST)
-
-
+@pytest.mark.own_database
 async def test_invoice_is_refused_while_metering_is_away_and_takes_no_number(
     platform: Platform, billing: Ledger, organization_id: str
 ) -> None:
@@ -149,3 +129,17 @@ async def test_usage_comes_with_charges_of_named_operations_only(platform: Platf
     request.operation_ids.append("one")
     answer = await channel_stub.ListCharges(request, metadata=platform.callers.operator())
     assert [(one.operation_id, one.usage.model) for one in answer.charges] == [("one", "gpt-4o")]
+
+
+async def test_parts_of_a_call_are_in_its_line_with_its_quantities_once(
+    platform: Platform, billing: Ledger, organization_id: str
+) -> None:
+    await platform.fund(organization_id)
+    call = Call(platform.metering, organization_id)
+    await call.authorize()
+    await call.part(1000, 50)
+    await call.last(1000, 100)
+    await platform.settled()
+    (line,) = (await issue(billing, organization_id, NOW)).lines
+    assert [(one.unit, one.value) for one in line.quantities] == [("input_tokens", "1000"), ("output_tokens", "100")]
+    assert (line.movement_count, Decimal(line.amount.value)) == (2, COST)

@@ -106,6 +106,21 @@ def _rates(version: model_pb2.PriceVersion) -> Rates:
     for rate in version.rate_card.rates:
         key = rate.service_tier or "standard", rate.unit
         rates[key] = (*rates.get(key, ()), _rate_text(rate, version.rate_card.factor))
+    return _with_fallbacks(rates, {one.unit: one.priced_as for one in version.rate_card.fallbacks})
+
+
+def _with_fallbacks(rates: dict[tuple[str, str], tuple[str, ...]], fallbacks: Mapping[str, str]) -> Rates:
+    """Add the rates of units that are priced as others, which may be priced as others again."""
+    tiers = {tier for tier, _ in rates}
+    for unit in fallbacks:
+        for tier in tiers:
+            priced_as = unit
+            for _ in fallbacks:
+                if (tier, priced_as) in rates or priced_as not in fallbacks:
+                    break
+                priced_as = fallbacks[priced_as]
+            if (tier, priced_as) in rates:
+                rates.setdefault((tier, unit), rates[tier, priced_as])
     return rates
 
 

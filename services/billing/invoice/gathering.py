@@ -11,6 +11,7 @@ from services.billing.invoice.domain import ZERO, Line, LineKind, Quantity
 LINES_MAX: Final = 2_000
 """How many lines an invoice has; what would be a further one is put together by month and kind."""
 _DESCRIPTION_MAX: Final = 256
+_ANY_TIER: Final = "any"
 
 
 @dataclass(slots=True)
@@ -144,7 +145,7 @@ def _line(number: int, one: _Sum, rates: Mapping[tuple[str, str, str], tuple[str
         first_sequence=one.first_sequence,
         last_sequence=one.last_sequence,
         quantities=tuple(
-            Quantity(unit, value, rates.get((key.price_version_id, key.service_tier, unit), ()))
+            Quantity(unit, value, _rates_of(key, unit, rates))
             for unit, value in sorted(one.quantities.items())
         ),
         model=key.text if key.kind is LineKind.USAGE else "",
@@ -154,6 +155,12 @@ def _line(number: int, one: _Sum, rates: Mapping[tuple[str, str, str], tuple[str
     if period is None:
         return line
     return _of_period(line, period)
+
+
+def _rates_of(key: _Key, unit: str, rates: Mapping[tuple[str, str, str], tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the rates for a unit in the line's service tier, or else those for every tier."""
+    own = rates.get((key.price_version_id, key.service_tier, unit))
+    return rates.get((key.price_version_id, _ANY_TIER, unit), ()) if own is None else own
 
 
 def _of_period(line: Line, period: PlanPeriod) -> Line:

@@ -8,6 +8,7 @@ from typing import Final
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.charge.domain import ChargedUsage
+from services.metering.model.units import TOKEN_CLASS_UNITS
 from services.metering.tables import TOKEN_CLASSES
 
 _STANDARD_TIER: Final = "standard"
@@ -39,7 +40,8 @@ async def usage_of(
 
 
 def _quantities(others: str | None, tokens: Sequence[int]) -> dict[str, str]:
-    quantities = {name: str(count) for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count}
+    classes = zip(TOKEN_CLASSES, tokens, strict=True)
+    quantities = {TOKEN_CLASS_UNITS[name]: str(count) for name, count in classes if count}
     if others is not None:
         stored: dict[str, Decimal] = json.loads(others, parse_float=Decimal, parse_int=Decimal)
         quantities |= {unit: format_amount(value) for unit, value in stored.items() if value}

@@ -194,9 +194,16 @@ def bindings(method: MethodDescriptor) -> list[Binding]:
 def _binding(method: MethodDescriptor, number: int, rule: http_pb2.HttpRule) -> Binding:
     verb = rule.WhichOneof("pattern")
     raw = bool(rule.body) and is_raw(method, rule.body)
-    if verb not in _VERBS or not (raw or rule.body in ("", "*")) or rule.response_body:
+    is_file = bool(rule.response_body) and _answers_a_file(method)
+    if verb not in _VERBS or not (raw or rule.body in ("", "*")) or (rule.response_body and not is_file):
         raise ValueError(f"{method.full_name}: its HTTP rule has no form in OpenAPI here")
     return Binding(method, number, verb, getattr(rule, verb), rule.body == "*", raw)
+
+
+def _answers_a_file(method: MethodDescriptor) -> bool:
+    """Returns whether over HTTP the answer is a file with a content type of its own: the only field of the response."""
+    fields = [field.message_type for field in method.output_type.fields]
+    return len(fields) == 1 and fields[0] is not None and fields[0].full_name == "google.api.HttpBody"
 
 
 def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | None) -> Schema:
@@ -219,9 +226,12 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
         described["requestBody"] = {"required": True, "content": any_bytes}
     elif binding.has_body:
         described["requestBody"] = _body(binding, schemas, example)
-    answer = schemas.of_message(method.output_type)
+    answer: Schema = {} if _answers_a_file(method) else schemas.of_message(method.output_type)
     text_of_answer = "A stream: each line is an object of this schema." if method.server_streaming else "The answer."
-    responses: Schema = {"200": {"description": text_of_answer, "content": {"application/json": {"schema": answer}}}}
+    content: Schema = {"application/json": {"schema": answer}}
+    if _answers_a_file(method):
+        text_of_answer, content = "The file itself.", {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    responses: Schema = {"200": {"description": text_of_answer, "content": content}}
     for status, failure in FAILURES.items():
         if _may_fail(status, binding, access, text):
             responses[status] = {"$ref": f"#/components/responses/{failure.name}"}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
 from libs.common.settings import ServiceSettings, ShardedSettings, variable_name
 from scripts.written_page import write_or_check
@@ -75,8 +76,8 @@ def _table(settings: type[ServiceSettings], prefix: str) -> Iterator[str]:
 
 
 def _shared(settings: type[ServiceSettings]) -> set[type]:
-    """Return the classes whose settings are in tables of their own, and those of the libraries below them."""
-    return {part for base in (ShardedSettings, ServiceSettings) if settings is not base for part in base.__mro__}
+    """Return the other classes whose settings are in tables of their own, and those of the libraries below them."""
+    return {ShardedSettings, ServiceSettings, *BaseSettings.__mro__} - {settings}
 
 
 def _docstrings(settings: type) -> dict[str, str]:

@@ -26,10 +26,19 @@ from services.billing.clients.members import Members
 from services.billing.clients.models import Models
 from services.billing.clients.organizations import OrganizationWatch
 from services.billing.clients.subjects import Subjects
+from services.billing.clients.usages import Usages
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
 from services.billing.invariants import CHECKS, PLATFORM_CHECKS
+from services.billing.invoice.collection import Collection
+from services.billing.invoice.corrections import Corrections
+from services.billing.invoice.domain import recipients_tax
+from services.billing.invoice.invoices import Invoices
+from services.billing.invoice.links import Links
+from services.billing.invoice.parties import Parties
+from services.billing.invoice.printing.printer import Printer
+from services.billing.invoice.servicer import InvoiceServicer
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
@@ -59,6 +68,7 @@ from tollhouse.billing.v1 import (
     account_pb2_grpc,
     charge_pb2_grpc,
     credit_pb2_grpc,
+    invoice_pb2_grpc,
     ledger_pb2_grpc,
     plan_pb2_grpc,
     subscription_pb2_grpc,
@@ -112,6 +122,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
     _serve_events(service, settings, databases, clock)
     add_payments(service, settings, databases, engine, clock)
+    _add_invoices(service, settings, databases, engine, clock, to_metering)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
@@ -171,6 +182,38 @@ def _add_subscriptions(
         service.background(watch.run, "identity's organizations")
     service.background(period_run.run, "periods")
     service.on_drain(locks.close)
+
+
+def _add_invoices(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+    to_metering: grpc.aio.Channel | None,
+) -> None:
+    """Add InvoiceService."""
+    shards, printer = databases.shards, Printer()
+    collection = Collection(shards, engine, Usages(to_metering) if to_metering else None, clock)
+    links = None
+    if settings.invoice_link_secret_file is not None:
+        links = Links.read(
+            settings.invoice_link_secret_file,
+            base_url=settings.invoice_link_base_url,
+            lifetime_s=settings.invoice_link_lifetime_s,
+        )
+    service.add(
+        invoice_pb2_grpc.add_InvoiceServiceServicer_to_server,
+        InvoiceServicer(
+            Invoices(shards, collection, recipients_tax, clock),
+            Corrections(shards, clock),
+            Parties(databases.platform, shards, clock),
+            printer,
+            links,
+            clock,
+        ),
+    )
+    service.on_drain(printer.close)
 
 
 def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:

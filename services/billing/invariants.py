@@ -13,6 +13,7 @@ from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
 from services.billing.payment_invariants import PAYMENT_CHECKS
+from services.billing.invoice_invariants import INVOICE_CHECKS, INVOICE_PLATFORM_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(
@@ -293,6 +294,7 @@ CHECKS: Final[Sequence[Check]] = (
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
     *PAYMENT_CHECKS,
+    *INVOICE_CHECKS,
     *AUDIT_CHECKS,
     *EVENT_CHECKS,
 )
@@ -300,6 +302,7 @@ CHECKS: Final[Sequence[Check]] = (
 # What billing's own schema has beside the shards.
 PLATFORM_CHECKS: Final[Sequence[Check]] = (
     Walk("plans", (Column("plan_id", "uuid"),), (_PLAN_VERSIONS,), _PLANS, organization_column=""),
+    *INVOICE_PLATFORM_CHECKS,
     *AUDIT_CHECKS,
     *EVENT_CHECKS,
 )

@@ -57,6 +57,12 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     them. Otherwise they are written off."""
     payments_test_mode: bool = False
     """Whether checkouts are opened in the test modes of payment providers. Payments of the other mode are refused."""
+    invoice_link_secret_file: FilePath | None = None
+    """A file with the secret by which links to invoices are signed, at least 32 bytes. Without it there are none."""
+    invoice_link_base_url: str = Field(default="", pattern=r"^(https?://[!-~]{1,255})?$")
+    """What links to invoices begin with: the gateway's address, such as `https://api.example.com`."""
+    invoice_link_lifetime_s: int = Field(default=604_800, ge=60, le=31_536_000)
+    """How long a link to an invoice works."""
 
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:

@@ -24,6 +24,7 @@ from tollhouse.billing.v1 import (
     charge_pb2_grpc,
     credit_pb2,
     credit_pb2_grpc,
+    invoice_pb2_grpc,
     ledger_pb2_grpc,
     payment_pb2_grpc,
     plan_pb2_grpc,
@@ -57,6 +58,7 @@ class Ledger:
         self.credits = credit_pb2_grpc.CreditServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.payments = payment_pb2_grpc.PaymentServiceStub(channel)
+        self.invoices = invoice_pb2_grpc.InvoiceServiceStub(channel)
         self.plans = plan_pb2_grpc.PlanServiceStub(channel)
         self.subscriptions = subscription_pb2_grpc.SubscriptionServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)

@@ -39,7 +39,7 @@ def test_every_refusal_is_raised_with_the_facts_its_sentence_needs() -> None:
     assert lacking == []
 
 
-DEFINING = ("errors.py", "payment_errors.py")
+DEFINING = ("errors.py", "invoice_errors.py", "payment_errors.py")
 
 
 def test_every_refusal_of_a_context_is_used() -> None:
@@ -73,7 +73,9 @@ def _shared() -> set[type[Refusal]]:
 
 def _own(context: str) -> set[type[Refusal]]:
     own = _refusals_of(f"services.{context}.errors")
-    return own | _refusals_of("services.billing.payment_errors") if context == "billing" else own
+    if context != "billing":
+        return own
+    return own | _refusals_of("services.billing.payment_errors") | _refusals_of("services.billing.invoice_errors")
 
 
 def _refusals_of(module_name: str) -> set[type[Refusal]]:

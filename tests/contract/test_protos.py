@@ -43,6 +43,7 @@ STATE_SETTING_VERBS = (
         "Revoke",
         "RunPeriods",
         "SetEntitlementOverride",
+        "SetInvoice",
         "SetPlanExperiment",
         "SetPassword",
         "SignIn",

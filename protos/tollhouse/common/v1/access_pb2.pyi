@@ -65,6 +65,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """See payments."""
     SCOPE_PAYMENTS_WRITE: _Scope.ValueType  # 17
     """Open checkouts."""
+    SCOPE_INVOICES_READ: _Scope.ValueType  # 18
+    """See invoices and credit notes, and what the next invoice will have."""
+    SCOPE_INVOICES_WRITE: _Scope.ValueType  # 19
+    """Say to whom and where the organization's invoices go."""
     SCOPE_EVENTS_READ: _Scope.ValueType  # 20
     """See the endpoints that events are sent to, the events, and what became of their deliveries."""
     SCOPE_EVENTS_WRITE: _Scope.ValueType  # 21
@@ -111,6 +115,10 @@ SCOPE_PAYMENTS_READ: Scope.ValueType  # 16
 """See payments."""
 SCOPE_PAYMENTS_WRITE: Scope.ValueType  # 17
 """Open checkouts."""
+SCOPE_INVOICES_READ: Scope.ValueType  # 18
+"""See invoices and credit notes, and what the next invoice will have."""
+SCOPE_INVOICES_WRITE: Scope.ValueType  # 19
+"""Say to whom and where the organization's invoices go."""
 SCOPE_EVENTS_READ: Scope.ValueType  # 20
 """See the endpoints that events are sent to, the events, and what became of their deliveries."""
 SCOPE_EVENTS_WRITE: Scope.ValueType  # 21

@@ -12,8 +12,8 @@ from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
-from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.invoice_invariants import INVOICE_CHECKS, INVOICE_PLATFORM_CHECKS
+from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(

@@ -46,16 +46,17 @@ _LOCK_LANES: Final = f"""
         SELECT lowest.* FROM {_LANES} CROSS JOIN LATERAL ({_LOWEST} FOR UPDATE) AS lowest
     ) AS locked
 """  # noqa: S608 -- constants of ours alone.
-_ADD: Final = """
+_ADDITION: Final = """
     INSERT INTO event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status, next_attempt_time,
         start_time)
     SELECT k.organization_id, k.event_id, k.endpoint_id, k.subject, k.sequence, 'WAITING', $6::timestamptz,
         $6::timestamptz
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[])
         AS k (organization_id, event_id, endpoint_id, subject, sequence)
-    ON CONFLICT (organization_id, event_id, endpoint_id) DO {conflict}
-"""
-_REPLAYED: Final = """UPDATE SET status = 'WAITING', failure_count = 0, next_attempt_time = excluded.start_time,
+    ON CONFLICT (organization_id, event_id, endpoint_id) DO """
+# What is there already stays as it is, or begins anew where it was finished.
+_ADD: Final = f"{_ADDITION} NOTHING"
+_REPLAY: Final = f"""{_ADDITION} UPDATE SET status = 'WAITING', failure_count = 0, next_attempt_time = excluded.start_time,
         start_time = excluded.start_time, finish_time = NULL, replay_count = event_deliveries.replay_count + 1
     WHERE event_deliveries.status IN ('DELIVERED', 'FAILED')"""
 _PROMOTE: Final = f"""
@@ -201,8 +202,7 @@ async def add(connection: RawConnection, pairs: Sequence[Pair], now: datetime, *
     columns = _columns(lanes)
     await connection.fetchval(_LOCK_LANES, *columns)
     rows = [(e.organization_id, e.event_id, p.endpoint_id, e.subject, e.sequence) for e, p in pairs]
-    statement = _ADD.format(conflict=_REPLAYED if replay else "NOTHING")
-    await connection.execute(statement, *map(list, zip(*sorted(rows), strict=True)), now)
+    await connection.execute(_REPLAY if replay else _ADD, *map(list, zip(*sorted(rows), strict=True)), now)
     await connection.execute(_PROMOTE, *columns, now)
 
 

@@ -140,7 +140,12 @@ class Deliverer:
                 return
             raise
         for delivery in taken:
-            event, endpoint = events[delivery.event_id], endpoints.get(delivery.endpoint_id)
+            event, endpoint = events.get(delivery.event_id), endpoints.get(delivery.endpoint_id)
+            if event is None:
+                # An invariant finds it; the others are sent all the same.
+                _log.error("a delivery is one of no event", event_id=delivery.event_id)
+                self._end(delivery.endpoint_id)
+                continue
             task = asyncio.create_task(self._attempt(home, delivery, event, endpoint))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

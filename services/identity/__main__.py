@@ -9,7 +9,7 @@ from libs.common.clock import Clock, SystemClock
 from libs.common.connections import STATEMENT_TIMEOUT_MS
 from libs.common.database import Database, open_database
 from libs.common.events.homes import one_home
-from libs.common.events.house import build_events
+from libs.common.events.house import Events, build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
@@ -143,21 +143,14 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
-    verification = Verification(Shards([reports]), clock, CHECKS)
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
-    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
-    service.background(events.deliverer.run, "events")
-    service.background(KeyExpiry(database, clock, events.options.keys).run, "expiring keys")
+    _add_checks(service, database, reports, clock)
+    _add_events(service, events, database, clock)
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
     service.before_drain(watchers.close)
-    service.on_drain(reader.close)
-    service.on_drain(last_used.flush)
-    service.on_drain(passwords.close)
-    service.on_drain(documents.close)
-    service.on_drain(clusters.close)
+    for end in (reader.close, last_used.flush, passwords.close, documents.close, clusters.close):
+        service.on_drain(end)
     for pool in (key_reads, sign_ins, reports):
         service.on_drain(pool.close)
     return service
@@ -283,6 +276,20 @@ def open_passwords(settings: IdentitySettings) -> Passwords:
         passes=settings.password_hash_passes,
         lanes=settings.password_hash_lanes,
     )
+
+
+def _add_checks(service: Service, database: Database, reports: Database, clock: Clock) -> None:
+    """Register the services that look at everything: invariants and the audit trail."""
+    verification = Verification(Shards([reports]), clock, CHECKS)
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
+
+
+def _add_events(service: Service, events: Events, database: Database, clock: Clock) -> None:
+    """Register the service of events, and what delivers them and announces keys that expire."""
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(KeyExpiry(database, clock, events.options.keys).run, "expiring keys")
 
 
 def _trail(database: Database, reports: Database) -> Trail:

@@ -155,8 +155,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, databases, clock)
-    _serve_events(service, settings, databases, clock)
+    _serve_checks(service, settings, databases, clock)
 
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
@@ -197,8 +196,8 @@ def _serve_catalogue(service: Service, platform: Database, shards: Shards, catal
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
 
 
-def _serve_checks(service: Service, databases: ShardedDatabases, clock: Clock) -> None:
-    """Add the services that look at everything: charges, invariants and the audit trail."""
+def _serve_checks(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
     charges = ChargeServicer(Charges(databases.reports, clock))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
     verification = Verification(
@@ -207,6 +206,7 @@ def _serve_checks(service: Service, databases: ShardedDatabases, clock: Clock) -
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     trail = Trail(databases.home_of, databases.report_home_of)
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
+    _serve_events(service, settings, databases, clock)
 
 
 def _serve_events(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:

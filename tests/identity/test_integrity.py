@@ -69,6 +69,14 @@ DAMAGE = {
     "audit_events_are_chained": [
         "INSERT INTO identity.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
     ],
+    "events_are_in_order": ["INSERT INTO identity.event_subjects VALUES (gen_random_uuid(), 'thing/1', 1, now())"],
+    "event_deliveries_move": [
+        (
+            "INSERT INTO identity.event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status,"
+            " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'thing/1', 1,"
+            " 'PENDING', now() + interval '1 day', now())"
+        )
+    ],
 }
 
 

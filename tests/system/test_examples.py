@@ -17,7 +17,12 @@ from tests.system.curl import Answer, Curl, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, running
 
 PAGES = {
-    "identity.md": rpcs_of("identity", "common"),
+    "identity.md": {rpc for rpc in rpcs_of("identity", "common") if "EventService" not in rpc},
+    "events.md": {
+        *(rpc for rpc in rpcs_of("common") if "EventService" in rpc),
+        *(f"identity.v1.OrganizationService/{rpc}" for rpc in ("CreateOrganization", "CreateInvitation")),
+        "identity.v1.UserService/CreateUser",
+    },
     "credits.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Debit", "CreateHold", "CaptureHold")),

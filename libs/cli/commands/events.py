@@ -1,11 +1,13 @@
 """`tollhouse events …`: what happened in all three services, where it is sent to, and sending it again."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Annotated, Final
 
 import grpc
 import typer
+from google.protobuf import json_format
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
@@ -69,7 +71,10 @@ async def list_events(
         events += found
         more = more or more_there
     events.sort(key=lambda event: (event.event_time.ToDatetime(UTC), event.sequence), reverse=True)
-    _print(output, _EVENT_COLUMNS, events[:limit])
+    if output.as_json:
+        output.json([as_dict(event) for event in events[:limit]])
+    else:
+        output.table(_EVENT_COLUMNS, [[_cell(event, column) for column in _EVENT_COLUMNS] for event in events[:limit]])
     if more or len(events) > limit:
         output.remark("There are more; --limit lists them.")
 
@@ -115,7 +120,10 @@ async def deliveries(
     (name,) = _chosen([service])
     ask = _stub(channels, name).ListEventDeliveries
     found, more = await listed(ask, request, lambda page: page.deliveries, limit)
-    _print(output, _DELIVERY_COLUMNS, found)
+    if output.as_json:
+        output.json([as_dict(delivery) for delivery in found])
+    else:
+        output.table(_DELIVERY_COLUMNS, [[cell(one, column) for column in _DELIVERY_COLUMNS] for one in found])
     if more:
         output.remark("There are more; --limit lists them.")
 
@@ -157,13 +165,8 @@ async def replay(
         output.table(tuple(counts), [[f"{number:,}" for number in counts.values()]])
 
 
-def _print(
-    output: Output, columns: Sequence[str], messages: Sequence[event_pb2.Event | event_pb2.EventDelivery]
-) -> None:
-    if output.as_json:
-        output.json([as_dict(message) for message in messages])
-    else:
-        output.table(columns, [[cell(message, column) for column in columns] for message in messages])
+def _cell(event: event_pb2.Event, column: str) -> str:
+    return json.dumps(json_format.MessageToDict(event.data)) if column == "data" else cell(event, column)
 
 
 def _stub(channels: Channels, name: str) -> event_pb2_grpc.EventServiceStub:

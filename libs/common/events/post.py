@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -102,7 +103,7 @@ class Poster:
         self, addresses: Sequence[str], host: str, port: int, *, encrypted: bool
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the first address that takes it. The certificate must be that of the host."""
-        context = (self.tls or ssl.create_default_context()) if encrypted else None
+        context = (self.tls or _system_trust()) if encrypted else None
         share_s = self.timeout_s / (len(addresses) + 1)
         for address in addresses:
             try:
@@ -119,6 +120,12 @@ class Poster:
             except (OSError, TimeoutError):
                 continue
         raise Failed(Reason.NOT_CONNECTED, "none of the host's addresses takes a connection")
+
+
+@cache
+def _system_trust() -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities. Reading them takes long, so it is done once."""
+    return ssl.create_default_context()
 
 
 def _is_in(address: Address, networks: Collection[Network]) -> bool:

@@ -80,11 +80,23 @@ _KEEP_OUTCOME: Final = """
     UPDATE event_requests SET outcome = $4 WHERE organization_id = $1::uuid AND method = $2 AND request_id = $3
 """
 
-# A range of `events_by_time`, of `events_by_type` where a type is given, or of `events_of_subject`.
+# A range of `events_by_time`, backwards; of `events_by_type` or of `events_of_subject` where these are given.
 _LIST_EVENTS: Final = f"""
     SELECT {_EVENT} FROM events AS e
     WHERE e.organization_id = $1::uuid AND (e.event_time, e.event_id) < ($2::timestamptz, $3::uuid)
-        AND e.event_time >= $4::timestamptz {{filters}}
+        AND e.event_time >= $4::timestamptz
+    ORDER BY e.event_time DESC, e.event_id DESC LIMIT $5
+"""  # noqa: S608 -- constants of ours alone.
+_LIST_OF_TYPE: Final = f"""
+    SELECT {_EVENT} FROM events AS e
+    WHERE e.organization_id = $1::uuid AND (e.event_time, e.event_id) < ($2::timestamptz, $3::uuid)
+        AND e.event_time >= $4::timestamptz AND e.type = $6
+    ORDER BY e.event_time DESC, e.event_id DESC LIMIT $5
+"""  # noqa: S608 -- constants of ours alone.
+_LIST_OF_SUBJECT: Final = f"""
+    SELECT {_EVENT} FROM events AS e
+    WHERE e.organization_id = $1::uuid AND (e.event_time, e.event_id) < ($2::timestamptz, $3::uuid)
+        AND e.event_time >= $4::timestamptz AND e.subject = $6 AND ($7 = '' OR e.type = $7)
     ORDER BY e.event_time DESC, e.event_id DESC LIMIT $5
 """  # noqa: S608 -- constants of ours alone.
 # The same forwards.
@@ -222,13 +234,14 @@ async def list_events(
     connection: RawConnection, filters: EventFilters, before: tuple[datetime, str], limit: int
 ) -> list[Event]:
     """Return events of an organization before a place in their order, the newest first."""
-    values: list[object] = [filters.organization_id, *before, filters.start_time, limit]
-    conditions = ""
-    for column, value in (("type", filters.type), ("subject", filters.subject)):
-        if value:
-            values.append(value)
-            conditions += f" AND e.{column} = ${len(values)}"
-    return [event_of(row) for row in await connection.fetch(_LIST_EVENTS.format(filters=conditions), *values)]
+    values = filters.organization_id, *before, filters.start_time, limit
+    if filters.subject:
+        rows = await connection.fetch(_LIST_OF_SUBJECT, *values, filters.subject, filters.type)
+    elif filters.type:
+        rows = await connection.fetch(_LIST_OF_TYPE, *values, filters.type)
+    else:
+        rows = await connection.fetch(_LIST_EVENTS, *values)
+    return list(map(event_of, rows))
 
 
 async def events_after(

@@ -38,6 +38,8 @@ _REQUESTS_KEPT: Final = timedelta(days=30)
 _FAILING_AT_ONCE: Final = 1
 """How many attempts are under way to an endpoint whose attempts fail."""
 _FAILING_KNOWN_MAX: Final = 10_000
+_STATEMENTS_AT_ONCE: Final = 2
+"""How many connections it uses at a time: calls share the pool, and must not wait for deliveries."""
 
 
 class Deliverer:
@@ -55,6 +57,7 @@ class Deliverer:
         """Endpoints whose last attempt by this process failed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
+        self._turns = asyncio.Semaphore(_STATEMENTS_AT_ONCE)
         self._tidied: dict[str, datetime] = {}
 
     async def run(self) -> NoReturn:
@@ -127,7 +130,8 @@ class Deliverer:
     async def _read_and_send(self, home: Database, taken: list[Delivery]) -> None:
         """Read what is needed for the attempts, and let each run by itself."""
         try:
-            events, endpoints = await self._read(home, taken)
+            async with self._turns:
+                events, endpoints = await self._read(home, taken)
         except BaseException as error:
             for delivery in taken:
                 self._end(delivery.endpoint_id)
@@ -136,7 +140,12 @@ class Deliverer:
                 return
             raise
         for delivery in taken:
-            event, endpoint = events[delivery.event_id], endpoints.get(delivery.endpoint_id)
+            event, endpoint = events.get(delivery.event_id), endpoints.get(delivery.endpoint_id)
+            if event is None:
+                # An invariant finds it; the others are sent all the same.
+                _log.error("a delivery is one of no event", event_id=delivery.event_id)
+                self._end(delivery.endpoint_id)
+                continue
             task = asyncio.create_task(self._attempt(home, delivery, event, endpoint))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -163,7 +172,8 @@ class Deliverer:
             except Exception as error:  # noqa: BLE001 -- one attempt must not end the work.
                 _log.error("an attempt failed", event_id=delivery.event_id, exc_info=error)
                 outcome = Outcome(False, Reason.INTERNAL, "the service could not make the attempt")
-            await self._note(home, delivery, endpoint, outcome)
+            async with self._turns:
+                await self._note(home, delivery, endpoint, outcome)
         except Refusal as refusal:
             _log.warning("an attempt could not be noted; it is made again", reason=refusal.reason)
         finally:

@@ -66,7 +66,7 @@ def request_for(rpc: Rpc, target: Target, own: Mapping[str, object], serial: int
     """
     request = rpc.new_request()
     # Each service has endpoints of its own.
-    target = target.with_ids(endpoint_id=target.value(f"{rpc.context}_event_endpoint_id"))
+    target = target.with_ids(endpoint_id=target.value(f"{rpc.context or 'identity'}_event_endpoint_id"))
     _fill(request, target, next(_serials) if serial is None else serial)
     for name, value in own.items():
         _set(request, name, value)

@@ -1,5 +1,6 @@
 """Billing as a process: settings, objects, server."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -32,7 +33,15 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
-from services.billing.payments import add_payments
+from services.billing.payment.checkouts import Checkouts
+from services.billing.payment.listings import Listings as PaymentListings
+from services.billing.payment.payments import Payments
+from services.billing.payment.products import Products
+from services.billing.payment.provider import Provider
+from services.billing.payment.records import Records
+from services.billing.payment.references import References
+from services.billing.payment.servicer import PaymentServicer
+from services.billing.payment.steps import Steps
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -57,6 +66,7 @@ from tollhouse.billing.v1 import (
     charge_pb2_grpc,
     credit_pb2_grpc,
     ledger_pb2_grpc,
+    payment_pb2_grpc,
     plan_pb2_grpc,
     subscription_pb2_grpc,
 )
@@ -107,7 +117,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
-    add_payments(service, settings, databases, engine, clock)
+    _add_payments(service, settings, databases, engine, clock, {})
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
@@ -159,6 +169,30 @@ def _add_subscriptions(
         service.background(watch.run, "identity's organizations")
     service.background(period_run.run, "periods")
     service.on_drain(locks.close)
+
+
+def _add_payments(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+    providers: Mapping[str, Provider],
+) -> Payments:
+    """Add PaymentService, and return what applies facts. `providers` are those that are set up, beside `manual`."""
+    platform, shards = databases.platform, databases.shards
+    references, products = References(platform), Products(platform, clock)
+    steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
+    payments = Payments(shards, references, steps, clock)
+    records = Records(shards, references, steps, payments, products, providers, clock)
+    checkouts = Checkouts(
+        shards, platform, references, steps, products, providers, clock, is_test=settings.payments_test_mode
+    )
+    service.add(
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server,
+        PaymentServicer(products, records, checkouts, PaymentListings(shards, references), clock),
+    )
+    return payments
 
 
 def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:

@@ -32,6 +32,7 @@ GROUPS: Final = (
     "subscription",
     "periods",
     "credits",
+    "payment",
     "entitlements",
     "limit",
     "audit",

@@ -96,7 +96,10 @@ def _plant(point: str) -> None:
         reached("committed")
         return after
 
-    references.References.claim = claimed  # type: ignore[method-assign]
-    steps.store.put = written
-    steps.store.add_moved = moved
-    steps.Steps._do = done  # type: ignore[method-assign]
+    for owner, name, planted in (
+        (references.References, "claim", claimed),
+        (store, "put", written),
+        (store, "add_moved", moved),
+        (steps.Steps, "_do", done),
+    ):
+        setattr(owner, name, planted)

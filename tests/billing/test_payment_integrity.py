@@ -46,6 +46,8 @@ BROKEN: Final = (
     ),
 )
 
+PAYMENT_DAMAGE: Final = frozenset(invariant for _, invariant, _ in BROKEN)
+
 
 async def test_each_damage_to_a_payment_is_found(database_urls: dict[str, str], database_admin_url: str) -> None:
     async with open_payments(database_urls["billing"]) as house:

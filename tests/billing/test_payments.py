@@ -32,13 +32,13 @@ def order(external_id: str, kind: str = "ORDER", provider: str = "acme") -> pb.P
     )
 
 
-async def record(ledger: Ledger, org: str, operation_id: str = "transfer-1", **fields: object) -> pb.Payment:
+async def record(ledger: Ledger, org: str, operation_id: object = "transfer-1", **fields: object) -> pb.Payment:
     return (await recorded(ledger, org, operation_id, **fields)).payment
 
 
-async def recorded(ledger: Ledger, org: str, operation_id: str, **fields: object) -> pb.RecordPaymentResponse:
+async def recorded(ledger: Ledger, org: str, operation_id: object, **fields: object) -> pb.RecordPaymentResponse:
     known = {"type": TOP_UP, "amount": usd("10"), "reason": "bank transfer of 1 September"}
-    request = pb.RecordPaymentRequest(organization_id=org, operation_id=operation_id, **known | fields)  # type: ignore[arg-type]
+    request = pb.RecordPaymentRequest(organization_id=org, operation_id=str(operation_id), **known | fields)  # type: ignore[arg-type]
     return await ledger.payments.RecordPayment(request, metadata=ledger.metadata, timeout=20)
 
 

@@ -23,6 +23,9 @@ class ProvidersReference:
     provider: str
     reference: Reference
 
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.reference.external_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -54,7 +54,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.CreditService", "GrantCredits VoidGrant"),
     # Refunds of the payment are of a small part of it each.
     **_all(Way.ADDS, "billing.v1.PaymentService", "CreateProduct ArchiveProduct RecordPayment RefundPayment"),
-    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout"),
+    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout ReceiveWebhook RetryWebhook ReconcilePayments"),
     **_all(Way.STALE, "billing.v1.PaymentService", "UpdateProduct"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
@@ -186,6 +186,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "success_url": "https://matrix.example/",
         "cancel_url": "https://matrix.example/",
     },
+    "billing.v1.PaymentService.ReceiveWebhook": lambda target: {"provider": "matrix", "body": None, "headers": {}},
+    "billing.v1.PaymentService.ListWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.RetryWebhook": lambda target: {"webhook_id": new_id()},
+    "billing.v1.PaymentService.CountWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.ReconcilePayments": lambda target: {"provider": "", "since_time": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "billing.v1.SubscriptionService.CreateSubscription": lambda target: {"plan_code": "free", "start_time": None},

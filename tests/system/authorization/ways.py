@@ -186,7 +186,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "success_url": "https://matrix.example/",
         "cancel_url": "https://matrix.example/",
     },
-    "billing.v1.PaymentService.ReceiveWebhook": lambda target: {"provider": "matrix", "body": None, "headers": {}},
+    "billing.v1.PaymentService.ReceiveWebhook": lambda target: {"provider": "matrix", "body": None},
     "billing.v1.PaymentService.ListWebhooks": lambda target: {"provider": "matrix"},
     "billing.v1.PaymentService.RetryWebhook": lambda target: {"webhook_id": new_id()},
     "billing.v1.PaymentService.CountWebhooks": lambda target: {"provider": "matrix"},

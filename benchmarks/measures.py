@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P16, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from benchmarks.traffic import (
 )
 from benchmarks.verification import measure_verification
 from benchmarks.ways import CLIENT, KEY_CACHE, STUBS
+from benchmarks.webhooks import WEBHOOKS, measure_webhooks
 from libs.common.ids import new_id
 
 ACCOUNTS = 10_000
@@ -78,6 +79,7 @@ class Bench:
             "P13": self.metered_call_through_client,
             "P14": self.key_check_through_cache,
             "P15": self.usage_record_through_client,
+            "P16": lambda: measure_webhooks(WEBHOOKS, deployment.shards),
             "PL": self.leased_calls,
         }
 

@@ -110,8 +110,8 @@ class Binding:
     template: str
     """The path as the proto declares it, such as `/v1/models/{model_id=**}`."""
     has_body: bool
-    raw: bool = False
-    """Whether the body is not JSON of the request, but any bytes, which one field takes as they are."""
+    raw: str = ""
+    """The field that takes the body as it is, whatever it holds; empty where the body is JSON of the request."""
 
     @property
     def operation_id(self) -> str:
@@ -193,7 +193,7 @@ def bindings(method: MethodDescriptor) -> list[Binding]:
 
 def _binding(method: MethodDescriptor, number: int, rule: http_pb2.HttpRule) -> Binding:
     verb = rule.WhichOneof("pattern")
-    raw = bool(rule.body) and is_raw(method, rule.body)
+    raw = rule.body if is_raw(method, rule.body) else ""
     is_file = bool(rule.response_body) and _answers_a_file(method)
     if verb not in _VERBS or not (raw or rule.body in ("", "*")) or (rule.response_body and not is_file):
         raise ValueError(f"{method.full_name}: its HTTP rule has no form in OpenAPI here")
@@ -386,7 +386,10 @@ def _limits_of_http(binding: Binding) -> Iterator[str]:
     if binding.method.server_streaming:
         yield "The answer is a stream: a JSON object on each line, sent as it comes."
     if binding.raw:
-        yield "The body is passed on byte by byte, whatever its type; the headers of the request come along."
+        given = {binding.raw, *(path[0] for path in binding.path_fields)}
+        rest = ", ".join(f"`{field.name}`" for field in binding.method.input_type.fields if field.name not in given)
+        yield "The body is passed on byte by byte, whatever its type, and the headers of the request with it."
+        yield f"Over gRPC only: {rest}."
     elif not binding.has_body and (names := _without_query(binding.method.input_type)):
         yield f"Over gRPC only: {', '.join(f'`{name}`' for name in names)}, which a query cannot hold."
 

@@ -32,8 +32,10 @@ GROUPS: Final = (
     "subscription",
     "periods",
     "credits",
+    "payment",
     "entitlements",
     "limit",
+    "webhook",
     "audit",
     "events",
 )

@@ -44,7 +44,23 @@ from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
 from services.billing.notice.worker import NoticeWorker
-from services.billing.payments import add_payments
+from services.billing.payment.checkouts import Checkouts
+from services.billing.payment.listings import Listings as PaymentListings
+from services.billing.payment.payments import Payments
+from services.billing.payment.products import Products
+from services.billing.payment.provider import FactApplier
+from services.billing.payment.providers.registry import Providers, configured
+from services.billing.payment.records import Records
+from services.billing.payment.references import References
+from services.billing.payment.servicer import PaymentServicer
+from services.billing.payment.steps import Steps
+from services.billing.payment.webhook.counts import Counts
+from services.billing.payment.webhook.domain import World
+from services.billing.payment.webhook.inbox import Inbox
+from services.billing.payment.webhook.reconciliation import Reconciliation
+from services.billing.payment.webhook.servicer import WebhookServicer
+from services.billing.payment.webhook.webhooks import Webhooks
+from services.billing.payment.webhook.worker import WebhookWorker
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -70,6 +86,7 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     invoice_pb2_grpc,
     ledger_pb2_grpc,
+    payment_pb2_grpc,
     plan_pb2_grpc,
     subscription_pb2_grpc,
 )
@@ -121,7 +138,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
     _serve_events(service, settings, databases, clock)
-    add_payments(service, settings, databases, engine, clock)
+    _add_payments(service, settings, databases, engine, clock)
     _add_invoices(service, settings, databases, engine, clock, to_metering)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
@@ -214,6 +231,55 @@ def _add_invoices(
         ),
     )
     service.on_drain(printer.close)
+
+
+def _add_payments(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+) -> Payments:
+    """Add PaymentService, with the providers that are set up beside `manual`, and return what applies facts."""
+    platform, shards = databases.platform, databases.shards
+    providers = configured(settings, clock)
+    asked = {name: one.provider for name, one in providers.items() if one.can_be_asked}
+    references, products = References(platform), Products(platform, clock)
+    steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
+    payments = Payments(shards, references, steps, clock)
+    records = Records(shards, references, steps, payments, products, asked, clock)
+    checkouts = Checkouts(
+        shards, platform, references, steps, products, asked, clock, is_test=settings.payments_test_mode
+    )
+    webhooks = _add_webhooks(service, settings, databases, providers, payments, clock)
+    service.add(
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server,
+        PaymentServicer(products, records, checkouts, PaymentListings(shards, references), webhooks, clock),
+    )
+    return payments
+
+
+def _add_webhooks(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    providers: Providers,
+    payments: FactApplier,
+    clock: Clock,
+) -> WebhookServicer:
+    """Add what takes webhooks in, applies them, and asks providers for those that were lost."""
+    platform = databases.platform
+    worlds = {name: World(one.store, is_test=settings.payments_test_mode) for name, one in providers.items()}
+    counts = Counts(platform, clock)
+    worker = WebhookWorker(providers, payments, platform, clock, counts)
+    inbox = Inbox(providers, worlds, platform, clock, counts, worker.wake)
+    reconciliation = Reconciliation(providers, worlds, payments, platform, clock)
+    service.background(worker.run, "webhooks")
+    service.background(counts.run, "counts of webhooks")
+    service.background(reconciliation.run, "changes at providers")
+    for drain in (inbox.drain, worker.close, counts.write, *(one.close for one in providers.values())):
+        service.on_drain(drain)
+    return WebhookServicer(inbox, Webhooks(platform, clock, worker.wake), reconciliation)
 
 
 def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:

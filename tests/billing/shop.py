@@ -118,6 +118,7 @@ class Shop:
 
     async def settle(self) -> set[str]:
         """Apply until nothing waits, or for two days; return the states that are left."""
+        states: set[str] = set()
         for _ in range(60):
             await self.house.work()
             states = set((await self.house.states()).values())

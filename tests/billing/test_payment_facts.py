@@ -65,7 +65,7 @@ async def test_a_late_message_changes_nothing(house: PaymentHouse) -> None:
     await house.payments.apply(paid(checkout, 10, refunded_amount=Decimal(4)))
     assert (await house.payments.apply(paid(checkout, 3, refunded_amount=Decimal(1)))).result is Result.LATE
     after = await house.find(checkout)
-    assert (after.refunded_amount, after.status) == (4, PaymentStatus.PARTIALLY_REFUNDED)
+    assert (after.refunded_amount, after.status) == (Decimal(4), PaymentStatus.PARTIALLY_REFUNDED)
     assert await house.posted(checkout.organization_id) == {"CREDIT": 6}
 
 
@@ -75,7 +75,7 @@ async def test_a_refund_takes_what_is_left_of_the_grant_and_makes_the_rest_a_deb
     await house.spend(checkout.organization_id, "4")
     await house.payments.apply(paid(checkout, 2, refunded_amount=Decimal(10)))
     after = await house.find(checkout)
-    assert (after.taken_credits, after.taken_money, after.written_off) == (6, 4, 0)
+    assert (after.taken_credits, after.taken_money, after.written_off) == (Decimal(6), Decimal(4), Decimal(0))
     assert await house.posted(checkout.organization_id) == {"CREDIT": -4}
 
 
@@ -112,7 +112,7 @@ async def test_credits_that_expired_are_never_a_debt(house: PaymentHouse) -> Non
     assert await house.posted(checkout.organization_id) == {"CREDIT": 0}
     await house.payments.apply(paid(checkout, 2, refunded_amount=Decimal(10)))
     after = await house.find(checkout)
-    assert (after.taken_credits, after.taken_money, after.written_off) == (0, 0, 10)
+    assert (after.taken_credits, after.taken_money, after.written_off) == (Decimal(0), Decimal(0), Decimal(10))
     assert await house.posted(checkout.organization_id) == {"CREDIT": 0}
 
 

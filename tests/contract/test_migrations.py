@@ -68,8 +68,12 @@ _QUEUES = {
     "event_requests_by_age",
 }
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
-_OF_THE_PLATFORM = {"plan_assignments_of_experiment", "invoice_numbers_pkey", "invoice_numbers_count_once"}
-"""Indexes of what the platform counts over all organizations, of a shard or of the installation."""
+_OF_THE_PLATFORM = {
+    *("plan_assignments_of_experiment", "payment_references_pkey"),
+    *("invoice_numbers_pkey", "invoice_numbers_count_once"),
+}
+"""Indexes of what the platform counts over all organizations of a shard or of the installation, or finds whatever its
+organization."""
 
 
 @pytest.mark.parametrize("context", ["billing", "metering"])

@@ -25,8 +25,12 @@ _VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 _ON_THE_POOL_FOR_REPORTS: Final = ("services.billing.charge.store", "services.metering.charge.store")
 """These read whole ranges of many organizations. Their pool lets Postgres choose among all plans."""
 
-_OF_THE_PLATFORM: Final = "services.billing.clients.position_store"
-"""Its tables are in billing's own schema, and no pool of a shard reads them."""
+_OF_THE_PLATFORM: Final = (
+    "services.billing.clients.position_store",
+    "services.billing.payment.webhook.reconciliation_store",
+    "services.billing.payment.webhook.store",
+)
+"""Their tables are in billing's own schema, and no pool of a shard reads them."""
 _NOT_OF_ONE_ORGANIZATION: Final = {
     *("subscriptions_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),
@@ -46,7 +50,7 @@ _Node = TypedDict(
 def _modules(context: str) -> Iterator[ModuleType]:
     package = importlib.import_module(f"services.{context}")
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        elsewhere = (*_ON_THE_POOL_FOR_REPORTS, _OF_THE_PLATFORM)
+        elsewhere = (*_ON_THE_POOL_FOR_REPORTS, *_OF_THE_PLATFORM)
         if found.name.endswith(("store", "statements")) and found.name not in elsewhere:
             yield importlib.import_module(found.name)
     yield from (events, deliveries)

@@ -6,9 +6,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
+from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
-from libs.common.database import ConstraintViolation, Database
+from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from libs.common.shards import Shards
@@ -193,7 +194,7 @@ class Checkouts:
             metadata=new.metadata,
         )
         try:
-            return await self._steps.store(payment)
+            return await self._steps.store(payment, _audit)
         except ConstraintViolation:
             # Another process has stored the same request meanwhile.
             await self._references.release(claim)
@@ -245,3 +246,18 @@ class Checkouts:
                     found = await store.find(connection, payment.organization_id, payment.payment_id)
                 assert found is not None, "payments are never deleted"
                 payment = found
+
+
+async def _audit(connection: RawConnection, payment: Payment) -> None:
+    await record_event(
+        connection,
+        now=payment.update_time,
+        organization_id=payment.organization_id,
+        resource_type="payment",
+        resource_id=payment.payment_id,
+        changed=(
+            Changed("type", None, payment.type.value),
+            Changed("amount", None, f"{payment.amount.normalize():f} {payment.currency_code}"),
+            Changed("provider", None, payment.provider),
+        ),
+    )

@@ -149,6 +149,7 @@ class Payment:
     subscription_id: str | None = None
     first_payment_id: str | None = None
     external_subscription_id: str | None = None
+    """The provider, a slash and its id."""
     external_customer_id: str | None = None
     external_product_id: str | None = None
     operation_id: str | None = None

@@ -73,7 +73,7 @@ class Listings:
 
     async def _narrowed(self, organization_id: str, wanted: Filter, reference: ProvidersReference) -> Filter | None:
         """Return the filter with the payments of a reference; None where there is none."""
-        key = (reference.provider, reference.reference.external_id)
+        key = str(reference)
         if reference.reference.kind is ReferenceKind.SUBSCRIPTION:
             return replace(wanted, external_subscription=key)
         if reference.reference.kind is ReferenceKind.CUSTOMER:

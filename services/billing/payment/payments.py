@@ -222,11 +222,13 @@ def renewal_of(first: Payment, payment_id: str, fact: PaymentFact, now: datetime
 
 def _told(payment: Payment, fact: PaymentFact) -> Payment:
     """Return the payment with what a fact says."""
+    subscription, customer = named(fact, ReferenceKind.SUBSCRIPTION), named(fact, ReferenceKind.CUSTOMER)
     return replace(
         payment,
         said=merge(payment.said, told_by(fact)),
-        external_subscription_id=payment.external_subscription_id or named(fact, ReferenceKind.SUBSCRIPTION),
-        external_customer_id=payment.external_customer_id or named(fact, ReferenceKind.CUSTOMER),
+        external_subscription_id=payment.external_subscription_id
+        or (subscription and f"{fact.provider}/{subscription}"),
+        external_customer_id=payment.external_customer_id or (customer and f"{fact.provider}/{customer}"),
     )
 
 

@@ -347,7 +347,7 @@ def _recorded(new: NewRecord, credits_: Credits | None, claim: Claim, now: datet
     }
     if new.receipt_url:
         said[Field.RECEIPT] = Saying(version, new.receipt_url)
-    named = {one.reference.kind: one.reference.external_id for one in new.references}
+    named = {one.reference.kind: str(one) for one in new.references}
     return Payment(
         organization_id=new.organization_id,
         payment_id=claim.payment_id,

@@ -110,10 +110,21 @@ _END_REFUND: Final = """
 """
 
 # Each is a range of the primary key or of one index, backwards.
-_LIST: Final = """
-    {select} WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR payment_id < $2) {clause}
-    ORDER BY payments.payment_id DESC LIMIT $3
-"""
+_LISTS: Final = {
+    name: f"""
+        {_SELECT} WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR payment_id < $2) {clause}
+        ORDER BY payments.payment_id DESC LIMIT $3
+    """
+    for name, clause in {
+        "": "",
+        "payment_id": "AND payment_id = $4::uuid",
+        "subscription_id": "AND subscription_id = $4::uuid",
+        "external_subscription": "AND external_subscription_id = $4",
+        "external_customer": "AND external_customer_id = $4",
+        "user_id": "AND user_id = $4::uuid",
+        "status": "AND status = $4",
+    }.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +134,9 @@ class Filter:
     payment_id: str | None = None
     user_id: str | None = None
     subscription_id: str | None = None
-    external_subscription: tuple[str, str] | None = None
-    """The provider and its id."""
-    external_customer: tuple[str, str] | None = None
+    external_subscription: str | None = None
+    """The provider, a slash and its id."""
+    external_customer: str | None = None
     status: PaymentStatus | None = None
     type: PaymentType | None = None
     start_time: datetime | None = None
@@ -135,14 +146,28 @@ class Filter:
     def is_empty(self) -> bool:
         return self == Filter()
 
+    @property
+    def index(self) -> tuple[str, tuple[str, ...]]:
+        """The first filter that is set and has an index, and its values."""
+        named = {
+            "payment_id": self.payment_id,
+            "subscription_id": self.subscription_id,
+            "external_subscription": self.external_subscription,
+            "external_customer": self.external_customer,
+            "user_id": self.user_id,
+            "status": None if self.status is None else self.status.value,
+        }
+        found = [(name, (value,)) for name, value in named.items() if value is not None]
+        return found[0] if found else ("", ())
+
     def takes(self, one: Payment) -> bool:
         """Return whether a payment is wanted."""
         return (
             self.payment_id in (None, one.payment_id)
             and self.user_id in (None, one.user_id)
             and self.subscription_id in (None, one.subscription_id)
-            and self.external_subscription in (None, (one.provider, one.external_subscription_id))
-            and self.external_customer in (None, (one.provider, one.external_customer_id))
+            and self.external_subscription in (None, one.external_subscription_id)
+            and self.external_customer in (None, one.external_customer_id)
             and self.status in (None, one.status)
             and self.type in (None, one.type)
             and (self.start_time is None or one.create_time >= self.start_time)
@@ -269,21 +294,8 @@ async def before(
 
     The caller applies the other filters.
     """
-    clause: str = ""
-    values: tuple[str, ...] = ()
-    if wanted.payment_id is not None:
-        clause, values = "AND payment_id = $4::uuid", (wanted.payment_id,)
-    elif wanted.subscription_id is not None:
-        clause, values = "AND subscription_id = $4::uuid", (wanted.subscription_id,)
-    elif wanted.external_subscription is not None:
-        clause, values = "AND provider = $4 AND external_subscription_id = $5", wanted.external_subscription
-    elif wanted.external_customer is not None:
-        clause, values = "AND provider = $4 AND external_customer_id = $5", wanted.external_customer
-    elif wanted.user_id is not None:
-        clause, values = "AND user_id = $4::uuid", (wanted.user_id,)
-    elif wanted.status is not None:
-        clause, values = "AND status = $4", (wanted.status.value,)
-    rows = await connection.fetch(_LIST.format(select=_SELECT, clause=clause), organization_id, before, limit, *values)
+    name, values = wanted.index
+    rows = await connection.fetch(_LISTS[name], organization_id, before, limit, *values)
     return list(map(_payment, rows))
 
 

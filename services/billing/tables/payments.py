@@ -119,6 +119,7 @@ payments: Final = Table(
     Column("subscription_id", ID),
     # For a renewal: the first payment of the provider's subscription.
     Column("first_payment_id", ID),
+    # The provider, a slash and its id.
     Column("external_subscription_id", CODE),
     Column("external_customer_id", CODE),
     # What the provider calls what is sold.
@@ -166,7 +167,6 @@ payments: Final = Table(
     Index(
         "payments_by_external_subscription",
         "organization_id",
-        "provider",
         "external_subscription_id",
         "payment_id",
         postgresql_where=text("external_subscription_id IS NOT NULL"),
@@ -174,7 +174,6 @@ payments: Final = Table(
     Index(
         "payments_by_external_customer",
         "organization_id",
-        "provider",
         "external_customer_id",
         "payment_id",
         postgresql_where=text("external_customer_id IS NOT NULL"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Fault(StrEnum):
 
 
 @dataclass
-class FakeApi:
+class FakeApi(ABC):
     """The server; subclasses answer."""
 
     requests: list[Request] = field(default_factory=list)
@@ -55,8 +56,9 @@ class FakeApi:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @abstractmethod
     def answer(self, request: Request) -> Reply:
-        raise NotImplementedError
+        """Answer a request as the provider does."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:

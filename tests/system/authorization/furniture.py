@@ -17,6 +17,8 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    payment_pb2,
+    payment_pb2_grpc,
     plan_pb2,
     plan_pb2_grpc,
     subscription_pb2,
@@ -45,7 +47,7 @@ from tollhouse.metering.v1 import (
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
 _SUB_IDS = (
-    *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
+    *("account_id", "api_key_id", "grant_id", "invitation_id", "payment_id", "service_account_id", "subscription_id"),
     *("transaction_id", "identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 _OPERATIONS = (
@@ -73,6 +75,7 @@ class Furniture:
         self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
         self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
         self._credits: credit_pb2_grpc.CreditServiceStub = credit_pb2_grpc.CreditServiceStub(operator.billing)
+        self._payments: payment_pb2_grpc.PaymentServiceStub = payment_pb2_grpc.PaymentServiceStub(operator.billing)
         self._subscriptions: subscription_pb2_grpc.SubscriptionServiceStub = (
             subscription_pb2_grpc.SubscriptionServiceStub(operator.billing)
         )
@@ -233,6 +236,16 @@ class Furniture:
                 amount=amount_pb2.Amount(currency_code=CURRENCY, value="1"),
             )
         )
+        recorded = await self._payments.RecordPayment(
+            payment_pb2.RecordPaymentRequest(
+                organization_id=organization_id,
+                operation_id=f"paid-{next(_numbers)}",
+                type=payment_pb2.PAYMENT_TYPE_ADJUSTMENT,
+                brings=payment_pb2.BRINGS_NOTHING,
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="1000"),
+                reason="matrix",
+            )
+        )
         debit_operation_id = f"debited-{next(_numbers)}"
         await self._ledger.Debit(
             ledger_pb2.DebitRequest(
@@ -255,6 +268,7 @@ class Furniture:
             "account_id": opened.account.account_id,
             "transaction_id": credited.transaction.transaction_id,
             "grant_id": granted.grant.grant_id,
+            "payment_id": recorded.payment.payment_id,
             "debit_operation_id": debit_operation_id,
             "hold_operation_id": operation_id,
         }

@@ -17,7 +17,7 @@ from libs.common.timestamps import render_time
 from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
-from tollhouse.billing.v1 import plan_pb2, subscription_pb2
+from tollhouse.billing.v1 import payment_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
 from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2, usage_pb2
@@ -52,6 +52,10 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
     # The grant belongs to the account, and is voided once; a repeat finds it so.
     **_all(Way.ADDS, "billing.v1.CreditService", "GrantCredits VoidGrant"),
+    # Refunds of the payment are of a small part of it each.
+    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateProduct ArchiveProduct RecordPayment RefundPayment"),
+    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout ReceiveWebhook RetryWebhook ReconcilePayments"),
+    **_all(Way.STALE, "billing.v1.PaymentService", "UpdateProduct"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan SetPlanExperiment"),
@@ -125,6 +129,11 @@ _SOME_TERMS: Final = plan_pb2.PlanTerms(
 )
 
 
+_SOME_REFERENCE: Final = payment_pb2.PaymentReference(
+    provider="matrix", kind=payment_pb2.REFERENCE_KIND_ORDER, external_id="unknown"
+)
+
+
 def _in_ten_minutes() -> Timestamp:
     return render_time(datetime.now(UTC) + timedelta(minutes=10))
 
@@ -160,6 +169,31 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.CreditService.GrantCredits": lambda target: {"expire_time": _in_ten_minutes(), "effective_time": None},
     "billing.v1.CreditService.VoidGrant": lambda target: {"reason": "tried"},
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
+    "billing.v1.PaymentService.CreateProduct": lambda target: {"product_code": f"matrix-{new_id()}"},
+    "billing.v1.PaymentService.GetProduct": lambda target: {"product_id": new_id()},
+    "billing.v1.PaymentService.ArchiveProduct": lambda target: {"product_id": new_id()},
+    "billing.v1.PaymentService.UpdateProduct": lambda target: {
+        "product_id": new_id(),
+        "update_mask": FieldMask(paths=["name"]),
+    },
+    "billing.v1.PaymentService.RecordPayment": lambda target: {
+        "type": payment_pb2.PAYMENT_TYPE_ADJUSTMENT,
+        "credits": None,
+        "reason": "tried",
+        "references": [],
+    },
+    "billing.v1.PaymentService.ListPayments": lambda target: {"reference": None, "subscription_id": None},
+    "billing.v1.PaymentService.FindPayment": lambda target: {"reference": _SOME_REFERENCE},
+    "billing.v1.PaymentService.RefundPayment": lambda target: {"reason": "tried"},
+    "billing.v1.PaymentService.CreateCheckout": lambda target: {
+        "success_url": "https://matrix.example/",
+        "cancel_url": "https://matrix.example/",
+    },
+    "billing.v1.PaymentService.ReceiveWebhook": lambda target: {"provider": "matrix", "body": None},
+    "billing.v1.PaymentService.ListWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.RetryWebhook": lambda target: {"webhook_id": new_id()},
+    "billing.v1.PaymentService.CountWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.ReconcilePayments": lambda target: {"provider": "", "since_time": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "billing.v1.SubscriptionService.CreateSubscription": lambda target: {"plan_code": "free", "start_time": None},

@@ -105,9 +105,9 @@ class _PaymentMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     PAYMENT_METHOD_UNSPECIFIED: _PaymentMethod.ValueType  # 0
     """It is not known."""
     PAYMENT_METHOD_CARD: _PaymentMethod.ValueType  # 1
-    """A card."""
+    """A credit or debit card."""
     PAYMENT_METHOD_PAYPAL: _PaymentMethod.ValueType  # 2
-    """PayPal."""
+    """A PayPal account."""
     PAYMENT_METHOD_BANK_TRANSFER: _PaymentMethod.ValueType  # 3
     """A bank transfer or a direct debit."""
     PAYMENT_METHOD_WALLET: _PaymentMethod.ValueType  # 4
@@ -123,9 +123,9 @@ class PaymentMethod(_PaymentMethod, metaclass=_PaymentMethodEnumTypeWrapper):
 PAYMENT_METHOD_UNSPECIFIED: PaymentMethod.ValueType  # 0
 """It is not known."""
 PAYMENT_METHOD_CARD: PaymentMethod.ValueType  # 1
-"""A card."""
+"""A credit or debit card."""
 PAYMENT_METHOD_PAYPAL: PaymentMethod.ValueType  # 2
-"""PayPal."""
+"""A PayPal account."""
 PAYMENT_METHOD_BANK_TRANSFER: PaymentMethod.ValueType  # 3
 """A bank transfer or a direct debit."""
 PAYMENT_METHOD_WALLET: PaymentMethod.ValueType  # 4

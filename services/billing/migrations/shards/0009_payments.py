@@ -69,9 +69,9 @@ CREATE INDEX payments_by_user ON payments (organization_id, user_id, payment_id)
 CREATE INDEX payments_by_status ON payments (organization_id, status, payment_id);
 CREATE INDEX payments_by_subscription ON payments (organization_id, subscription_id, payment_id)
     WHERE subscription_id IS NOT NULL;
-CREATE INDEX payments_by_external_subscription ON payments
-    (organization_id, provider, external_subscription_id, payment_id) WHERE external_subscription_id IS NOT NULL;
-CREATE INDEX payments_by_external_customer ON payments (organization_id, provider, external_customer_id, payment_id)
+CREATE INDEX payments_by_external_subscription ON payments (organization_id, external_subscription_id, payment_id)
+    WHERE external_subscription_id IS NOT NULL;
+CREATE INDEX payments_by_external_customer ON payments (organization_id, external_customer_id, payment_id)
     WHERE external_customer_id IS NOT NULL;
 CREATE TABLE payment_movements (
     organization_id uuid NOT NULL,

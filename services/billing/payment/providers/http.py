@@ -152,7 +152,7 @@ class Api:
         form: Mapping[str, str] | None,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-    ) -> tuple[int, float, bytes]:
+    ) -> tuple[int, int, bytes]:
         """Send a request once; return the status, the seconds after which to ask again, and the body."""
         client = self._open()
         request = client.build_request(
@@ -195,6 +195,6 @@ class Api:
         return self._client
 
 
-def _seconds_to_wait(retry_after: str | None) -> float:
+def _seconds_to_wait(retry_after: str | None) -> int:
     """Return what a `Retry-After` in seconds says; 0 for none, or a date."""
-    return float(retry_after) if retry_after and retry_after.isdecimal() and len(retry_after) < 6 else 0.0
+    return int(retry_after) if retry_after and retry_after.isdecimal() and len(retry_after) < 6 else 0

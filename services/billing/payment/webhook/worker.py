@@ -35,7 +35,7 @@ _log = structlog.get_logger("webhooks")
 
 CLAIMED_FOR: Final = timedelta(seconds=60)
 _BATCH_MAX: Final = 200
-_APPLIED_AT_ONCE: Final = 100
+_APPLIED_AT_ONCE: Final = 64
 _APPLY_WITHIN_S: Final = 20.0
 _LOOK_EVERY_S: Final = 1.0
 _SLOW_AFTER_S: Final = 1.0
@@ -64,7 +64,10 @@ class WebhookWorker:
         self._counts = counts
         self._wake = asyncio.Event()
         self._turns = asyncio.Semaphore(_APPLIED_AT_ONCE)
-        self._slow: set[asyncio.Task[None]] = set()
+        self._slow: set[asyncio.Task[_Decided]] = set()
+        self._late: list[_Decided] = []
+        """What came of webhooks that took long, until it is stored."""
+        self._settling: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """Say that there is something to apply now."""
@@ -100,9 +103,8 @@ class WebhookWorker:
             return 0
         done, slow = await asyncio.wait(self._start(due), timeout=_SLOW_AFTER_S)
         for task in slow:
-            later = asyncio.create_task(self._settle_later(task))
-            self._slow.add(later)
-            later.add_done_callback(self._slow.discard)
+            self._slow.add(task)
+            task.add_done_callback(self._settle_later)
         await self._settle([task.result() for task in done])
         return len(due)
 
@@ -110,12 +112,27 @@ class WebhookWorker:
         """Wait for what takes long; what is not stored then is done again by the next process."""
         if self._slow:
             await asyncio.wait(self._slow)
+        while self._settling is not None:
+            await asyncio.wait([self._settling])
 
-    async def _settle_later(self, task: asyncio.Task[_Decided]) -> None:
+    def _settle_later(self, task: asyncio.Task[_Decided]) -> None:
+        """Note what came of a webhook that took long; those that end while others are stored are stored together."""
+        self._slow.discard(task)
+        if not task.cancelled():
+            self._late.append(task.result())
+        if self._settling is None:
+            self._settling = asyncio.create_task(self._settle_late())
+
+    async def _settle_late(self) -> None:
         try:
-            await self._settle([await task])
+            while self._late:
+                taken, self._late = self._late, []
+                await self._settle(taken)
         except Refusal as refusal:
-            _log.warning("what became of a webhook was not stored", reason=refusal.reason)
+            # They are claimed again, and what was applied changes nothing.
+            _log.warning("what became of webhooks was not stored", reason=refusal.reason)
+        finally:
+            self._settling = None
 
     async def _settle(self, decided: Sequence[_Decided]) -> None:
         if not decided:

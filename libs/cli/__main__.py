@@ -33,6 +33,7 @@ GROUPS: Final = (
     "periods",
     "credits",
     "entitlements",
+    "invoice",
     "limit",
     "audit",
 )

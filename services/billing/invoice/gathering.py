@@ -145,8 +145,7 @@ def _line(number: int, one: _Sum, rates: Mapping[tuple[str, str, str], tuple[str
         first_sequence=one.first_sequence,
         last_sequence=one.last_sequence,
         quantities=tuple(
-            Quantity(unit, value, _rates_of(key, unit, rates))
-            for unit, value in sorted(one.quantities.items())
+            Quantity(unit, value, _rates_of(key, unit, rates)) for unit, value in sorted(one.quantities.items())
         ),
         model=key.text if key.kind is LineKind.USAGE else "",
         service_tier=key.service_tier,

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
+from benchmarks.invoices import measure_invoices
 from benchmarks.leases import measure_leases
 from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
@@ -51,7 +52,14 @@ class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
     def __init__(
-        self, deployment: Deployment, rounds: int, charges: int, subscriptions: int, limits: int, grants: int
+        self,
+        deployment: Deployment,
+        rounds: int,
+        charges: int,
+        subscriptions: int,
+        limits: int,
+        grants: int,
+        invoices: int = 10_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -80,6 +88,7 @@ class Bench:
             "P14": self.key_check_through_cache,
             "P15": self.usage_record_through_client,
             "P16": lambda: measure_webhooks(WEBHOOKS, deployment.shards),
+            "P17": lambda: measure_invoices(invoices, deployment.shards),
             "PL": self.leased_calls,
         }
 

@@ -34,6 +34,7 @@ GROUPS: Final = (
     "credits",
     "payment",
     "entitlements",
+    "invoice",
     "limit",
     "webhook",
     "audit",

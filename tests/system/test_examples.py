@@ -48,6 +48,10 @@ PAGES = {
         *("metering.v1.UsageService/RecordUsage", "billing.v1.LedgerService/Credit"),
         *(f"billing.v1.SubscriptionService/{rpc}" for rpc in ("CreateSubscription", "ApproveSubscription")),
     },
+    "invoices.md": {
+        *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.InvoiceService/")),
+        *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Credit", "Debit")),
+    },
     "payments.md": {
         rpc
         for rpc in rpcs_of("billing")

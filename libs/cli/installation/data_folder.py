@@ -42,6 +42,7 @@ class DataFolder:
         self.trust_bundle_file = self.path / "trust.json"
         self.pepper_file = self.path / "peppers.json"
         self.event_keys_file = self.path / "event-keys.json"
+        self.invoice_link_secret_file = self.path / "invoice-links.txt"
         self.pids_file = self.path / "pids.json"
         self._keys = self.path / "keys"
         self._passwords_file = self.path / "passwords.json"
@@ -55,7 +56,7 @@ class DataFolder:
         return folder
 
     def prepare(self) -> None:
-        """Create what is missing: folders, signing keys, the trust bundle, pepper, key of events and role passwords.
+        """Create what is missing: folders, signing keys, the trust bundle, pepper, the other secrets and role passwords.
 
         A folder of an older version gets what newer versions need and keeps what it has: the trust bundle keeps the
         gateways, and whatever else an operator has put there.
@@ -71,6 +72,8 @@ class DataFolder:
             write_private(self.pepper_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
         if not self.event_keys_file.exists():
             write_private(self.event_keys_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
+        if not self.invoice_link_secret_file.exists():
+            write_private(self.invoice_link_secret_file, secrets.token_hex(_SECRET_BYTES))
         if not self._passwords_file.exists():
             write_private(self._passwords_file, json.dumps({name: secrets.token_urlsafe(24) for name in CONTEXTS}))
 

@@ -71,6 +71,8 @@ def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) ->
         return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
     # Billing and metering ask identity for the rights of users and keys, and each other.
     caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
+    if context == "billing":
+        caller["INVOICE_LINK_SECRET_FILE"] = str(folder.invoice_link_secret_file)
     peer = "metering" if context == "billing" else "billing"
     return caller | {f"{peer.upper()}_TARGET": targets[peer]}
 

@@ -18,6 +18,7 @@ from libs.common.repeats.once import Repeatable
 from libs.common.shards import Shards
 from services.billing import errors, invoice_errors
 from services.billing.invoice import party_store, store
+from services.billing.invoice.announcing import announce_document
 from services.billing.invoice.domain import (
     ZERO,
     CreditExceedsLine,
@@ -62,7 +63,9 @@ class Corrections:
             credited = replace(before.amounts, credited=before.amounts.total)
             voided = replace(before, state=State.VOID, state_time=self._clock.now(), reason=reason, amounts=credited)
             await self._set_state(connection, before, voided)
-            return voided, await self._credit(connection, before, {}, reason, notes, all_of_it=True)
+            note = await self._credit(connection, before, {}, reason, notes, all_of_it=True)
+            await announce_document(connection, "voided", voided, credit_note_number=note.number)
+            return voided, note
 
     async def credit(
         self,
@@ -122,6 +125,7 @@ class Corrections:
                 operation_id=operation_id,
             )
             await self._set_state(connection, before, paid)
+            await announce_document(connection, "paid", paid, payment_id=payment_id, operation_id=operation_id)
             return paid
 
     async def set_uncollectible(self, organization_id: str, invoice_id: str, reason: str) -> Document:

@@ -104,7 +104,7 @@ class Recipient:
 
     @property
     def etag(self) -> str:
-        return str(self.revision)
+        return str(self.revision) if self.revision else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import invoice_errors
 from services.billing.invoice import party_store, store
+from services.billing.invoice.announcing import announce_document
 from services.billing.invoice.collection import Collected, Collection, Wanted
 from services.billing.invoice.domain import (
     Amounts,
@@ -125,6 +126,7 @@ class Invoices:
                 dict(collected.grants_used),
             )
             issued = await add_document(connection, draft, recipient.prefix or issuer.prefix, place)
+            await announce_document(connection, "issued", issued)
             answer = render(issued)
             await keep_response(connection, account.organization_id, repeatable, answer, self._clock)
             return answer, False

@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
+from libs.common.timestamps import render_time
 from tests.system.authorization.people import People
 from tests.system.authorization.requests import CURRENCY, EXPERIMENT_ON, LIMIT, MODEL
 from tests.system.authorization.targets import Target
@@ -15,6 +17,8 @@ from tollhouse.billing.v1 import (
     account_pb2_grpc,
     credit_pb2,
     credit_pb2_grpc,
+    invoice_pb2,
+    invoice_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
     payment_pb2,
@@ -47,8 +51,9 @@ from tollhouse.metering.v1 import (
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
 _SUB_IDS = (
-    *("account_id", "api_key_id", "grant_id", "invitation_id", "payment_id", "service_account_id", "subscription_id"),
-    *("transaction_id", "identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
+    *("account_id", "api_key_id", "grant_id", "invitation_id", "invoice_id", "payment_id", "service_account_id"),
+    *("subscription_id", "transaction_id"),
+    *("identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 _OPERATIONS = (
     "debit_operation_id",
@@ -74,6 +79,7 @@ class Furniture:
         )
         self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
         self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
+        self._invoices: invoice_pb2_grpc.InvoiceServiceStub = invoice_pb2_grpc.InvoiceServiceStub(operator.billing)
         self._credits: credit_pb2_grpc.CreditServiceStub = credit_pb2_grpc.CreditServiceStub(operator.billing)
         self._payments: payment_pb2_grpc.PaymentServiceStub = payment_pb2_grpc.PaymentServiceStub(operator.billing)
         self._subscriptions: subscription_pb2_grpc.SubscriptionServiceStub = (
@@ -255,6 +261,7 @@ class Furniture:
                 amount=amount_pb2.Amount(currency_code=CURRENCY, value="0.5"),
             )
         )
+        invoice_id = await self._invoice(organization_id, project_id)
         operation_id = f"held-{next(_numbers)}"
         await self._ledger.CreateHold(
             ledger_pb2.CreateHoldRequest(
@@ -269,9 +276,25 @@ class Furniture:
             "transaction_id": credited.transaction.transaction_id,
             "grant_id": granted.grant.grant_id,
             "payment_id": recorded.payment.payment_id,
+            "invoice_id": invoice_id,
             "debit_operation_id": debit_operation_id,
             "hold_operation_id": operation_id,
         }
+
+    async def _invoice(self, organization_id: str, project_id: str) -> str:
+        """Return an invoice over what the account was charged."""
+        party = invoice_pb2.InvoiceParty(name="Matrix")
+        issuer = invoice_pb2.InvoiceIssuer(party=party, prefix="MATRIX-")
+        await self._invoices.SetInvoiceIssuer(invoice_pb2.SetInvoiceIssuerRequest(issuer=issuer))
+        issued = await self._invoices.IssueInvoice(
+            invoice_pb2.IssueInvoiceRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                currency_code=CURRENCY,
+                end_time=render_time(datetime.now(UTC)),
+            )
+        )
+        return issued.invoice.invoice_id
 
 
 def nowhere(name: str, **there: str) -> Target:

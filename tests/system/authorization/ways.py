@@ -14,10 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
 from libs.common.timestamps import render_time
-from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT
+from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT, STALE_ETAG
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
-from tollhouse.billing.v1 import payment_pb2, plan_pb2, subscription_pb2
+from tollhouse.billing.v1 import invoice_pb2, payment_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
 from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2, usage_pb2
@@ -56,6 +56,13 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.PaymentService", "CreateProduct ArchiveProduct RecordPayment RefundPayment"),
     **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout ReceiveWebhook RetryWebhook ReconcilePayments"),
     **_all(Way.STALE, "billing.v1.PaymentService", "UpdateProduct"),
+    # The invoice belongs to the account, and a repeat finds it voided, paid or credited.
+    **_all(
+        Way.ADDS,
+        "billing.v1.InvoiceService",
+        "IssueInvoice VoidInvoice CreateCreditNote SetInvoicePaid SetInvoiceUncollectible",
+    ),
+    **_all(Way.STALE, "billing.v1.InvoiceService", "SetInvoiceIssuer SetInvoiceRecipient"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan SetPlanExperiment"),
@@ -122,6 +129,7 @@ _UNKNOWN_KEY: Final = "th_live_unknown"
 _SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
 
 _ENTERPRISE: Final = "019a0000-0000-7000-8000-000000000004"
+_PARTY: Final = invoice_pb2.InvoiceParty(name="Matrix")
 _NOW: Final = subscription_pb2.CHANGE_TIMING_NOW
 _SOME_TERMS: Final = plan_pb2.PlanTerms(
     price=amount_pb2.Amount(currency_code="USD", value="1"),
@@ -195,6 +203,19 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.PaymentService.RetryWebhook": lambda target: {"webhook_id": new_id()},
     "billing.v1.PaymentService.CountWebhooks": lambda target: {"provider": "matrix"},
     "billing.v1.PaymentService.ReconcilePayments": lambda target: {"provider": "", "since_time": None},
+    "billing.v1.InvoiceService.PreviewInvoice": lambda target: {"end_time": None},
+    "billing.v1.InvoiceService.IssueInvoice": lambda target: {"end_time": None},
+    "billing.v1.InvoiceService.VoidInvoice": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.CreateCreditNote": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.SetInvoicePaid": lambda target: {"operation_id": target.ids["debit_operation_id"]},
+    "billing.v1.InvoiceService.SetInvoiceUncollectible": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.OpenInvoiceLink": lambda target: {"link": "garbage"},
+    "billing.v1.InvoiceService.SetInvoiceIssuer": lambda target: {
+        "issuer": invoice_pb2.InvoiceIssuer(party=_PARTY, prefix="MATRIX-", etag=STALE_ETAG)
+    },
+    "billing.v1.InvoiceService.SetInvoiceRecipient": lambda target: {
+        "recipient": invoice_pb2.InvoiceRecipient(party=_PARTY, etag=STALE_ETAG)
+    },
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "billing.v1.SubscriptionService.CreateSubscription": lambda target: {"plan_code": "free", "start_time": None},

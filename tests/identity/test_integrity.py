@@ -76,8 +76,8 @@ DAMAGE = {
     "event_deliveries_move": [
         (
             "INSERT INTO identity.event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status,"
-            " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'thing/1',"
-            " 1, 'PENDING', now() + interval '1 day', now())"
+            " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),"
+            " 'thing/1', 1, 'PENDING', now() + interval '1 day', now())"
         )
     ],
 }
@@ -111,7 +111,6 @@ async def _delivered(identity: Identity, request: event_pb2.ListEventDeliveriesR
 
 async def _plant(identity: Identity) -> None:
     organization_id, owner = await identity.create_organization()
-    deliveries = await _listen(identity, organization_id)
     project = await identity.create_project(organization_id)
     created = await identity.create_key(
         api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, project_id=project.project_id)
@@ -138,6 +137,7 @@ async def _plant(identity: Identity) -> None:
         metadata=identity.metadata,
     )
     elsewhere, _ = await identity.create_organization()
+    deliveries = await _listen(identity, elsewhere)
     await identity.organizations.CreateInvitation(
         organization_pb2.CreateInvitationRequest(
             organization_id=elsewhere, email="late@example.com", role=organization_pb2.MEMBER_ROLE_VIEWER

@@ -106,6 +106,23 @@ async def test_a_dispute_that_is_won_gives_back_what_was_taken(house: PaymentHou
     assert (await house.find(checkout)).returned == 0
 
 
+async def test_what_happens_is_announced_once_in_its_order(house: PaymentHouse) -> None:
+    checkout = await house.checkout()
+    failed = fact(checkout, 1, status=FactStatus.FAILED)
+    told = [failed, paid(checkout, 2), paid(checkout, 3, refunded_amount=Decimal(3)), fact(checkout, 4, disputed=True)]
+    won = fact(checkout, 5, disputed=False)
+    for one in (*told, *told, won, paid(checkout, 6, refunded_amount=Decimal(10))):
+        await house.payments.apply(one)
+    async with house.shards.of(checkout.organization_id).raw_connection() as connection:
+        rows = await connection.fetch(
+            "SELECT type FROM events WHERE organization_id = $1::uuid AND subject = $2 ORDER BY sequence",
+            checkout.organization_id,
+            f"payment/{checkout.payment_id}",
+        )
+    happened = [row[0].removeprefix("tollhouse.payment.") for row in rows]
+    assert happened == ["failed", "completed", "refunded", "disputed", "refunded"]
+
+
 async def test_credits_that_expired_are_never_a_debt(house: PaymentHouse) -> None:
     checkout = await house.checkout(credits=Credits("CREDIT", Decimal(10), expire_time=at(0).time))
     await house.payments.apply(paid(checkout))

@@ -167,6 +167,10 @@ class Payment:
     steps: int = 0
     revision: int = 0
     """0 until it is stored."""
+    stored_status: PaymentStatus | None = None
+    """Its status when it was read or stored last; None until it is stored."""
+    stored_refunded: Decimal = ZERO
+    """What was refunded of it then."""
 
     @property
     def base(self) -> FactStatus:

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
+from libs.common.events.outbox import announce
 from libs.common.shards import Shards
 from services.billing import payment_errors
 from services.billing.ledger.domain import (
@@ -35,6 +36,7 @@ from services.billing.ledger.domain import (
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.grants import GrantKind
 from services.billing.payment import store
+from services.billing.payment.announcements import events_of
 from services.billing.payment.domain import (
     ZERO,
     Award,
@@ -93,7 +95,15 @@ class Steps:
                 raise payment_errors.PaymentChanged(payment_id=payment.payment_id)
             if moved:
                 await store.add_moved(connection, done, moved, payment.steps * _ROWS_OF_STEP + 1, now)
-            done = replace(done, revision=done.revision + 1)
+            events = events_of(done)
+            if events:
+                await announce(connection, events, now)
+            done = replace(
+                done,
+                revision=done.revision + 1,
+                stored_status=done.status,
+                stored_refunded=done.refunded_amount,
+            )
             if extra is not None:
                 # The ledger's batch runs in the context of another call; what is written here is of this one.
                 await asyncio.get_running_loop().create_task(_run(extra, connection, done), context=context)

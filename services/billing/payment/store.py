@@ -34,7 +34,7 @@ _COLUMNS: Final = """
     grant_id::text, said::text, taken_credits, taken_money, written_off, steps, product_code, plan_code,
     subscription_id::text, first_payment_id::text, external_subscription_id, external_customer_id, external_product_id,
     operation_id, request::text, checkout_url, checkout_expire_time, description, metadata::text, is_test, reason,
-    actor, revision, create_time, update_time
+    actor, revision, create_time, update_time, status, refunded_amount
 """
 _SELECT: Final = f"SELECT {_COLUMNS} FROM payments"  # noqa: S608 -- names of ours alone.
 
@@ -345,6 +345,10 @@ def _payment(row: asyncpg.Record) -> Payment:
     for name in list(fields):
         if name.startswith("credits_"):
             del fields[name]
+    fields["stored_status"], fields["stored_refunded"] = (
+        PaymentStatus(fields.pop("status")),
+        fields.pop("refunded_amount"),
+    )
     fields |= {
         "type": PaymentType(row["type"]),
         "brings": brings,

@@ -126,6 +126,7 @@ _SOME_TERMS: Final = plan_pb2.PlanTerms(
 )
 
 
+_NO_PRODUCT: Final = "019a0000-0000-7000-8000-0000000000ff"
 _SOME_REFERENCE: Final = payment_pb2.PaymentReference(
     provider="matrix", kind=payment_pb2.REFERENCE_KIND_ORDER, external_id="unknown"
 )
@@ -167,10 +168,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.CreditService.VoidGrant": lambda target: {"reason": "tried"},
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
     "billing.v1.PaymentService.CreateProduct": lambda target: {"product_code": f"matrix-{new_id()}"},
-    "billing.v1.PaymentService.GetProduct": lambda target: {"product_id": new_id()},
-    "billing.v1.PaymentService.ArchiveProduct": lambda target: {"product_id": new_id()},
+    "billing.v1.PaymentService.GetProduct": lambda target: {"product_id": _NO_PRODUCT},
+    "billing.v1.PaymentService.ArchiveProduct": lambda target: {"product_id": _NO_PRODUCT},
     "billing.v1.PaymentService.UpdateProduct": lambda target: {
-        "product_id": new_id(),
+        "product_id": _NO_PRODUCT,
         "update_mask": FieldMask(paths=["name"]),
     },
     "billing.v1.PaymentService.RecordPayment": lambda target: {

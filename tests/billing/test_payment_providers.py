@@ -1,0 +1,206 @@
+"""Checkouts and refunds through a provider: the provider is asked once, and what it says is applied."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+
+import pytest
+
+from libs.common.clock import SystemClock
+from libs.common.errors import RequestIdReused, Unavailable
+from libs.common.ids import new_id
+from services.billing import payment_errors as errors
+from services.billing.payment.checkouts import Checkouts, NewPurchase
+from services.billing.payment.domain import Payment, PaymentStatus, PaymentType
+from services.billing.payment.products import Products
+from services.billing.payment.provider import (
+    Changes,
+    NewCharge,
+    NewCheckout,
+    NewRefund,
+    OpenedCheckout,
+    Parsed,
+    PaymentFact,
+    ProviderDeclined,
+    ProviderDown,
+    ProviderError,
+    Result,
+)
+from services.billing.payment.records import NewRefundRequest, Records
+from services.billing.plan.domain import Money
+from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
+
+pytestmark = pytest.mark.shards
+
+
+@dataclass
+class Acme:
+    """A provider that keeps what it is asked for by the idempotency keys, as providers do."""
+
+    checkouts: dict[str, NewCheckout] = field(default_factory=dict)
+    refunds: dict[str, NewRefund] = field(default_factory=dict)
+    failures: list[ProviderError] = field(default_factory=list)
+    """What the next calls fail with. A refund is made all the same where the provider is down: the answer is lost."""
+
+    @property
+    def name(self) -> str:
+        return "acme"
+
+    async def create_checkout(self, checkout: NewCheckout) -> OpenedCheckout:
+        if self.failures:
+            raise self.failures.pop()
+        self.checkouts.setdefault(checkout.checkout_id, checkout)
+        return OpenedCheckout(
+            f"https://acme.example/{checkout.checkout_id}", (reference("ORDER", checkout.checkout_id),)
+        )
+
+    async def refund(self, refund: NewRefund) -> PaymentFact:
+        failure = self.failures.pop() if self.failures else None
+        if isinstance(failure, ProviderDeclined):
+            raise failure
+        self.refunds.setdefault(refund.refund_id, refund)
+        if failure is not None:
+            raise failure
+        total = sum((one.amount for one in self.refunds.values() if one.references == refund.references), Decimal(0))
+        return replace(fact(None, 100 + len(self.refunds)), references=refund.references, refunded_amount=total)
+
+    def verify(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> None:
+        raise NotImplementedError
+
+    def parse(self, body: bytes) -> Parsed:
+        raise NotImplementedError
+
+    async def portal_url(self, customer: str) -> str:
+        raise NotImplementedError
+
+    async def charge_saved(self, charge: NewCharge) -> PaymentFact:
+        raise NotImplementedError
+
+    def changed_since(self, since: datetime) -> AsyncIterator[Changes]:
+        raise NotImplementedError
+
+
+@dataclass
+class Shop:
+    """A provider, and what uses it."""
+
+    house: PaymentHouse
+    acme: Acme
+    checkouts: Checkouts
+    records: Records
+
+    async def open(self, org: str, request_id: str = "buy", value: str = "10") -> Payment:
+        new = NewPurchase(
+            organization_id=org,
+            request_id=request_id,
+            provider="",
+            user_id=None,
+            email=None,
+            product_code="",
+            plan_code="",
+            top_up=Money("USD", Decimal(value)),
+            success_url="https://example.com/",
+            cancel_url="https://example.com/",
+            description="",
+            metadata=None,
+            request={"value": value},
+        )
+        return (await self.checkouts.open(new))[0]
+
+    async def refund(self, payment: Payment, request_id: str, value: str) -> bool:
+        asked = NewRefundRequest(
+            payment.organization_id, payment.payment_id, request_id, Decimal(value), "USD", "asked for"
+        )
+        return (await self.records.refund(asked))[1]
+
+
+@pytest.fixture(scope="module")
+async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
+    acme = Acme()
+    async with open_payments(module_database_urls["billing"], providers={"acme": acme}) as house:
+        products = Products(house.platform, house.clock)
+        checkouts = Checkouts(
+            house.shards,
+            house.platform,
+            house.references,
+            house.steps,
+            products,
+            {"acme": acme},
+            SystemClock(),
+            is_test=False,
+        )
+        yield Shop(house, acme, checkouts, house.records)
+        assert await house.findings() == []
+
+
+async def test_a_purchase_with_one_id_opens_one_checkout_and_is_paid_once(shop: Shop) -> None:
+    org = new_id()
+    opened = await asyncio.gather(*(shop.open(org) for _ in range(10)))
+    (payment_id,) = {one.payment_id for one in opened}
+    assert opened[0].checkout_url == f"https://acme.example/{payment_id}"
+    assert (opened[0].type, opened[0].status, opened[0].description) == (
+        PaymentType.TOP_UP,
+        PaymentStatus.PENDING,
+        "Top-up",
+    )
+    asked = shop.acme.checkouts[payment_id]
+    assert (asked.amount, asked.currency_code, asked.organization_id) == (Decimal(10), "USD", org)
+    with pytest.raises(RequestIdReused):
+        await shop.open(org, value="11")
+    told = paid(opened[0], references=(reference("ORDER", payment_id),))
+    assert (await shop.house.payments.apply(replace(told, checkout_id=None))).result is Result.APPLIED
+    assert await shop.house.posted(org) == {"USD": 10}
+
+
+async def test_a_checkout_that_the_provider_could_not_open_is_opened_by_the_repeat(shop: Shop) -> None:
+    org = new_id()
+    shop.acme.failures.append(ProviderDown("no answer"))
+    with pytest.raises(Unavailable):
+        await shop.open(org)
+    shop.acme.failures.append(ProviderDeclined("no such currency"))
+    with pytest.raises(errors.PaymentProviderDeclined):
+        await shop.open(org)
+    opened = await shop.open(org)
+    assert opened.checkout_url
+    assert list(shop.acme.checkouts).count(opened.payment_id) == 1
+
+
+async def test_a_refund_whose_answer_was_lost_is_made_once_by_the_repeat(shop: Shop) -> None:
+    org = new_id()
+    payment = await shop.open(org)
+    await shop.house.payments.apply(paid(payment, references=(reference("ORDER", payment.payment_id),)))
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    with pytest.raises(Unavailable):
+        await shop.refund(payment, "back", "4")
+    with pytest.raises(errors.RefundExceedsPayment):
+        await shop.refund(payment, "more", "7")
+    assert await shop.refund(payment, "back", "4") is False
+    assert await shop.refund(payment, "back", "4") is True
+    ours = [one for one in shop.acme.refunds.values() if reference("ORDER", payment.payment_id) in one.references]
+    assert [one.amount for one in ours] == [Decimal(4)]
+    assert await shop.house.posted(org) == {"USD": 6}
+    assert (await shop.house.find(payment)).status is PaymentStatus.PARTIALLY_REFUNDED
+
+
+async def test_two_refunds_at_once_never_exceed_the_payment(shop: Shop) -> None:
+    org = new_id()
+    payment = await shop.open(org)
+    await shop.house.payments.apply(paid(payment, references=(reference("ORDER", payment.payment_id),)))
+    both = await asyncio.gather(*(shop.refund(payment, name, "6") for name in ("one", "two")), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in both) == ["RefundExceedsPayment", "bool"]
+    assert await shop.house.posted(org) == {"USD": 4}
+
+
+async def test_a_refund_that_the_provider_refuses_takes_nothing_back(shop: Shop) -> None:
+    org = new_id()
+    payment = await shop.open(org)
+    await shop.house.payments.apply(paid(payment, references=(reference("ORDER", payment.payment_id),)))
+    shop.acme.failures.append(ProviderDeclined("too old"))
+    for _ in range(2):
+        with pytest.raises(errors.PaymentProviderDeclined):
+            await shop.refund(payment, "back", "4")
+    assert await shop.house.posted(org) == {"USD": 10}
+    assert await shop.refund(payment, "all", "10") is False
+    assert await shop.house.posted(org) == {"USD": 0}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from libs.common.events.migration import create_event_tables
 
 revision: str = "0011"
-down_revision: str | None = "0008"
+down_revision: str | None = "0009"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

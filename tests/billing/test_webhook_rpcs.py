@@ -20,7 +20,7 @@ from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
 from tollhouse.billing.v1 import payment_pb2 as pb
 
-PAGES = {"success_url": "https://app.example.com/done", "cancel_url": "https://app.example.com/back"}
+PAGES: dict[str, Any] = {"success_url": "https://app.example.com/done", "cancel_url": "https://app.example.com/back"}
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Till:
 async def till(callers: Callers, module_database_urls: dict[str, str]) -> AsyncIterator[Till]:
     stripe, lemon = FakeStripe(clock=SystemClock()), FakeLemonSqueezy(clock=SystemClock())
     async with stripe.serving(), lemon.serving():
-        settings = {
+        settings: dict[str, Any] = {
             "stripe_secret_key": stripe_fake.SECRET_KEY,
             "stripe_webhook_secrets": [stripe_fake.WEBHOOK_SECRET],
             "stripe_url": stripe.url,
@@ -161,7 +161,7 @@ async def test_operators_list_count_retry_and_reconcile_and_nobody_else_does(til
         payments.RetryWebhook(pb.RetryWebhookRequest(webhook_id=webhook_id)),
         payments.CountWebhooks(pb.CountWebhooksRequest(provider="stripe")),
     ):
-        assert refused(await refusal(call))[0] is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[arg-type]
+        assert refused(await refusal(call))[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
 def refused(answer: tuple[grpc.StatusCode, str, dict[str, str]]) -> tuple[grpc.StatusCode, str]:

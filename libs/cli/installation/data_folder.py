@@ -56,7 +56,7 @@ class DataFolder:
         return folder
 
     def prepare(self) -> None:
-        """Create what is missing: folders, signing keys, the trust bundle, pepper, the other secrets and role passwords.
+        """Create what is missing: folders, signing keys, the trust bundle, the pepper, other secrets and passwords.
 
         A folder of an older version gets what newer versions need and keeps what it has: the trust bundle keeps the
         gateways, and whatever else an operator has put there.

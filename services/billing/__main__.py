@@ -1,6 +1,7 @@
 """Billing as a process: settings, objects, server."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import grpc
@@ -42,6 +43,7 @@ from services.billing.payment.records import Records
 from services.billing.payment.references import References
 from services.billing.payment.servicer import PaymentServicer
 from services.billing.payment.steps import Steps
+from services.billing.payment.top_ups import TopUps
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -188,9 +190,11 @@ def _add_payments(
     checkouts = Checkouts(
         shards, platform, references, steps, products, providers, clock, is_test=settings.payments_test_mode
     )
+    top_ups = TopUps(shards, references, payments, providers, clock, is_test=settings.payments_test_mode)
+    service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,
-        PaymentServicer(products, records, checkouts, PaymentListings(shards, references), clock),
+        PaymentServicer(products, records, checkouts, top_ups, PaymentListings(shards, references), clock),
     )
     return payments
 

@@ -14,6 +14,7 @@ from services.billing.payment.parsing import (
     check_product_name,
     read_filter,
     read_new_product,
+    read_policy,
     read_product_changes,
     read_product_place,
     read_purchase,
@@ -23,7 +24,8 @@ from services.billing.payment.parsing import (
 )
 from services.billing.payment.products import Products
 from services.billing.payment.records import Records
-from services.billing.payment.rendering import render_payment, render_product, render_refund
+from services.billing.payment.rendering import render_payment, render_policy, render_product, render_refund
+from services.billing.payment.top_ups import TopUps
 from tollhouse.billing.v1 import payment_pb2 as pb
 from tollhouse.billing.v1 import payment_pb2_grpc as rpc
 
@@ -34,8 +36,15 @@ class PaymentServicer(rpc.PaymentServiceServicer):
     """Implements PaymentService."""
 
     def __init__(
-        self, products: Products, records: Records, checkouts: Checkouts, listings: Listings, clock: Clock
+        self,
+        products: Products,
+        records: Records,
+        checkouts: Checkouts,
+        top_ups: TopUps,
+        listings: Listings,
+        clock: Clock,
     ) -> None:
+        self._top_ups = top_ups
         self._products = products
         self._records = records
         self._checkouts = checkouts
@@ -54,6 +63,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
             "FindPayment": read_wanted_reference,
             "RefundPayment": read_refund,
             "CreateCheckout": read_purchase,
+            "SetTopUpPolicy": lambda request: read_policy(request, self._clock),
         }
 
     async def CreateProduct(self, request: pb.CreateProductRequest, context: _Context) -> pb.CreateProductResponse:
@@ -131,3 +141,11 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         payment, replayed = await self._checkouts.open(read_purchase(request))
         shown = await self._listings.get(payment.organization_id, payment.payment_id)
         return pb.CreateCheckoutResponse(payment=render_payment(shown), replayed=replayed)
+
+    async def SetTopUpPolicy(self, request: pb.SetTopUpPolicyRequest, context: _Context) -> pb.SetTopUpPolicyResponse:
+        policy = await self._top_ups.set(read_policy(request, self._clock))
+        return pb.SetTopUpPolicyResponse(policy=render_policy(policy))
+
+    async def GetTopUpPolicy(self, request: pb.GetTopUpPolicyRequest, context: _Context) -> pb.GetTopUpPolicyResponse:
+        policy = await self._top_ups.get(request.organization_id.lower())
+        return pb.GetTopUpPolicyResponse(policy=render_policy(policy))

@@ -45,6 +45,7 @@ STATE_SETTING_VERBS = (
         "SetEntitlementOverride",
         "SetPlanExperiment",
         "SetPassword",
+        "SetTopUpPolicy",
         "SignIn",
     ),
     *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),

@@ -43,7 +43,7 @@ _DUE: Final = """
         AND a.owner_id = p.organization_id AND a.currency_code = p.currency_code
     ORDER BY p.organization_id
 """
-# The range of the primary key since the month began, since ids are made in the order of time, by clocks that may differ.
+# The range of the primary key since the month began, since ids are made in the order of time.
 _COUNT: Final = """
     SELECT count(*) FILTER (WHERE create_time >= $3), count(*)
     FROM payments

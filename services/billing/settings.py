@@ -64,6 +64,9 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     invoice_link_lifetime_s: int = Field(default=604_800, ge=60, le=31_536_000)
     """How long a link to an invoice works."""
 
+    top_ups_every_s: float = Field(default=10, ge=0.05, le=3_600)
+    """How often it is looked at which accounts are to be topped up by themselves."""
+
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:
         for name in ("identity_target", "metering_target"):

@@ -49,6 +49,7 @@ STATE_SETTING_VERBS = (
         "SetInvoice",
         "SetPlanExperiment",
         "SetPassword",
+        "SetTopUpPolicy",
         "SignIn",
     ),
     *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),

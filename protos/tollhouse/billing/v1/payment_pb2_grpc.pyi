@@ -85,42 +85,18 @@ class PaymentServiceStub:
     `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
     UNAVAILABLE when the provider cannot be reached.
     """
-    ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
-    """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
+    SetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.SetTopUpPolicyRequest, _payment_pb2.SetTopUpPolicyResponse]
+    """Says when an organization's account is topped up by itself, in one currency.
 
-    The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
-    in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
-    and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
-    which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
-    request.
-
-    A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
-    is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
-    that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
-    UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
-    give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
-    bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
-    webhook had the same id and said something else.
+    When what is available on the account is below the threshold, billing charges the saved method of the customer who
+    made the organization's last payment through the provider. At most one such payment is pending at a time. After a
+    decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+    INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+    provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
+    organization names a customer of the provider.
     """
-    ListWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListWebhooksRequest, _payment_pb2.ListWebhooksResponse]
-    """Lists the webhooks that were kept, the latest first."""
-    RetryWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.RetryWebhookRequest, _payment_pb2.RetryWebhookResponse]
-    """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
-
-    A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
-    the webhook was applied.
-    """
-    CountWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.CountWebhooksRequest, _payment_pb2.CountWebhooksResponse]
-    """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept."""
-    ReconcilePayments: _aio.UnaryStreamMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]
-    """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
-    hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
-
-    What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
-    is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
-    cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
-    has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
-    """
+    GetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetTopUpPolicyRequest, _payment_pb2.GetTopUpPolicyResponse]
+    """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set."""
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
@@ -261,69 +237,27 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def ReceiveWebhook(
+    def SetTopUpPolicy(
         self,
-        request: _payment_pb2.ReceiveWebhookRequest,
-        context: _aio.ServicerContext[_payment_pb2.ReceiveWebhookRequest, _abc.Awaitable[_payment_pb2.ReceiveWebhookResponse]],
-    ) -> _abc.Awaitable[_payment_pb2.ReceiveWebhookResponse]:
-        """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
+        request: _payment_pb2.SetTopUpPolicyRequest,
+        context: _aio.ServicerContext[_payment_pb2.SetTopUpPolicyRequest, _abc.Awaitable[_payment_pb2.SetTopUpPolicyResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.SetTopUpPolicyResponse]:
+        """Says when an organization's account is topped up by itself, in one currency.
 
-        The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
-        in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
-        and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
-        which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
-        request.
-
-        A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
-        is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
-        that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
-        UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
-        give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
-        bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
-        webhook had the same id and said something else.
+        When what is available on the account is below the threshold, billing charges the saved method of the customer who
+        made the organization's last payment through the provider. At most one such payment is pending at a time. After a
+        decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+        INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+        provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
+        organization names a customer of the provider.
         """
 
     @_abc_1.abstractmethod
-    def ListWebhooks(
+    def GetTopUpPolicy(
         self,
-        request: _payment_pb2.ListWebhooksRequest,
-        context: _aio.ServicerContext[_payment_pb2.ListWebhooksRequest, _abc.Awaitable[_payment_pb2.ListWebhooksResponse]],
-    ) -> _abc.Awaitable[_payment_pb2.ListWebhooksResponse]:
-        """Lists the webhooks that were kept, the latest first."""
-
-    @_abc_1.abstractmethod
-    def RetryWebhook(
-        self,
-        request: _payment_pb2.RetryWebhookRequest,
-        context: _aio.ServicerContext[_payment_pb2.RetryWebhookRequest, _abc.Awaitable[_payment_pb2.RetryWebhookResponse]],
-    ) -> _abc.Awaitable[_payment_pb2.RetryWebhookResponse]:
-        """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
-
-        A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
-        the webhook was applied.
-        """
-
-    @_abc_1.abstractmethod
-    def CountWebhooks(
-        self,
-        request: _payment_pb2.CountWebhooksRequest,
-        context: _aio.ServicerContext[_payment_pb2.CountWebhooksRequest, _abc.Awaitable[_payment_pb2.CountWebhooksResponse]],
-    ) -> _abc.Awaitable[_payment_pb2.CountWebhooksResponse]:
-        """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept."""
-
-    @_abc_1.abstractmethod
-    def ReconcilePayments(
-        self,
-        request: _payment_pb2.ReconcilePaymentsRequest,
-        context: _aio.ServicerContext[_payment_pb2.ReconcilePaymentsRequest, _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]],
-    ) -> _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]:
-        """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
-        hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
-
-        What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
-        is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
-        cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
-        has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
-        """
+        request: _payment_pb2.GetTopUpPolicyRequest,
+        context: _aio.ServicerContext[_payment_pb2.GetTopUpPolicyRequest, _abc.Awaitable[_payment_pb2.GetTopUpPolicyResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.GetTopUpPolicyResponse]:
+        """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set."""
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _aio.Server) -> None: ...

@@ -24,9 +24,7 @@ from services.billing.invoice.domain import (
     credit_lines,
     credits_applied,
     tax_on,
-    true_up,
 )
-from services.billing.subscription.proration import prorated
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 MONEY = st.decimals("-1000", "1000", places=9)
@@ -120,14 +118,6 @@ def test_notes_on_all_lines_in_any_order_credit_what_was_charged(
 )
 def test_tax_is_rounded_once_half_to_even_to_the_smallest_coin(net: str, percent: str, code: str, tax: str) -> None:
     assert tax_on(Decimal(net), percent, code) == Decimal(tax)
-
-
-@pytest.mark.parametrize(("used", "missing"), [("2", "13"), ("15", "0"), ("20", "0")])
-def test_true_up_is_what_is_missing_to_the_minimum_of_the_days(used: str, missing: str) -> None:
-    """Acceptance case 9: a minimum of 31 for a month of 31 days, begun on the 17th, is 15."""
-    minimum = prorated(Decimal("31.00"), 15, 31)
-    assert minimum == 15
-    assert true_up(minimum, Decimal(used)) == Decimal(missing)
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,14 @@ def document_json(document: Document) -> str:
 
 
 def document_of_json(text: str) -> Stored:
-    """Return the stored parts of a document; raises KeyError or ValueError for what `document_json` does not write."""
+    """Return the stored parts of a document, which may lack its lines.
+
+    Raises:
+        KeyError, ValueError: it is nothing that `document_json` has written.
+    """
     stored: _Json = json.loads(text)
     return Stored(
-        tuple(_line(number, one) for number, one in enumerate(stored["lines"], start=1)),
+        tuple(_line(number, one) for number, one in enumerate(stored.get("lines", ()), start=1)),
         Tax(*stored["tax"]),
         party_of_json(stored["issuer"]),
         party_of_json(stored["recipient"]),

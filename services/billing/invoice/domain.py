@@ -264,14 +264,6 @@ def credits_applied(subtotal: Decimal, debt: Decimal, owed_before: Decimal) -> D
     return subtotal - unpaid
 
 
-def true_up(minimum: Decimal, used: Decimal) -> Decimal:
-    """Return what is missing to the minimum of a period; never negative.
-
-    `minimum` is that of the days of the period that were had, as `subscription.proration.prorated` says.
-    """
-    return max(minimum - used, ZERO)
-
-
 class CreditExceedsLine(Exception):
     """More is to be credited than is left of a line."""
 

@@ -8,10 +8,12 @@ from typing import Final, NamedTuple
 
 from services.billing.invoice.domain import ZERO, Line, LineKind, Quantity
 
-LINES_MAX: Final = 2_000
+LINES_MAX: Final = 1_000
 """How many lines an invoice has; what would be a further one is put together by month and kind."""
 _DESCRIPTION_MAX: Final = 256
 _ANY_TIER: Final = "any"
+_RATES_MAX: Final = 4
+"""How many rates of a unit are told; more, such as of many thresholds, are in the price version."""
 
 
 @dataclass(slots=True)
@@ -159,7 +161,8 @@ def _line(number: int, one: _Sum, rates: Mapping[tuple[str, str, str], tuple[str
 def _rates_of(key: _Key, unit: str, rates: Mapping[tuple[str, str, str], tuple[str, ...]]) -> tuple[str, ...]:
     """Return the rates for a unit in the line's service tier, or else those for every tier."""
     own = rates.get((key.price_version_id, key.service_tier, unit))
-    return rates.get((key.price_version_id, _ANY_TIER, unit), ()) if own is None else own
+    found = rates.get((key.price_version_id, _ANY_TIER, unit), ()) if own is None else own
+    return found if len(found) <= _RATES_MAX else (*found[:_RATES_MAX], "…")
 
 
 def _of_period(line: Line, period: PlanPeriod) -> Line:

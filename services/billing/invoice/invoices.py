@@ -179,8 +179,12 @@ class Invoices:
         number: str,
         size: int,
         page_token: str,
+        fitting: Callable[[list[Document]], int],
     ) -> tuple[list[Document], str]:
-        """Return a page of documents, the latest first, and the token of the next."""
+        """Return a page of documents without their lines, the latest first, and the token of the next.
+
+        `fitting` says how many of some documents fit into an answer.
+        """
         fingerprint = f"invoices/{organization_id}/{kind}/{state}/{number}"
         before = id_in_token(page_token, fingerprint)
         size = page_size(size)
@@ -192,8 +196,8 @@ class Invoices:
             else:
                 rows = await store.before(connection, organization_id, before, scan)
         wanted = [one for one in rows if kind in (None, one.kind) and state in (None, one.state)]
-        page = wanted[:size]
-        last = page[-1] if len(wanted) > size else rows[-1] if len(rows) == scan and not number else None
+        page = wanted[: fitting(wanted[:size])]
+        last = page[-1] if len(wanted) > len(page) else rows[-1] if len(rows) == scan and not number else None
         return page, encode_page_token(last.invoice_id, fingerprint=fingerprint) if last is not None else ""
 
 

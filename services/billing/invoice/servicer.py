@@ -8,6 +8,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from libs.common.clock import Clock
 from libs.common.errors import NotFound
+from libs.common.pages import that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
@@ -103,6 +104,7 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
             number=request.number,
             size=request.page_size,
             page_token=request.page_token,
+            fitting=lambda found: len(that_fit(render_document(one, with_lines=False) for one in found)),
         )
         rendered = [render_document(document, with_lines=False) for document in documents]
         return pb.ListInvoicesResponse(invoices=rendered, next_page_token=token)

@@ -25,16 +25,18 @@ _FIND: Final = f"""
 """  # noqa: S608 -- made of constants of ours alone.
 _LOCK: Final = f"{_FIND} FOR UPDATE"
 
+_WITHOUT_LINES: Final = _COLUMNS.replace("document::text", "(document - 'lines')::text")
+
 # A range of the primary key, which sorts by time, backwards.
 _PAGE: Final = f"""
-    SELECT {_COLUMNS} FROM invoices
+    SELECT {_WITHOUT_LINES} FROM invoices
     WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR invoice_id < $2)
     ORDER BY invoices.invoice_id DESC LIMIT $3
 """  # noqa: S608
 
 # One probe of the unique number.
 _OF_NUMBER: Final = f"""
-    SELECT {_COLUMNS} FROM invoices WHERE organization_id = $1::uuid AND number = $2
+    SELECT {_WITHOUT_LINES} FROM invoices WHERE organization_id = $1::uuid AND number = $2
 """  # noqa: S608
 
 # The last invoice of an account, by the unique position.
@@ -160,7 +162,7 @@ async def lock(connection: RawConnection, organization_id: str, invoice_id: str)
 
 
 async def before(connection: RawConnection, organization_id: str, invoice_id: str | None, limit: int) -> list[Document]:
-    """Return an organization's documents before one, the latest first."""
+    """Return an organization's documents before one, the latest first, without their lines."""
     return [_document(row) for row in await connection.fetch(_PAGE, organization_id, invoice_id, limit)]
 
 

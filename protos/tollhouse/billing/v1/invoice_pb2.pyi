@@ -579,7 +579,9 @@ class InvoiceQuantity(_message.Message):
     """How much, as a plain decimal."""
     @_builtins.property
     def rates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The rates of the price version for the unit, such as `3 per 1000000`; several where they depend on the call."""
+        """The rates of the price version for the unit, such as `3 per 1000000`; several where they depend on the call, and `…`
+        after the fourth where there are more.
+        """
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Billing as a process: settings, objects, server."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -242,6 +243,46 @@ BRINGS_CREDITS: Brings.ValueType  # 2
 BRINGS_NOTHING: Brings.ValueType  # 3
 """Nothing: what it brought is on the account already, as with history taken over."""
 Global___Brings: _TypeAlias = Brings  # noqa: Y015
+
+class _WebhookState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WebhookStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEBHOOK_STATE_UNSPECIFIED: _WebhookState.ValueType  # 0
+    """Not set."""
+    WEBHOOK_STATE_WAITING: _WebhookState.ValueType  # 1
+    """It is to be applied."""
+    WEBHOOK_STATE_PARKED: _WebhookState.ValueType  # 2
+    """What it names is not known yet, such as a subscription whose webhook has not come. It is tried again, at growing
+    intervals up to an hour, for three days.
+    """
+    WEBHOOK_STATE_APPLIED: _WebhookState.ValueType  # 3
+    """It was applied, or said nothing new."""
+    WEBHOOK_STATE_REFUSED: _WebhookState.ValueType  # 4
+    """It contradicts the catalogue or what is known, or is of another store or mode. `reason` says what."""
+    WEBHOOK_STATE_SET_ASIDE: _WebhookState.ValueType  # 5
+    """It could not be applied in time, and is not tried any more. `reason` says why."""
+
+class WebhookState(_WebhookState, metaclass=_WebhookStateEnumTypeWrapper):
+    """Where a received webhook is in its life."""
+
+WEBHOOK_STATE_UNSPECIFIED: WebhookState.ValueType  # 0
+"""Not set."""
+WEBHOOK_STATE_WAITING: WebhookState.ValueType  # 1
+"""It is to be applied."""
+WEBHOOK_STATE_PARKED: WebhookState.ValueType  # 2
+"""What it names is not known yet, such as a subscription whose webhook has not come. It is tried again, at growing
+intervals up to an hour, for three days.
+"""
+WEBHOOK_STATE_APPLIED: WebhookState.ValueType  # 3
+"""It was applied, or said nothing new."""
+WEBHOOK_STATE_REFUSED: WebhookState.ValueType  # 4
+"""It contradicts the catalogue or what is known, or is of another store or mode. `reason` says what."""
+WEBHOOK_STATE_SET_ASIDE: WebhookState.ValueType  # 5
+"""It could not be applied in time, and is not tried any more. `reason` says why."""
+Global___WebhookState: _TypeAlias = WebhookState  # noqa: Y015
 
 @_typing.final
 class Product(_message.Message):
@@ -1518,6 +1559,428 @@ class CreateCheckoutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateCheckoutResponse: _TypeAlias = CreateCheckoutResponse  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """A webhook that was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """Our id of it."""
+    provider: _builtins.str
+    """The provider that sent it, such as `stripe`."""
+    event_id: _builtins.str
+    """What the provider calls the event; where it has no ids for events, the SHA-256 of the body in hex."""
+    kind: _builtins.str
+    """The provider's word for what happened, such as `invoice.paid`."""
+    state: Global___WebhookState.ValueType
+    """Where it is in its life."""
+    reason: _builtins.str
+    """Why it waits, was refused or set aside; empty otherwise."""
+    attempt_count: _builtins.int
+    """How often it was tried since it came or was let be tried again."""
+    organization_id: _builtins.str
+    """The organization whose payment or subscription it is; empty until that is known."""
+    @_builtins.property
+    def receive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it came first."""
+
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried next; absent where it is not."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was applied, refused or set aside; absent before."""
+
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: Global___WebhookState.ValueType = ...,
+        reason: _builtins.str = ...,
+        attempt_count: _builtins.int = ...,
+        receive_time: _timestamp_pb2.Timestamp | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "next_attempt_time", b"next_attempt_time", "receive_time", b"receive_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "event_id", b"event_id", "finish_time", b"finish_time", "kind", b"kind", "next_attempt_time", b"next_attempt_time", "organization_id", b"organization_id", "provider", b"provider", "reason", b"reason", "receive_time", b"receive_time", "state", b"state", "webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class ReceiveWebhookRequest(_message.Message):
+    """What ReceiveWebhook needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider, as payments call it: `stripe` or `lemon_squeezy`."""
+    @_builtins.property
+    def body(self) -> _httpbody_pb2.HttpBody:
+        """The body, byte by byte as it came; at most 262,144 bytes of data. The content type does not matter."""
+
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The headers that came with it, by their names in any case; the signature's is enough. Those that are missing here are
+        taken from the metadata of the call.
+        """
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        body: _httpbody_pb2.HttpBody | None = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveWebhookRequest: _TypeAlias = ReceiveWebhookRequest  # noqa: Y015
+
+@_typing.final
+class ReceiveWebhookResponse(_message.Message):
+    """What ReceiveWebhook answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """The id under which it is kept; empty where it says nothing of payments."""
+    replayed: _builtins.bool
+    """Whether it had come before."""
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiveWebhookResponse: _TypeAlias = ReceiveWebhookResponse  # noqa: Y015
+
+@_typing.final
+class ListWebhooksRequest(_message.Message):
+    """What ListWebhooks needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    state: Global___WebhookState.ValueType
+    """Only those in this state; all when absent."""
+    provider: _builtins.str
+    """Only those of this provider; all when empty."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        state: Global___WebhookState.ValueType = ...,
+        provider: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "provider", b"provider", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhooksRequest: _TypeAlias = ListWebhooksRequest  # noqa: Y015
+
+@_typing.final
+class ListWebhooksResponse(_message.Message):
+    """What ListWebhooks answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Webhook]:
+        """The webhooks."""
+
+    def __init__(
+        self,
+        *,
+        webhooks: _abc.Iterable[Global___Webhook] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "webhooks", b"webhooks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhooksResponse: _TypeAlias = ListWebhooksResponse  # noqa: Y015
+
+@_typing.final
+class RetryWebhookRequest(_message.Message):
+    """What RetryWebhook needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """The webhook."""
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookRequest: _TypeAlias = RetryWebhookRequest  # noqa: Y015
+
+@_typing.final
+class RetryWebhookResponse(_message.Message):
+    """What RetryWebhook answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def webhook(self) -> Global___Webhook:
+        """The webhook, which waits now."""
+
+    def __init__(
+        self,
+        *,
+        webhook: Global___Webhook | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookResponse: _TypeAlias = RetryWebhookResponse  # noqa: Y015
+
+@_typing.final
+class CountWebhooksRequest(_message.Message):
+    """What CountWebhooks needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider."""
+    days: _builtins.int
+    """How many days in UTC, today included: 1 when zero, at most 366."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountWebhooksRequest: _TypeAlias = CountWebhooksRequest  # noqa: Y015
+
+@_typing.final
+class CountWebhooksResponse(_message.Message):
+    """What CountWebhooks answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookCount]:
+        """The counts, by outcome and kind; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___WebhookCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountWebhooksResponse: _TypeAlias = CountWebhooksResponse  # noqa: Y015
+
+@_typing.final
+class WebhookCount(_message.Message):
+    """How many webhooks came to something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """What they came to: RECEIVED (kept), REPEATED, IGNORED (says nothing of payments), FORGED, OVERSIZED, UNREADABLE, ALTERED
+    (the id of an event that said something else), and of those that were kept APPLIED, REFUSED and SET_ASIDE.
+    """
+    kind: _builtins.str
+    """The provider's word for what happened; empty where the signature was not good or the body could not be read."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookCount: _TypeAlias = WebhookCount  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsRequest(_message.Message):
+    """What ReconcilePayments needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider to ask; all that have a key when empty."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """What changed since this time is asked for: 72 hours ago when absent, at most 35 days ago."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "since_time", b"since_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsRequest: _TypeAlias = ReconcilePaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ReconcilePaymentsResponse(_message.Message):
+    """What ReconcilePayments answers, again and again: what asking a provider has brought so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    APPLIED_COUNT_FIELD_NUMBER: _builtins.int
+    KNOWN_COUNT_FIELD_NUMBER: _builtins.int
+    UNKNOWN_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
+    OUT_OF_PLACE_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider that is asked now."""
+    applied_count: _builtins.int
+    """How many changes were new and are applied."""
+    known_count: _builtins.int
+    """How many were known already."""
+    unknown_count: _builtins.int
+    """How many name something that is not known here. They are asked for again."""
+    refused_count: _builtins.int
+    """How many contradict the catalogue or what is known."""
+    out_of_place_count: _builtins.int
+    """How many are of another store or mode."""
+    failed_count: _builtins.int
+    """How many could not be applied by an error of ours. They are asked for again."""
+    failure: _builtins.str
+    """Why the provider could not be asked; empty where it could."""
+    ended: _builtins.bool
+    """Whether this is the last message on this provider."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        applied_count: _builtins.int = ...,
+        known_count: _builtins.int = ...,
+        unknown_count: _builtins.int = ...,
+        refused_count: _builtins.int = ...,
+        out_of_place_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        failure: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_count", b"applied_count", "ended", b"ended", "failed_count", b"failed_count", "failure", b"failure", "known_count", b"known_count", "out_of_place_count", b"out_of_place_count", "provider", b"provider", "refused_count", b"refused_count", "unknown_count", b"unknown_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePaymentsResponse: _TypeAlias = ReconcilePaymentsResponse  # noqa: Y015
 
 @_typing.final
 class TopUpPolicy(_message.Message):

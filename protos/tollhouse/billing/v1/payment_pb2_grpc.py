@@ -95,6 +95,31 @@ class PaymentServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
                 _registered_method=True)
+        self.ReceiveWebhook = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/ReceiveWebhook',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookResponse.FromString,
+                _registered_method=True)
+        self.ListWebhooks = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/ListWebhooks',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksResponse.FromString,
+                _registered_method=True)
+        self.RetryWebhook = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/RetryWebhook',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookResponse.FromString,
+                _registered_method=True)
+        self.CountWebhooks = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/CountWebhooks',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksResponse.FromString,
+                _registered_method=True)
+        self.ReconcilePayments = channel.unary_stream(
+                '/tollhouse.billing.v1.PaymentService/ReconcilePayments',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
+                _registered_method=True)
         self.SetTopUpPolicy = channel.unary_unary(
                 '/tollhouse.billing.v1.PaymentService/SetTopUpPolicy',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyRequest.SerializeToString,
@@ -227,6 +252,64 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReceiveWebhook(self, request, context):
+        """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
+
+        The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
+        in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
+        and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
+        which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
+        request.
+
+        A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
+        is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
+        that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
+        UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
+        give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
+        bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
+        webhook had the same id and said something else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWebhooks(self, request, context):
+        """Lists the webhooks that were kept, the latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryWebhook(self, request, context):
+        """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
+
+        A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
+        the webhook was applied.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountWebhooks(self, request, context):
+        """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReconcilePayments(self, request, context):
+        """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
+        hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
+
+        What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
+        is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
+        cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
+        has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetTopUpPolicy(self, request, context):
         """Says when an organization's account is topped up by itself, in one currency.
 
@@ -305,6 +388,31 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.CreateCheckout,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.SerializeToString,
+            ),
+            'ReceiveWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReceiveWebhook,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookResponse.SerializeToString,
+            ),
+            'ListWebhooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhooks,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksResponse.SerializeToString,
+            ),
+            'RetryWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryWebhook,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookResponse.SerializeToString,
+            ),
+            'CountWebhooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountWebhooks,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksResponse.SerializeToString,
+            ),
+            'ReconcilePayments': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReconcilePayments,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.SerializeToString,
             ),
             'SetTopUpPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetTopUpPolicy,
@@ -620,6 +728,141 @@ class PaymentService:
             '/tollhouse.billing.v1.PaymentService/CreateCheckout',
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReceiveWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ReceiveWebhook',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ListWebhooks',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ListWebhooksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/RetryWebhook',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.RetryWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountWebhooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/CountWebhooks',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.CountWebhooksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcilePayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/ReconcilePayments',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

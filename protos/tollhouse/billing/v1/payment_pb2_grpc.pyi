@@ -85,6 +85,42 @@ class PaymentServiceStub:
     `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
     UNAVAILABLE when the provider cannot be reached.
     """
+    ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
+    """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
+
+    The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
+    in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
+    and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
+    which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
+    request.
+
+    A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
+    is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
+    that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
+    UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
+    give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
+    bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
+    webhook had the same id and said something else.
+    """
+    ListWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListWebhooksRequest, _payment_pb2.ListWebhooksResponse]
+    """Lists the webhooks that were kept, the latest first."""
+    RetryWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.RetryWebhookRequest, _payment_pb2.RetryWebhookResponse]
+    """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
+
+    A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
+    the webhook was applied.
+    """
+    CountWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.CountWebhooksRequest, _payment_pb2.CountWebhooksResponse]
+    """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept."""
+    ReconcilePayments: _aio.UnaryStreamMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]
+    """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
+    hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
+
+    What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
+    is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
+    cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
+    has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
+    """
     SetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.SetTopUpPolicyRequest, _payment_pb2.SetTopUpPolicyResponse]
     """Says when an organization's account is topped up by itself, in one currency.
 
@@ -234,6 +270,72 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
         `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
         UNAVAILABLE when the provider cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def ReceiveWebhook(
+        self,
+        request: _payment_pb2.ReceiveWebhookRequest,
+        context: _aio.ServicerContext[_payment_pb2.ReceiveWebhookRequest, _abc.Awaitable[_payment_pb2.ReceiveWebhookResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ReceiveWebhookResponse]:
+        """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
+
+        The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
+        in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
+        and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
+        which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
+        request.
+
+        A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
+        is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
+        that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
+        UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
+        give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
+        bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
+        webhook had the same id and said something else.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWebhooks(
+        self,
+        request: _payment_pb2.ListWebhooksRequest,
+        context: _aio.ServicerContext[_payment_pb2.ListWebhooksRequest, _abc.Awaitable[_payment_pb2.ListWebhooksResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ListWebhooksResponse]:
+        """Lists the webhooks that were kept, the latest first."""
+
+    @_abc_1.abstractmethod
+    def RetryWebhook(
+        self,
+        request: _payment_pb2.RetryWebhookRequest,
+        context: _aio.ServicerContext[_payment_pb2.RetryWebhookRequest, _abc.Awaitable[_payment_pb2.RetryWebhookResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.RetryWebhookResponse]:
+        """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
+
+        A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
+        the webhook was applied.
+        """
+
+    @_abc_1.abstractmethod
+    def CountWebhooks(
+        self,
+        request: _payment_pb2.CountWebhooksRequest,
+        context: _aio.ServicerContext[_payment_pb2.CountWebhooksRequest, _abc.Awaitable[_payment_pb2.CountWebhooksResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.CountWebhooksResponse]:
+        """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept."""
+
+    @_abc_1.abstractmethod
+    def ReconcilePayments(
+        self,
+        request: _payment_pb2.ReconcilePaymentsRequest,
+        context: _aio.ServicerContext[_payment_pb2.ReconcilePaymentsRequest, _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]],
+    ) -> _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]:
+        """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
+        hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
+
+        What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
+        is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
+        cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
+        has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
         """
 
     @_abc_1.abstractmethod

@@ -1,5 +1,6 @@
 """Billing as a process: settings, objects, server."""
 
+from functools import partial
 from typing import Final
 
 import grpc
@@ -42,6 +43,7 @@ from services.billing.payment.records import Records
 from services.billing.payment.references import References
 from services.billing.payment.servicer import PaymentServicer
 from services.billing.payment.steps import Steps
+from services.billing.payment.top_ups import TopUps
 from services.billing.payment.webhook.counts import Counts
 from services.billing.payment.webhook.domain import World
 from services.billing.payment.webhook.inbox import Inbox
@@ -196,10 +198,12 @@ def _add_payments(
     checkouts = Checkouts(
         shards, platform, references, steps, products, asked, clock, is_test=settings.payments_test_mode
     )
+    top_ups = TopUps(shards, references, payments, asked, clock, is_test=settings.payments_test_mode)
+    service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
     webhooks = _add_webhooks(service, settings, databases, providers, payments, clock)
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,
-        PaymentServicer(products, records, checkouts, PaymentListings(shards, references), webhooks, clock),
+        PaymentServicer(products, records, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock),
     )
     return payments
 

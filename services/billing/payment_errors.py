@@ -127,3 +127,12 @@ class NotOffered(Refusal):
     reason = "NOT_OFFERED"
     template = "{what} is not offered."
     remedy = "Have an operator or a service of the platform open the checkout."
+
+
+class NoSavedMethod(Refusal):
+    """No payment of the organization names a customer of the provider, whose saved method could be charged."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NO_SAVED_METHOD"
+    template = "No payment of the organization names a customer of {provider}."
+    remedy = "Pay once through a checkout of the provider first."

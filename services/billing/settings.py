@@ -58,6 +58,9 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     payments_test_mode: bool = False
     """Whether checkouts are opened in the test modes of payment providers. Payments of the other mode are refused."""
 
+    top_ups_every_s: float = Field(default=10, ge=0.05, le=3_600)
+    """How often it is looked at which accounts are to be topped up by themselves."""
+
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:
         for name in ("identity_target", "metering_target"):

@@ -48,6 +48,7 @@ STATE_SETTING_VERBS = (
         "SetEntitlementOverride",
         "SetPlanExperiment",
         "SetPassword",
+        "SetTopUpPolicy",
         "SignIn",
     ),
     *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),

@@ -23,6 +23,7 @@ from services.billing.payment.provider import Method, Reference, ReferenceKind
 from services.billing.payment.records import NewRecord, NewRefundRequest
 from services.billing.payment.references import OURS, ProvidersReference
 from services.billing.payment.store import Filter
+from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.plan.domain import PRICE_MAX, Money
 from services.billing.plan.parsing import read_references
 from tollhouse.billing.v1 import payment_pb2 as pb
@@ -279,6 +280,46 @@ def read_purchase(request: pb.CreateCheckoutRequest) -> NewPurchase:
         description=request.description,
         metadata=dict(request.metadata) or None,
         request=_fields("CreateCheckout", request),
+    )
+
+
+def read_policy(request: pb.SetTopUpPolicyRequest, clock: Clock) -> TopUpPolicy:
+    """Return the policy that is to be set. Raises InvalidArgument, naming every field that cannot be so."""
+    violations: Violations = []
+    threshold = Money(
+        request.threshold.currency_code,
+        parse_amount("threshold", request.threshold, violations, minimum=Decimal(0)).copy_abs(),
+    )
+    found: dict[str, Decimal | None] = {}
+    for field in ("top_up_amount", "target_balance"):
+        amount: Amount = getattr(request, field)
+        money = _money(field, amount, violations) if request.HasField(field) else None
+        if money is not None and money.currency_code != threshold.currency_code:
+            violations.append(FieldViolation(f"{field}.currency_code", "must be that of the threshold"))
+        if money is not None and (money.value > _TOP_UP_MAX or money.value != round(money.value, _TOP_UP_DIGITS_MAX)):
+            rule = f"must be at most {_TOP_UP_MAX:,} with at most {_TOP_UP_DIGITS_MAX} fraction digits"
+            violations.append(FieldViolation(f"{field}.value", rule))
+        found[field] = None if money is None else money.value
+    target = found["target_balance"]
+    if (found["top_up_amount"] is None) == (target is None):
+        violations.append(FieldViolation("top_up_amount", "exactly one of this and target_balance is needed"))
+    if target is not None and target <= threshold.value:
+        violations.append(FieldViolation("target_balance.value", "must be above the threshold"))
+    if violations:
+        raise InvalidArgument(violations)
+    return TopUpPolicy(
+        organization_id=request.organization_id.lower(),
+        enabled=request.enabled,
+        currency_code=threshold.currency_code,
+        threshold=threshold.value,
+        top_up_amount=found["top_up_amount"],
+        target_balance=target,
+        provider=request.provider,
+        external_customer_id="",
+        max_per_day=request.max_per_day or 1,
+        max_per_month=request.max_per_month or 10,
+        actor="",
+        update_time=clock.now(),
     )
 
 

@@ -6,6 +6,7 @@ from services.billing.payment.domain import Payment, Refund
 from services.billing.payment.listings import Shown
 from services.billing.payment.product_domain import Product
 from services.billing.payment.references import ProvidersReference
+from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.plan.rendering import render_reference
 from tollhouse.billing.v1 import payment_pb2 as pb
 
@@ -67,6 +68,24 @@ def render_payment(shown: Shown) -> pb.Payment:
         processed_time=render_optional_time(p.processed_time),
         create_time=render_time(p.create_time),
         update_time=render_time(p.update_time),
+    )
+
+
+def render_policy(policy: TopUpPolicy) -> pb.TopUpPolicy:
+    """Return a policy of top-ups as a message."""
+    unit, amount, target = policy.currency_code, policy.top_up_amount, policy.target_balance
+    return pb.TopUpPolicy(
+        organization_id=policy.organization_id,
+        enabled=policy.enabled,
+        threshold=render_amount(unit, policy.threshold),
+        top_up_amount=None if amount is None else render_amount(unit, amount),
+        target_balance=None if target is None else render_amount(unit, target),
+        provider=policy.provider,
+        max_per_day=policy.max_per_day,
+        max_per_month=policy.max_per_month,
+        pending_payment_id=policy.pending_payment_id or "",
+        paused_reason=policy.paused_reason,
+        update_time=render_time(policy.update_time),
     )
 
 

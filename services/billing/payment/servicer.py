@@ -14,6 +14,7 @@ from services.billing.payment.parsing import (
     check_product_name,
     read_filter,
     read_new_product,
+    read_policy,
     read_product_changes,
     read_product_place,
     read_purchase,
@@ -23,7 +24,8 @@ from services.billing.payment.parsing import (
 )
 from services.billing.payment.products import Products
 from services.billing.payment.records import Records
-from services.billing.payment.rendering import render_payment, render_product, render_refund
+from services.billing.payment.rendering import render_payment, render_policy, render_product, render_refund
+from services.billing.payment.top_ups import TopUps
 from services.billing.payment.webhook.servicer import WebhookServicer
 from tollhouse.billing.v1 import payment_pb2 as pb
 from tollhouse.billing.v1 import payment_pb2_grpc as rpc
@@ -39,10 +41,12 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         products: Products,
         records: Records,
         checkouts: Checkouts,
+        top_ups: TopUps,
         listings: Listings,
         webhooks: WebhookServicer,
         clock: Clock,
     ) -> None:
+        self._top_ups = top_ups
         self._products = products
         self._records = records
         self._checkouts = checkouts
@@ -62,6 +66,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
             "FindPayment": read_wanted_reference,
             "RefundPayment": read_refund,
             "CreateCheckout": read_purchase,
+            "SetTopUpPolicy": lambda request: read_policy(request, self._clock),
         }
 
     async def CreateProduct(self, request: pb.CreateProductRequest, context: _Context) -> pb.CreateProductResponse:
@@ -157,3 +162,11 @@ class PaymentServicer(rpc.PaymentServiceServicer):
     ) -> AsyncIterator[pb.ReconcilePaymentsResponse]:
         async for message in self._webhooks.reconcile(request):
             yield message
+
+    async def SetTopUpPolicy(self, request: pb.SetTopUpPolicyRequest, context: _Context) -> pb.SetTopUpPolicyResponse:
+        policy = await self._top_ups.set(read_policy(request, self._clock))
+        return pb.SetTopUpPolicyResponse(policy=render_policy(policy))
+
+    async def GetTopUpPolicy(self, request: pb.GetTopUpPolicyRequest, context: _Context) -> pb.GetTopUpPolicyResponse:
+        policy = await self._top_ups.get(request.organization_id.lower())
+        return pb.GetTopUpPolicyResponse(policy=render_policy(policy))

@@ -28,6 +28,7 @@ from services.billing.tables.payments import payments as payments
 from services.billing.tables.payments import product_references as product_references
 from services.billing.tables.payments import product_requests as product_requests
 from services.billing.tables.payments import products as products
+from services.billing.tables.payments import top_up_policies as top_up_policies
 from services.billing.tables.plans import plan_assignments as plan_assignments
 from services.billing.tables.plans import plan_drafts as plan_drafts
 from services.billing.tables.plans import plan_experiments as plan_experiments

@@ -258,3 +258,27 @@ external_subscriptions: Final = Table(
         "status IN ('ACTIVE', 'PAST_DUE', 'PAUSED', 'CANCELLED', 'EXPIRED')", name="external_subscriptions_status_known"
     ),
 )
+
+# When an organization's account is topped up by itself.
+top_up_policies: Final = Table(
+    "top_up_policies",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("threshold", AMOUNT, nullable=False),
+    Column("top_up_amount", AMOUNT),
+    Column("target_balance", AMOUNT),
+    Column("provider", CODE, nullable=False),
+    # Who is charged: the provider's own id.
+    Column("external_customer_id", CODE, nullable=False),
+    Column("max_per_day", Integer, nullable=False),
+    Column("max_per_month", Integer, nullable=False),
+    # The payment for which the provider has been asked, or is about to be; null while none is pending.
+    Column("pending_payment_id", ID),
+    Column("paused_reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("update_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", name="top_up_policies_pkey"),
+    CheckConstraint("num_nulls(top_up_amount, target_balance) = 1", name="top_up_policies_one_amount"),
+)

@@ -55,6 +55,7 @@ WAYS: Final[Mapping[str, Way]] = {
     # Refunds of the payment are of a small part of it each.
     **_all(Way.ADDS, "billing.v1.PaymentService", "CreateProduct ArchiveProduct RecordPayment RefundPayment"),
     **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout ReceiveWebhook RetryWebhook ReconcilePayments"),
+    **_all(Way.ADDS, "billing.v1.PaymentService", "SetTopUpPolicy"),
     **_all(Way.STALE, "billing.v1.PaymentService", "UpdateProduct"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
@@ -183,6 +184,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.PaymentService.ListPayments": lambda target: {"reference": None, "subscription_id": None},
     "billing.v1.PaymentService.FindPayment": lambda target: {"reference": _SOME_REFERENCE},
     "billing.v1.PaymentService.RefundPayment": lambda target: {"reason": "tried"},
+    "billing.v1.PaymentService.SetTopUpPolicy": lambda target: {"target_balance": None, "provider": "manual"},
     "billing.v1.PaymentService.CreateCheckout": lambda target: {
         "success_url": "https://matrix.example/",
         "cancel_url": "https://matrix.example/",

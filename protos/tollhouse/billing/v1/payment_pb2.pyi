@@ -1981,3 +1981,203 @@ class ReconcilePaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReconcilePaymentsResponse: _TypeAlias = ReconcilePaymentsResponse  # noqa: Y015
+
+@_typing.final
+class TopUpPolicy(_message.Message):
+    """When an organization's account is topped up by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    TOP_UP_AMOUNT_FIELD_NUMBER: _builtins.int
+    TARGET_BALANCE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MAX_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_PER_MONTH_FIELD_NUMBER: _builtins.int
+    PENDING_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    PAUSED_REASON_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    enabled: _builtins.bool
+    """Whether it is in force."""
+    provider: _builtins.str
+    """The provider whose saved method is charged."""
+    max_per_day: _builtins.int
+    """How many top-ups there are in a day of UTC at most, other than failed ones."""
+    max_per_month: _builtins.int
+    """The same for a month."""
+    pending_payment_id: _builtins.str
+    """The payment that is pending; empty where none is."""
+    paused_reason: _builtins.str
+    """Why it is off though it was set on, in a few words; empty otherwise."""
+    @_builtins.property
+    def threshold(self) -> _amount_pb2.Amount:
+        """Below which available balance the account is topped up. Zero or more."""
+
+    @_builtins.property
+    def top_up_amount(self) -> _amount_pb2.Amount:
+        """How much each top-up is; absent where there is a target balance. At most 1,000,000, with at most 2 fraction digits."""
+
+    @_builtins.property
+    def target_balance(self) -> _amount_pb2.Amount:
+        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at most
+        1,000,000. What is missing is rounded up to 2 fraction digits.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        threshold: _amount_pb2.Amount | None = ...,
+        top_up_amount: _amount_pb2.Amount | None = ...,
+        target_balance: _amount_pb2.Amount | None = ...,
+        provider: _builtins.str = ...,
+        max_per_day: _builtins.int = ...,
+        max_per_month: _builtins.int = ...,
+        pending_payment_id: _builtins.str = ...,
+        paused_reason: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target_balance", b"target_balance", "threshold", b"threshold", "top_up_amount", b"top_up_amount", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "max_per_day", b"max_per_day", "max_per_month", b"max_per_month", "organization_id", b"organization_id", "paused_reason", b"paused_reason", "pending_payment_id", b"pending_payment_id", "provider", b"provider", "target_balance", b"target_balance", "threshold", b"threshold", "top_up_amount", b"top_up_amount", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUpPolicy: _TypeAlias = TopUpPolicy  # noqa: Y015
+
+@_typing.final
+class SetTopUpPolicyRequest(_message.Message):
+    """What SetTopUpPolicy needs: threshold, and one of top_up_amount and target_balance, all in one currency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    TOP_UP_AMOUNT_FIELD_NUMBER: _builtins.int
+    TARGET_BALANCE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MAX_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_PER_MONTH_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    enabled: _builtins.bool
+    """Whether it is in force."""
+    provider: _builtins.str
+    """The provider whose saved method is charged. May be empty where one is set up only."""
+    max_per_day: _builtins.int
+    """How many top-ups there may be in a day of UTC: 1 when zero, at most 24."""
+    max_per_month: _builtins.int
+    """How many there may be in a month of UTC: 10 when zero, at most 200."""
+    @_builtins.property
+    def threshold(self) -> _amount_pb2.Amount:
+        """Below which available balance the account is topped up. Zero or more."""
+
+    @_builtins.property
+    def top_up_amount(self) -> _amount_pb2.Amount:
+        """How much each top-up is; absent where there is a target balance. At most 1,000,000, with at most 2 fraction digits."""
+
+    @_builtins.property
+    def target_balance(self) -> _amount_pb2.Amount:
+        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at most
+        1,000,000. What is missing is rounded up to 2 fraction digits.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        threshold: _amount_pb2.Amount | None = ...,
+        top_up_amount: _amount_pb2.Amount | None = ...,
+        target_balance: _amount_pb2.Amount | None = ...,
+        provider: _builtins.str = ...,
+        max_per_day: _builtins.int = ...,
+        max_per_month: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target_balance", b"target_balance", "threshold", b"threshold", "top_up_amount", b"top_up_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "max_per_day", b"max_per_day", "max_per_month", b"max_per_month", "organization_id", b"organization_id", "provider", b"provider", "target_balance", b"target_balance", "threshold", b"threshold", "top_up_amount", b"top_up_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTopUpPolicyRequest: _TypeAlias = SetTopUpPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetTopUpPolicyResponse(_message.Message):
+    """What SetTopUpPolicy answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___TopUpPolicy:
+        """The policy as it is now."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___TopUpPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTopUpPolicyResponse: _TypeAlias = SetTopUpPolicyResponse  # noqa: Y015
+
+@_typing.final
+class GetTopUpPolicyRequest(_message.Message):
+    """What GetTopUpPolicy needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTopUpPolicyRequest: _TypeAlias = GetTopUpPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetTopUpPolicyResponse(_message.Message):
+    """What GetTopUpPolicy answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___TopUpPolicy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___TopUpPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTopUpPolicyResponse: _TypeAlias = GetTopUpPolicyResponse  # noqa: Y015

@@ -120,6 +120,16 @@ class PaymentServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
                 _registered_method=True)
+        self.SetTopUpPolicy = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/SetTopUpPolicy',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyResponse.FromString,
+                _registered_method=True)
+        self.GetTopUpPolicy = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/GetTopUpPolicy',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentServiceServicer:
@@ -300,6 +310,27 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTopUpPolicy(self, request, context):
+        """Says when an organization's account is topped up by itself, in one currency.
+
+        When what is available on the account is below the threshold, billing charges the saved method of the customer who
+        made the organization's last payment through the provider. At most one such payment is pending at a time. After a
+        decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+        INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+        provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
+        organization names a customer of the provider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTopUpPolicy(self, request, context):
+        """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -382,6 +413,16 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ReconcilePayments,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.SerializeToString,
+            ),
+            'SetTopUpPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTopUpPolicy,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyResponse.SerializeToString,
+            ),
+            'GetTopUpPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTopUpPolicy,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -822,6 +863,60 @@ class PaymentService:
             '/tollhouse.billing.v1.PaymentService/ReconcilePayments',
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReconcilePaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTopUpPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/SetTopUpPolicy',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.SetTopUpPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTopUpPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/GetTopUpPolicy',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetTopUpPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

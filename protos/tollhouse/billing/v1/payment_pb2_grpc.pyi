@@ -121,6 +121,18 @@ class PaymentServiceStub:
     cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
     has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
     """
+    SetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.SetTopUpPolicyRequest, _payment_pb2.SetTopUpPolicyResponse]
+    """Says when an organization's account is topped up by itself, in one currency.
+
+    When what is available on the account is below the threshold, billing charges the saved method of the customer who
+    made the organization's last payment through the provider. At most one such payment is pending at a time. After a
+    decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+    INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+    provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
+    organization names a customer of the provider.
+    """
+    GetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetTopUpPolicyRequest, _payment_pb2.GetTopUpPolicyResponse]
+    """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set."""
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
@@ -325,5 +337,29 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
         has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
         """
+
+    @_abc_1.abstractmethod
+    def SetTopUpPolicy(
+        self,
+        request: _payment_pb2.SetTopUpPolicyRequest,
+        context: _aio.ServicerContext[_payment_pb2.SetTopUpPolicyRequest, _abc.Awaitable[_payment_pb2.SetTopUpPolicyResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.SetTopUpPolicyResponse]:
+        """Says when an organization's account is topped up by itself, in one currency.
+
+        When what is available on the account is below the threshold, billing charges the saved method of the customer who
+        made the organization's last payment through the provider. At most one such payment is pending at a time. After a
+        decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+        INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+        provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
+        organization names a customer of the provider.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTopUpPolicy(
+        self,
+        request: _payment_pb2.GetTopUpPolicyRequest,
+        context: _aio.ServicerContext[_payment_pb2.GetTopUpPolicyRequest, _abc.Awaitable[_payment_pb2.GetTopUpPolicyResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.GetTopUpPolicyResponse]:
+        """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set."""
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _aio.Server) -> None: ...

@@ -128,6 +128,25 @@ CREATE TABLE external_subscriptions (
     CONSTRAINT external_subscriptions_status_known CHECK (status IN (
         'ACTIVE', 'PAST_DUE', 'PAUSED', 'CANCELLED', 'EXPIRED'))
 );
+CREATE TABLE top_up_policies (
+    organization_id uuid NOT NULL,
+    enabled boolean NOT NULL,
+    currency_code text NOT NULL,
+    threshold numeric(28, 9) NOT NULL,
+    top_up_amount numeric(28, 9),
+    target_balance numeric(28, 9),
+    provider text COLLATE "C" NOT NULL,
+    external_customer_id text COLLATE "C" NOT NULL,
+    max_per_day integer NOT NULL,
+    max_per_month integer NOT NULL,
+    pending_payment_id uuid,
+    paused_reason text NOT NULL,
+    actor text NOT NULL,
+    update_time timestamptz NOT NULL,
+    CONSTRAINT top_up_policies_pkey PRIMARY KEY (organization_id),
+    CONSTRAINT top_up_policies_one_amount CHECK (num_nulls(top_up_amount, target_balance) = 1)
+);
+REVOKE DELETE, TRUNCATE ON top_up_policies FROM tollhouse_billing;
 REVOKE DELETE, TRUNCATE ON payments, payment_refunds, external_subscriptions FROM tollhouse_billing;
 REVOKE UPDATE, DELETE, TRUNCATE ON payment_movements FROM tollhouse_billing
 """

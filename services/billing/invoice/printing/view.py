@@ -1,7 +1,7 @@
 """What is printed of a document: texts alone, the same for every format."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -80,7 +80,7 @@ def printed(document: Document) -> Printed:
         title=title,
         stamp=_stamp(document, words),
         issuer=_party(document.issuer, words),
-        recipient=_party(document.recipient, words),
+        recipient=_party(replace(document.recipient, name=document.recipient.name or document.organization_id), words),
         facts=tuple(_facts(document, words)),
         lines=tuple(_line(code, line, words) for line in document.lines),
         sums=tuple(sums),

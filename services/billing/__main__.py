@@ -53,6 +53,7 @@ from services.billing.payment.provider import FactApplier
 from services.billing.payment.providers.registry import Providers, configured
 from services.billing.payment.records import Records
 from services.billing.payment.references import References
+from services.billing.payment.refunds import Refunds
 from services.billing.payment.servicer import PaymentServicer
 from services.billing.payment.steps import Steps
 from services.billing.payment.top_ups import TopUps
@@ -249,7 +250,8 @@ def _add_payments(
     references, products = References(platform), Products(platform, clock)
     steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
     payments = Payments(shards, references, steps, clock)
-    records = Records(shards, references, steps, payments, products, asked, clock)
+    records = Records(shards, references, steps, products, clock)
+    refunds = Refunds(shards, references, steps, payments, asked, clock)
     checkouts = Checkouts(
         shards, platform, references, steps, products, asked, clock, is_test=settings.payments_test_mode
     )
@@ -258,7 +260,9 @@ def _add_payments(
     webhooks = _add_webhooks(service, settings, databases, providers, payments, clock)
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,
-        PaymentServicer(products, records, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock),
+        PaymentServicer(
+            products, records, refunds, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock
+        ),
     )
     return payments
 

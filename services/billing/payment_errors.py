@@ -30,6 +30,15 @@ class RefundExceedsPayment(Refusal):
     remedy = "Refund at most what is left."
 
 
+class RefundUnderWay(Refusal):
+    """A provider is asked for one refund of a payment at a time, so that it is known which refunds were made."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "REFUND_UNDER_WAY"
+    template = "It is not known yet what became of the refund that request {request_id} asked for."
+    remedy = "Repeat that request first."
+
+
 class PaymentNotRefundable(Refusal):
     """Only what was paid, and is not disputed, can be refunded."""
 

@@ -12,8 +12,9 @@ from libs.common.database import RawConnection
 from services.billing.payment import references, steps, store
 from services.billing.payment.domain import Brings, Credits, Moved, Payment, PaymentType
 from services.billing.payment.provider import Method, PaymentFact
-from services.billing.payment.records import NewRecord, NewRefundRequest
+from services.billing.payment.records import NewRecord
 from services.billing.payment.references import Claim, ProvidersReference
+from services.billing.payment.refunds import NewRefundRequest
 from tests.billing.payment_house import PaymentHouse, open_payments
 
 POINTS: Final = ("references claimed", "ledger written", "payment written", "movements written", "committed")
@@ -48,7 +49,7 @@ async def record_and_refund(house: PaymentHouse, organization_id: str) -> None:
     """Record a payment and refund a part of it, as a caller does that repeats what it has no answer to."""
     payment, _ = await house.records.record(record_of(organization_id))
     asked = NewRefundRequest(organization_id, payment.payment_id, "back", Decimal(4), "USD", "test")
-    await house.records.refund(asked)
+    await house.refunds.refund(asked)
 
 
 def run(url: str, point: str, facts: Sequence[PaymentFact], organization_id: str) -> None:

@@ -31,6 +31,7 @@ from services.billing.payment.provider import (
 )
 from services.billing.payment.records import Records
 from services.billing.payment.references import Claim, References, of_checkout
+from services.billing.payment.refunds import Refunds
 from services.billing.payment.steps import Steps
 from tests.support.invariants import findings_of
 from tests.support.sharded import SHARDS
@@ -82,6 +83,7 @@ class PaymentHouse:
     steps: Steps
     payments: Payments
     records: Records
+    refunds: Refunds
     clock: Clock
     providers: dict[str, Provider] = field(default_factory=dict)
 
@@ -149,8 +151,9 @@ async def open_payments(
     steps = Steps(shards, engine, clock, into_debt=into_debt)
     payments = Payments(shards, references, steps, clock)
     known = dict(providers or {})
-    records = Records(shards, references, steps, payments, products, known, clock)
-    yield PaymentHouse(platform, shards, engine, references, steps, payments, records, clock, known)
+    records = Records(shards, references, steps, products, clock)
+    refunds = Refunds(shards, references, steps, payments, known, clock)
+    yield PaymentHouse(platform, shards, engine, references, steps, payments, records, refunds, clock, known)
     await engine.drain()
     await shards.close()
     await platform.close()

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from libs.common.clock import SystemClock
-from libs.common.errors import RequestIdReused, Unavailable
+from libs.common.clock import Clock, SystemClock
+from libs.common.errors import Conflict, RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.payment.checkouts import Checkouts, NewPurchase
@@ -29,9 +29,10 @@ from services.billing.payment.provider import (
     ProviderError,
     Result,
 )
-from services.billing.payment.records import NewRefundRequest, Records
+from services.billing.payment.refunds import NewRefundRequest, Refunds
 from services.billing.plan.domain import Money
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
+from tests.support.clock import ShiftedClock
 
 pytestmark = pytest.mark.shards
 
@@ -45,6 +46,12 @@ class Acme:
     charges: dict[str, NewCharge] = field(default_factory=dict)
     failures: list[ProviderError] = field(default_factory=list)
     """What the next calls fail with. A refund is made all the same where the provider is down: the answer is lost."""
+    asked: list[NewRefund] = field(default_factory=list)
+    """The refunds that it was asked for, in their order."""
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while `answers` is waited for."""
+    answers: asyncio.Event | None = None
+    """Where given: refunds are made, and answered when this is set."""
 
     @property
     def name(self) -> str:
@@ -59,10 +66,14 @@ class Acme:
         )
 
     async def refund(self, refund: NewRefund) -> PaymentFact:
+        self.asked.append(refund)
         failure = self.failures.pop() if self.failures else None
         if isinstance(failure, ProviderDeclined):
             raise failure
         self.refunds.setdefault(refund.refund_id, refund)
+        if self.answers is not None:
+            self.is_asked.set()
+            await self.answers.wait()
         if failure is not None:
             raise failure
         total = sum((one.amount for one in self.refunds.values() if one.references == refund.references), Decimal(0))
@@ -103,7 +114,7 @@ class Shop:
     house: PaymentHouse
     acme: Acme
     checkouts: Checkouts
-    records: Records
+    refunds: Refunds
 
     async def open(self, org: str, request_id: str = "buy", value: str = "10") -> Payment:
         new = NewPurchase(
@@ -123,11 +134,29 @@ class Shop:
         )
         return (await self.checkouts.open(new))[0]
 
+    async def paid_order(self) -> Payment:
+        payment = await self.open(new_id())
+        await self.house.payments.apply(paid(payment, references=(reference("ORDER", payment.payment_id),)))
+        return payment
+
+    def another_process(self, clock: Clock | None = None) -> Refunds:
+        """Return what refunds payments in another process: they share the database alone."""
+        house = self.house
+        providers = {"acme": self.acme}
+        return Refunds(house.shards, house.references, house.steps, house.payments, providers, clock or house.clock)
+
+    def asked_for(self, payment: Payment) -> list[str]:
+        """The refunds that the provider was asked for, and what was refunded before where that was said."""
+        asked = [one for one in self.acme.asked if reference("ORDER", payment.payment_id) in one.references]
+        return [
+            ", ".join(f"{one:.0f}" for one in (each.amount, each.refunded_before) if one is not None) for each in asked
+        ]
+
     async def refund(self, payment: Payment, request_id: str, value: str) -> bool:
         asked = NewRefundRequest(
             payment.organization_id, payment.payment_id, request_id, Decimal(value), "USD", "asked for"
         )
-        return (await self.records.refund(asked))[1]
+        return (await self.refunds.refund(asked))[1]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +174,7 @@ async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
             SystemClock(),
             is_test=False,
         )
-        yield Shop(house, acme, checkouts, house.records)
+        yield Shop(house, acme, checkouts, house.refunds)
         assert await house.findings() == []
 
 
@@ -196,6 +225,52 @@ async def test_a_refund_whose_answer_was_lost_is_made_once_by_the_repeat(shop: S
     assert [one.amount for one in ours] == [Decimal(4)]
     assert await shop.house.posted(org) == {"USD": 6}
     assert (await shop.house.find(payment)).status is PaymentStatus.PARTIALLY_REFUNDED
+
+
+async def test_while_a_refund_is_not_answered_no_other_is_asked_for_by_any_process(shop: Shop) -> None:
+    payment = await shop.paid_order()
+    other = replace(shop, refunds=shop.another_process())
+    shop.acme.answers, shop.acme.is_asked = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(shop.refund(payment, "back", "4"))
+    await shop.acme.is_asked.wait()
+    with pytest.raises(Conflict):
+        await other.refund(payment, "back", "4")
+    with pytest.raises(errors.RefundUnderWay):
+        await other.refund(payment, "more", "1")
+    shop.acme.answers.set()
+    assert await first is False
+    shop.acme.answers = None
+    assert await other.refund(payment, "back", "4") is True
+    assert await other.refund(payment, "more", "1") is False
+    assert shop.asked_for(payment) == ["4", "1"]
+
+
+async def test_repeat_of_a_refund_that_may_have_been_made_says_what_was_refunded_before(shop: Shop) -> None:
+    payment = await shop.paid_order()
+    await shop.refund(payment, "first", "3")
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    with pytest.raises(Unavailable):
+        await shop.refund(payment, "back", "4")
+    await shop.refund(payment, "back", "4")
+    assert shop.asked_for(payment) == ["3", "4", "4, 3"]
+    assert (await shop.house.find(payment)).refunded_amount == 7
+
+
+async def test_a_refund_that_a_cancelled_call_asked_for_is_left_alone_until_its_time_is_over(shop: Shop) -> None:
+    payment = await shop.paid_order()
+    shop.acme.answers, shop.acme.is_asked = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(shop.refund(payment, "back", "4"))
+    await shop.acme.is_asked.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    with pytest.raises(Conflict):
+        await shop.refund(payment, "back", "4")
+    shop.acme.answers = None
+    later = ShiftedClock()
+    later.advance(timedelta(minutes=11))
+    assert await replace(shop, refunds=shop.another_process(later)).refund(payment, "back", "4") is False
+    assert shop.asked_for(payment) == ["4", "4, 0"]
+    assert (await shop.house.find(payment)).refunded_amount == 4
 
 
 async def test_two_refunds_at_once_never_exceed_the_payment(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -161,6 +162,12 @@ async def test_refund_of_lemon_squeezy_that_may_have_been_made_is_not_made_again
     assert lemon.objects["orders", order]["attributes"]["refunded_amount"] == 600
     with pytest.raises(ProviderDeclined):
         await to_lemon.refund(NewRefund("refund-2", refund.references, Decimal("5.01"), "USD", ""))
+    # A process that died after it, and another that repeats it.
+    assert (await to_lemon.refund(replace(refund, refunded_before=Decimal(0)))).refunded_amount == Decimal(5)
+    assert lemon.objects["orders", order]["attributes"]["refunded_amount"] == 600
+    # One that died before it.
+    last = NewRefund("refund-3", refund.references, Decimal(2), "USD", "", refunded_before=Decimal(5))
+    assert (await to_lemon.refund(last)).refunded_amount == Decimal(7)
 
 
 async def test_lemon_squeezy_charges_no_saved_method(to_lemon: LemonSqueezy) -> None:

@@ -349,6 +349,8 @@ class Refund:
     reason: str
     actor: str
     create_time: datetime
+    refunded_before: Decimal
+    """What of the payment was refunded when this was asked for."""
     complete_time: datetime | None = None
     failure: str = ""
 

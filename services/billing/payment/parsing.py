@@ -20,8 +20,9 @@ from services.billing.payment.checkouts import NewPurchase
 from services.billing.payment.domain import Brings, Credits, PaymentStatus, PaymentType
 from services.billing.payment.product_domain import FIELDS, NewProduct, Place
 from services.billing.payment.provider import Method, Reference, ReferenceKind
-from services.billing.payment.records import NewRecord, NewRefundRequest
+from services.billing.payment.records import NewRecord
 from services.billing.payment.references import OURS, ProvidersReference
+from services.billing.payment.refunds import NewRefundRequest
 from services.billing.payment.store import Filter
 from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.plan.domain import PRICE_MAX, Money

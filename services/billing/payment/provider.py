@@ -277,6 +277,9 @@ class NewRefund:
     amount: Decimal
     currency_code: str
     reason: str
+    refunded_before: Decimal | None = None
+    """What of the payment was refunded before this refund, where the provider may have been asked for it already. A
+    provider without idempotency keys tells by it whether the refund was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from services.billing.payment.parsing import (
 )
 from services.billing.payment.products import Products
 from services.billing.payment.records import Records
+from services.billing.payment.refunds import Refunds
 from services.billing.payment.rendering import render_payment, render_policy, render_product, render_refund
 from services.billing.payment.top_ups import TopUps
 from services.billing.payment.webhook.servicer import WebhookServicer
@@ -40,6 +41,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         self,
         products: Products,
         records: Records,
+        refunds: Refunds,
         checkouts: Checkouts,
         top_ups: TopUps,
         listings: Listings,
@@ -49,6 +51,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         self._top_ups = top_ups
         self._products = products
         self._records = records
+        self._refunds = refunds
         self._checkouts = checkouts
         self._listings = listings
         self._webhooks = webhooks
@@ -133,7 +136,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         return pb.FindPaymentResponse(payment=render_payment(shown))
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: _Context) -> pb.RefundPaymentResponse:
-        refund_id, replayed = await self._records.refund(read_refund(request))
+        refund_id, replayed = await self._refunds.refund(read_refund(request))
         shown = await self._listings.get(request.organization_id.lower(), request.payment_id.lower())
         refund = next(one for one in shown.refunds if one.refund_id == refund_id)
         return pb.RefundPaymentResponse(

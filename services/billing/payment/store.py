@@ -86,7 +86,8 @@ _SOURCES: Final = """
 """
 
 _REFUND_COLUMNS: Final = """
-    refund_id::text, request_id, requested_amount, amount, state, reason, actor, create_time, complete_time, failure
+    refund_id::text, request_id, requested_amount, amount, state, reason, actor, create_time, refunded_before,
+    complete_time, failure
 """
 # A range of the primary key.
 _REFUNDS: Final = f"""
@@ -101,8 +102,18 @@ _REFUND_OF_REQUEST: Final = f"""
 _ADD_REFUND: Final = """
     INSERT INTO payment_refunds (
         organization_id, payment_id, refund_id, request_id, requested_amount, amount, state, reason, actor, failure,
-        create_time, complete_time
-    ) VALUES ($1::uuid, $2::uuid, $3::uuid, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        create_time, complete_time, refunded_before, attempt_count
+    ) VALUES ($1::uuid, $2::uuid, $3::uuid, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0)
+"""
+_BEGIN_ATTEMPT: Final = """
+    UPDATE payment_refunds SET attempt_count = attempt_count + 1, attempt_until = $5
+    WHERE organization_id = $1::uuid AND payment_id = $2::uuid AND refund_id = $3::uuid AND state = 'REQUESTED'
+        AND (attempt_until IS NULL OR attempt_until <= $4)
+    RETURNING attempt_count
+"""
+_END_ATTEMPT: Final = """
+    UPDATE payment_refunds SET attempt_until = NULL
+    WHERE organization_id = $1::uuid AND payment_id = $2::uuid AND refund_id = $3::uuid AND attempt_count = $4
 """
 _END_REFUND: Final = """
     UPDATE payment_refunds SET state = $4, failure = $5, complete_time = $6
@@ -271,7 +282,26 @@ async def add_refund(connection: RawConnection, organization_id: str, payment_id
         refund.failure,
         refund.create_time,
         refund.complete_time,
+        refund.refunded_before,
     )
+
+
+async def begin_attempt(
+    connection: RawConnection, organization_id: str, payment_id: str, refund_id: str, now: datetime, until: datetime
+) -> int | None:
+    """Take the turn to ask a provider for a refund; return how often it has been taken.
+
+    None if somebody else has the turn, or the refund has ended. By primary key; the row is locked until the commit.
+    """
+    number: int | None = await connection.fetchval(_BEGIN_ATTEMPT, organization_id, payment_id, refund_id, now, until)
+    return number
+
+
+async def end_attempt(
+    connection: RawConnection, organization_id: str, payment_id: str, refund_id: str, number: int
+) -> None:
+    """Give back the turn to ask a provider for a refund."""
+    await connection.execute(_END_ATTEMPT, organization_id, payment_id, refund_id, number)
 
 
 async def end_refund(
@@ -361,7 +391,7 @@ def _payment(row: asyncpg.Record) -> Payment:
 
 
 def _refund(row: Sequence[Any]) -> Refund:
-    refund_id, request_id, requested, amount, state, reason, actor, create_time, complete_time, failure = row
+    refund_id, request_id, requested, amount, state, reason, actor, create_time, before, complete_time, failure = row
     requested_amount: Decimal | None = requested
     return Refund(
         refund_id,
@@ -372,6 +402,7 @@ def _refund(row: Sequence[Any]) -> Refund:
         reason,
         actor,
         create_time,
+        before,
         complete_time,
         failure,
     )

@@ -223,12 +223,18 @@ payment_refunds: Final = Table(
     # Null where all that was left was asked for.
     Column("requested_amount", AMOUNT),
     Column("amount", AMOUNT, nullable=False),
+    # What of the payment was refunded when this was asked for.
+    Column("refunded_before", AMOUNT, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("failure", Text, nullable=False),
     Column("create_time", TIME, nullable=False),
     Column("complete_time", TIME),
+    # How often the provider was asked.
+    Column("attempt_count", Integer, nullable=False),
+    # Until then nobody else asks the provider; null while nobody does.
+    Column("attempt_until", TIME),
     PrimaryKeyConstraint("organization_id", "payment_id", "refund_id", name="payment_refunds_pkey"),
     UniqueConstraint("organization_id", "request_id", name="payment_refunds_request_once"),
     CheckConstraint("state IN ('REQUESTED', 'COMPLETED', 'FAILED')", name="payment_refunds_state_known"),

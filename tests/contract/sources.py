@@ -1,6 +1,7 @@
 """The repository's own Python files, read and parsed once for the tests that look at all of them."""
 
 import ast
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -45,8 +46,19 @@ class Source:
 def sources(*folders: str) -> tuple[Source, ...]:
     """The Python files below the folders, or all of ours when no folder is given."""
     paths = sorted(path for folder in folders or FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    texts = [(path, path.read_text(encoding="utf-8")) for path in paths]
-    return tuple(Source(path, text, ast.parse(text, str(path))) for path, text in texts)
+    gc.disable()
+    try:
+        return tuple(map(_source, paths))
+    finally:
+        # The trees are millions of objects that stay. Each full collection would go through them, in every later test.
+        gc.freeze()
+        gc.enable()
+
+
+@cache
+def _source(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return Source(path, text, ast.parse(text, str(path)))
 
 
 def called_name(call: ast.Call) -> str:

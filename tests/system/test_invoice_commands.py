@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
-from tests.system.installation import Installation
+from tests.system.installation import Installation, create_organization
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 
 
 async def charged(installation: Installation) -> str:
     """An organization with a charge of 3."""
-    org = new_id()
     amount = Amount(currency_code="USD", value="3")
     async with installation.connection().open() as channels:
+        org = await create_organization(channels)
         ledger = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
         await ledger.Credit(ledger_pb2.CreditRequest(organization_id=org, operation_id="top-up", amount=amount))
         debit = ledger_pb2.DebitRequest(organization_id=org, operation_id="work", amount=amount, description="Work")

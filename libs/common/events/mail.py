@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Final
 
-import aiosmtplib
-
 from libs.common.clock import Clock
 from libs.common.events.domain import MAIL_SCHEME, Endpoint, Event, Outcome, Reason
 from libs.common.events.message import unsealed_data
@@ -111,6 +109,9 @@ class Mailer:
         return await self._send(_mail(self._server, recipient, event, data))
 
     async def _send(self, message: EmailMessage) -> Outcome:
+        # Few installations send mail, and the import is a tenth of the start of a service.
+        import aiosmtplib
+
         server = self._server
         try:
             await aiosmtplib.send(

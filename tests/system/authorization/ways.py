@@ -209,7 +209,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.InvoiceService.IssueInvoice": lambda target: {"end_time": None},
     "billing.v1.InvoiceService.VoidInvoice": lambda target: {"reason": "tried"},
     "billing.v1.InvoiceService.CreateCreditNote": lambda target: {"reason": "tried"},
-    "billing.v1.InvoiceService.SetInvoicePaid": lambda target: {"operation_id": target.ids["debit_operation_id"]},
+    "billing.v1.InvoiceService.SetInvoicePaid": lambda target: {
+        "operation_id": target.ids["debit_operation_id"],
+        "payment_id": "",
+    },
     "billing.v1.InvoiceService.SetInvoiceUncollectible": lambda target: {"reason": "tried"},
     "billing.v1.InvoiceService.OpenInvoiceLink": lambda target: {"link": "garbage"},
     "billing.v1.InvoiceService.SetInvoiceIssuer": lambda target: {

@@ -9,14 +9,15 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
-
-import jinja2
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from libs.common.errors import Overloaded
 from services.billing import invoice_errors
 from services.billing.invoice.domain import Document
 from services.billing.invoice.printing.view import Printed, printed
+
+if TYPE_CHECKING:
+    import jinja2
 
 _FOLDER: Final = Path(__file__).parent
 _AT_ONCE: Final = 2
@@ -87,7 +88,10 @@ def _html(view: Printed) -> Page:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template() -> "jinja2.Template":
+    # Only where a document is printed.
+    import jinja2
+
     loader = jinja2.FileSystemLoader(_FOLDER)
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
         "document.html"

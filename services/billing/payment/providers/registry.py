@@ -8,9 +8,7 @@ from pydantic import SecretStr
 
 from libs.common.clock import Clock
 from services.billing.payment.provider import Provider
-from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
 from services.billing.payment.providers.lemon_squeezy.settings import LemonSqueezySettings
-from services.billing.payment.providers.stripe.provider import Stripe
 from services.billing.payment.providers.stripe.settings import StripeSettings
 
 
@@ -38,31 +36,36 @@ Providers: TypeAlias = Mapping[str, Configured]
 
 def configured(settings: ProvidersSettings, clock: Clock) -> Providers:
     """Return the providers for which a key or a secret is set."""
+    found: list[Configured] = []
+    if settings.stripe_secret_key is not None or settings.stripe_webhook_secrets:
+        found.append(_stripe(settings, clock))
+    if settings.lemon_squeezy_api_key is not None or settings.lemon_squeezy_webhook_secrets:
+        found.append(_lemon_squeezy(settings, clock))
+    return {one.provider.name: one for one in found}
+
+
+def _stripe(settings: StripeSettings, clock: Clock) -> Configured:
+    # The HTTP client is a tenth of billing's start: it is imported where a provider is in use.
+    from services.billing.payment.providers.stripe.provider import Stripe
+
     stripe = Stripe(_plain(settings.stripe_secret_key), settings.stripe_url, clock)
+    secrets = tuple(map(_plain, settings.stripe_webhook_secrets))
+    return Configured(stripe, secrets, "", settings.stripe_secret_key is not None, stripe.close)
+
+
+def _lemon_squeezy(settings: LemonSqueezySettings, clock: Clock) -> Configured:
+    from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
+
+    store = settings.lemon_squeezy_store_id or ""
     lemon_squeezy = LemonSqueezy(
         _plain(settings.lemon_squeezy_api_key),
-        settings.lemon_squeezy_store_id or "",
+        store,
         settings.lemon_squeezy_top_up_variant_id,
         settings.lemon_squeezy_url,
         clock,
     )
-    found = [
-        Configured(
-            stripe,
-            tuple(map(_plain, settings.stripe_webhook_secrets)),
-            "",
-            settings.stripe_secret_key is not None,
-            stripe.close,
-        ),
-        Configured(
-            lemon_squeezy,
-            tuple(map(_plain, settings.lemon_squeezy_webhook_secrets)),
-            settings.lemon_squeezy_store_id or "",
-            settings.lemon_squeezy_api_key is not None,
-            lemon_squeezy.close,
-        ),
-    ]
-    return {one.provider.name: one for one in found if one.can_be_asked or one.webhook_secrets}
+    secrets = tuple(map(_plain, settings.lemon_squeezy_webhook_secrets))
+    return Configured(lemon_squeezy, secrets, store, settings.lemon_squeezy_api_key is not None, lemon_squeezy.close)
 
 
 def _plain(secret: SecretStr | None) -> str:

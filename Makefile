@@ -64,7 +64,7 @@ bench: $(READY)
 
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
-	@$(VENV)/bin/python scripts/access_page.py
+	@$(RUN) scripts.access_page
 	@$(RUN) scripts.settings_page
 	@$(RUN) scripts.billing_page
 	@$(RUN) scripts.errors_page
@@ -95,7 +95,7 @@ contract: generated $(OPENAPI)
 
 generated: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
-	@$(VENV)/bin/python scripts/access_page.py --check
+	@$(RUN) scripts.access_page --check
 	@$(RUN) scripts.settings_page --check
 	@$(RUN) scripts.billing_page --check
 	@$(RUN) scripts.errors_page --check

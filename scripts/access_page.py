@@ -4,7 +4,6 @@ Without arguments it writes the page. With `--check` it changes nothing and fail
 date. It fails in both cases if an RPC declares no access.
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+from scripts.written_page import write_or_check
 from tollhouse.common.v1 import access_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,17 +67,8 @@ except at RPCs for `anybody`, which check no credentials.
 
 
 def main() -> int:
-    """Parses the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare with the committed page, write nothing")
-    page = render(services() + proxy_services())
-    if not parser.parse_args().check:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is stale: run `make protos`", file=sys.stderr)
-    return 1
+    """Writes or checks the page; returns the exit status."""
+    return write_or_check(PAGE, lambda: render(services() + proxy_services()), source="the protos")
 
 
 def services() -> list[ServiceDescriptor]:

@@ -40,6 +40,8 @@ from libs.common.database_errors import violated_constraint as violated_constrai
 from libs.common.errors import Unavailable
 from libs.common.session_settings import LOCK_TIMEOUT_MS
 
+_log = structlog.get_logger("database")
+
 Transaction: TypeAlias = AsyncConnection
 """What a use case passes to its stores, under a name that is independent of the driver."""
 
@@ -51,6 +53,7 @@ _DRIVER_ERRORS = (
     asyncpg.InternalClientError,
     OSError,
 )
+_NOTICE_EVERY_S: Final = 1.0
 
 
 class Database:
@@ -293,8 +296,6 @@ class _Notice:
             _log.warning("database unavailable", cause=type(cause).__name__, sqlstate=getattr(cause, "sqlstate", None))
 
 
-_log: Final = structlog.get_logger("database")
-_NOTICE_EVERY_S: Final = 1.0
 _NOTICE: Final = _Notice()
 
 

@@ -47,7 +47,7 @@ _GATHER_PASSES_MAX: Final = 256
 _GROWN_AT: Final = 12
 """The number of queued items from which a shard takes part in a round beyond `shards_max`: waiting saves little."""
 _APART_MAX: Final = 2
-"""Gathered submissions that wait, up to which each is a batch of its own. A client has two batches under way."""
+"""While at most so many gathered submissions wait, each is a batch of its own. One client has two under way at most."""
 
 Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
 """Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
@@ -71,7 +71,7 @@ class BatchLimits:
     wait_max_s: float
     """How long smaller batches wait for a running round in which nothing ends."""
     gathered_at: int = sys.maxsize
-    """The number of items of a submission from which its caller has gathered them: they wait for no running round."""
+    """A submission of at least so many items counts as gathered by its caller: it does not wait for a running round."""
 
 
 @dataclass(slots=True)
@@ -281,24 +281,24 @@ class _Queue(Generic[_Item, _Answer]):
     def take(self) -> list[_Submission[_Item, _Answer]]:
         """Return the next batch: whole submissions, at least one, without those whose caller has gone.
 
-        One or two gathered ones stay apart: one is written while the other waits for what comes after the writing, and
-        their caller gathers the next meanwhile. More of them come from several callers, and make one batch.
+        One or two gathered submissions stay apart, so that one is written while the other waits for billing, or for
+        whatever follows its writing. More of them come from several callers, and are put into one batch.
         """
         taken: list[_Submission[_Item, _Answer]] = []
-        size = 0
-        apart = self._gathered <= _APART_MAX
-        while self.waiting and (not taken or size + len(self.waiting[0].items) <= self._limits.items_max):
-            is_gathered = self._is_gathered(self.waiting[0])
-            if apart and is_gathered and taken:
+        room = self._limits.items_max
+        are_few = self._gathered <= _APART_MAX
+        while self.waiting:
+            submission = self.waiting[0]
+            is_gathered = self._is_gathered(submission)
+            stays_apart = is_gathered and are_few
+            if taken and (stays_apart or len(submission.items) > room):
                 break
-            submission = self.waiting.popleft()
+            self.waiting.popleft()
             self.size -= len(submission.items)
             self._gathered -= is_gathered
             if not submission.answered.done():
                 taken.append(submission)
-                size += len(submission.items)
-                if apart and is_gathered:
-                    break
+                room = 0 if stays_apart else room - len(submission.items)
         return taken
 
     def _is_gathered(self, submission: _Submission[_Item, _Answer]) -> bool:

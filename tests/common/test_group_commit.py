@@ -308,12 +308,18 @@ async def test_shards_that_waited_longest_are_in_the_next_round(three_shards: Sh
 GATHERED = BatchLimits(50, 500, running_max=4, shards_max=4, full_at=50, wait_max_s=5, gathered_at=10)
 
 
+async def begun(commits: GroupCommit[int, int], recorder: Recorder) -> "asyncio.Task[list[int | Exception]]":
+    """Submit 1, and return its task once its batch runs."""
+    task = asyncio.create_task(commits.submit([1]))
+    while not recorder.running:  # noqa: ASYNC110 -- the recorder has no event for it.
+        await asyncio.sleep(0)
+    return task
+
+
 async def test_gathered_items_begin_beside_a_running_batch_and_stay_apart(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.1)
     commits = group(recorder, metering_shards, GATHERED)
-    single = asyncio.create_task(commits.submit([1]))
-    while not recorder.running:  # noqa: ASYNC110 -- the recorder has no event for it.
-        await asyncio.sleep(0)
+    single = await begun(commits, recorder)
     tens = [asyncio.create_task(commits.submit([10 * number] * 10)) for number in (1, 2)]
     assert await asyncio.gather(single, *tens) == [[2], [20] * 10, [40] * 10]
     assert recorder.batches == [[1], [10] * 10, [20] * 10]
@@ -331,9 +337,7 @@ async def test_gathered_items_of_many_callers_make_one_batch(metering_shards: Sh
 async def test_few_items_wait_for_the_running_round_where_gathered_ones_do_not(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.05)
     commits = group(recorder, metering_shards, GATHERED)
-    first = asyncio.create_task(commits.submit([1]))
-    while not recorder.running:  # noqa: ASYNC110 -- the recorder has no event for it.
-        await asyncio.sleep(0)
+    first = await begun(commits, recorder)
     await asyncio.gather(first, *(commits.submit([number]) for number in range(2, 11)))
     assert [len(batch) for batch in recorder.batches] == [1, 9]
     assert recorder.running_most == 1

@@ -27,8 +27,8 @@ from tollhouse_client.routes import BATCH_BYTES_MAX, Answer, Outcome, Request, R
 
 _UNDER_WAY_MAX: Final = 2
 _DIVIDED_FROM: Final = 33
-"""How many calls are divided into two batches where nothing is under way. While a service works on one, the client
-makes the other; as one batch they would wait for each other."""
+"""From so many waiting calls on, they are divided into two batches where nothing is under way. While a service works on
+one, the client makes the other; as one batch they would wait for each other."""
 _ALONE_MAX: Final = 256
 """Calls under way at a time where they cannot travel together."""
 _ALONE_FOR_S: Final = 60.0

@@ -54,7 +54,7 @@ _SHARDS_IN_ROUND_MAX: Final = 3
 _FULL_AT: Final = 100
 """The number of waiting items from which a batch begins beside a running one: growing further would save little."""
 _GATHERED_AT: Final = 16
-"""The number of items of one call from which they wait for no running batch: another one may be waiting for billing."""
+"""A call with at least so many items is written at once, although an earlier batch still waits for billing."""
 _WAIT_MAX_S: Final = 0.05
 """How long a smaller batch waits for a running one. It is short, so that a slow billing delays no batch for long."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000

@@ -1,4 +1,5 @@
-"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]`.
+"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]
+[--invoices N]`.
 
 It measures and prints.
 
@@ -37,6 +38,8 @@ NAMES = (
     "P13",
     "P14",
     "P15",
+    "P16",
+    "P17",
     "PL",
 )
 
@@ -49,6 +52,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side; the median ratio counts")
     parser.add_argument("--charges", type=int, default=1_000_000, help="how many charges P9 verifies")
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
+    parser.add_argument("--invoices", type=int, default=10_000, help="how many invoices P17 issues")
     parser.add_argument("--limits", type=int, default=10, choices=range(11), help="limits in force in P5 to P7B")
     parser.add_argument("--grants", type=int, default=0, choices=range(11), help="grants on each account of P1 to P3")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
@@ -60,7 +64,13 @@ def main() -> int:
     with Deployment(arguments.shards) as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())
         bench = Bench(
-            deployment, arguments.rounds, arguments.charges, arguments.subscriptions, arguments.limits, arguments.grants
+            deployment,
+            arguments.rounds,
+            arguments.charges,
+            arguments.subscriptions,
+            arguments.limits,
+            arguments.grants,
+            arguments.invoices,
         )
         for name in arguments.only:
             try:

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P16, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
+from benchmarks.invoices import measure_invoices
 from benchmarks.leases import measure_leases
 from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
@@ -29,6 +30,7 @@ from benchmarks.traffic import (
 )
 from benchmarks.verification import measure_verification
 from benchmarks.ways import CLIENT, KEY_CACHE, STUBS
+from benchmarks.webhooks import WEBHOOKS, measure_webhooks
 from libs.common.ids import new_id
 
 ACCOUNTS = 10_000
@@ -50,7 +52,14 @@ class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
     def __init__(
-        self, deployment: Deployment, rounds: int, charges: int, subscriptions: int, limits: int, grants: int
+        self,
+        deployment: Deployment,
+        rounds: int,
+        charges: int,
+        subscriptions: int,
+        limits: int,
+        grants: int,
+        invoices: int = 10_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -78,6 +87,8 @@ class Bench:
             "P13": self.metered_call_through_client,
             "P14": self.key_check_through_cache,
             "P15": self.usage_record_through_client,
+            "P16": lambda: measure_webhooks(WEBHOOKS, deployment.shards),
+            "P17": lambda: measure_invoices(invoices, deployment.shards),
             "PL": self.leased_calls,
         }
 

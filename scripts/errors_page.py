@@ -20,6 +20,8 @@ MODULES: Mapping[str, str] = {
     "All services": "libs.common.errors",
     "Identity": "services.identity.errors",
     "Billing": "services.billing.errors",
+    "Billing, on payments": "services.billing.payment_errors",
+    "Billing, on invoices": "services.billing.invoice_errors",
     "Metering": "services.metering.errors",
 }
 HTTP_STATUSES: Mapping[Kind, int] = {

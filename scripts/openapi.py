@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
+from libs.cli.gateway.descriptors import is_raw
 from scripts import access_page, documented_calls
 from scripts.comments import comments
 from scripts.json_schema import FieldPath, Json, Schema, Schemas, required_fields, short_name
@@ -109,6 +110,8 @@ class Binding:
     template: str
     """The path as the proto declares it, such as `/v1/models/{model_id=**}`."""
     has_body: bool
+    raw: str = ""
+    """The field that takes the body as it is, whatever it holds; empty where the body is JSON of the request."""
 
     @property
     def operation_id(self) -> str:
@@ -190,9 +193,17 @@ def bindings(method: MethodDescriptor) -> list[Binding]:
 
 def _binding(method: MethodDescriptor, number: int, rule: http_pb2.HttpRule) -> Binding:
     verb = rule.WhichOneof("pattern")
-    if verb not in _VERBS or rule.body not in ("", "*") or rule.response_body:
+    raw = rule.body if is_raw(method, rule.body) else ""
+    is_file = bool(rule.response_body) and _answers_a_file(method)
+    if verb not in _VERBS or not (raw or rule.body in ("", "*")) or (rule.response_body and not is_file):
         raise ValueError(f"{method.full_name}: its HTTP rule has no form in OpenAPI here")
-    return Binding(method, number, verb, getattr(rule, verb), rule.body == "*")
+    return Binding(method, number, verb, getattr(rule, verb), rule.body == "*", raw)
+
+
+def _answers_a_file(method: MethodDescriptor) -> bool:
+    """Returns whether over HTTP the answer is a file with a content type of its own: the only field of the response."""
+    fields = [field.message_type for field in method.output_type.fields]
+    return len(fields) == 1 and fields[0] is not None and fields[0].full_name == "google.api.HttpBody"
 
 
 def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | None) -> Schema:
@@ -210,11 +221,17 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
         described["security"] = []
     if parameters := [*path_parameters(binding, schemas, example), *query_parameters(binding, schemas, example)]:
         described["parameters"] = parameters
-    if binding.has_body:
+    if binding.raw:
+        any_bytes: Schema = {"*/*": {"schema": {}}}
+        described["requestBody"] = {"required": True, "content": any_bytes}
+    elif binding.has_body:
         described["requestBody"] = _body(binding, schemas, example)
-    answer = schemas.of_message(method.output_type)
+    answer: Schema = {} if _answers_a_file(method) else schemas.of_message(method.output_type)
     text_of_answer = "A stream: each line is an object of this schema." if method.server_streaming else "The answer."
-    responses: Schema = {"200": {"description": text_of_answer, "content": {"application/json": {"schema": answer}}}}
+    content: Schema = {"application/json": {"schema": answer}}
+    if _answers_a_file(method):
+        text_of_answer, content = "The file itself.", {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    responses: Schema = {"200": {"description": text_of_answer, "content": content}}
     for status, failure in FAILURES.items():
         if _may_fail(status, binding, access, text):
             responses[status] = {"$ref": f"#/components/responses/{failure.name}"}
@@ -253,7 +270,7 @@ def path_parameters(binding: Binding, schemas: Schemas, example: Mapping[str, Js
 
 def query_parameters(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | None) -> Iterator[Schema]:
     """Yields the parameters of the query: every field that neither the path nor the body gives."""
-    if not binding.has_body:
+    if not binding.has_body and not binding.raw:
         for path in _leaves(binding.method.input_type, ()):
             settled = any(_same_choice(binding.method.input_type, path, given) for given in binding.path_fields)
             if not settled:
@@ -368,7 +385,12 @@ def _limits_of_http(binding: Binding) -> Iterator[str]:
         raise ValueError(f"{binding.method.full_name}: a stream of requests has no form in OpenAPI")
     if binding.method.server_streaming:
         yield "The answer is a stream: a JSON object on each line, sent as it comes."
-    if not binding.has_body and (names := _without_query(binding.method.input_type)):
+    if binding.raw:
+        given = {binding.raw, *(path[0] for path in binding.path_fields)}
+        rest = ", ".join(f"`{field.name}`" for field in binding.method.input_type.fields if field.name not in given)
+        yield "The body is passed on byte by byte, whatever its type, and the headers of the request with it."
+        yield f"Over gRPC only: {rest}."
+    elif not binding.has_body and (names := _without_query(binding.method.input_type)):
         yield f"Over gRPC only: {', '.join(f'`{name}`' for name in names)}, which a query cannot hold."
 
 

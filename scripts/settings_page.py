@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
 from libs.common.settings import ServiceSettings, ShardedSettings, variable_name
 from scripts.written_page import write_or_check
@@ -61,18 +62,25 @@ def _lines() -> Iterator[str]:
 
 
 def _table(settings: type[ServiceSettings], prefix: str) -> Iterator[str]:
-    docstrings = _docstrings(settings)
+    # A provider of payments has its settings in a class of its own, from which the service's inherits.
+    parts = [part for part in settings.__mro__ if part not in _shared(settings) and "__annotations__" in vars(part)]
+    docstrings = {name: text for part in parts for name, text in _docstrings(part).items()}
     yield "| variable | default | meaning |"
     yield "| --- | --- | --- |"
     for name, field in settings.model_fields.items():
-        if name not in settings.__annotations__:
+        if not any(name in part.__annotations__ for part in parts):
             continue
         if name not in docstrings:
             raise SystemExit(f"{settings.__name__}.{name} has no docstring")
         yield f"| `{prefix}{variable_name(settings, name)}` | {_default(field)} | {docstrings[name]} |"
 
 
-def _docstrings(settings: type[ServiceSettings]) -> dict[str, str]:
+def _shared(settings: type[ServiceSettings]) -> set[type]:
+    """Return the other classes whose settings are in tables of their own, and those of the libraries below them."""
+    return {ShardedSettings, ServiceSettings, *BaseSettings.__mro__} - {settings}
+
+
+def _docstrings(settings: type) -> dict[str, str]:
     """Return what stands under each setting in the source, on one line."""
     (definition,) = ast.parse(inspect.getsource(settings)).body
     assert isinstance(definition, ast.ClassDef)

@@ -32,9 +32,13 @@ GROUPS: Final = (
     "subscription",
     "periods",
     "credits",
+    "payment",
     "entitlements",
+    "invoice",
     "limit",
+    "webhook",
     "audit",
+    "events",
 )
 
 

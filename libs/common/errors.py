@@ -285,3 +285,30 @@ class TooManyWatchers(Refusal):
     template = "This process serves {watchers} change streams, which is the maximum."
     remedy = "Connect to another process of the service, or later."
     retry_after_ms = 1_000
+
+
+class EventsNotSetUp(Refusal):
+    """The service has no key with which to encrypt the secrets of endpoints."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "EVENTS_NOT_SET_UP"
+    template = "This service sends no events to endpoints: its setting EVENT_KEYS_FILE is not set."
+    remedy = "Have the operator set EVENT_KEYS_FILE, which docs/events.md describes."
+
+
+class TooManyEventEndpoints(Refusal):
+    """The organization has as many endpoints in this service as there may be."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_EVENT_ENDPOINTS"
+    template = "There are {endpoints} endpoints already, which is the maximum."
+    remedy = "Delete an endpoint, or let one endpoint have more types of events."
+
+
+class EventEndpointOff(Refusal):
+    """The endpoint is switched off, so nothing can be sent to it again."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "EVENT_ENDPOINT_OFF"
+    template = "The endpoint is switched off."
+    remedy = "Switch it on with UpdateEventEndpoint, and replay then."

@@ -17,6 +17,7 @@ from libs.common.addresses import Network
 from libs.common.database_url import InvalidDatabaseUrl, plain_url
 from libs.common.environment import ENV_FILE, VariablesError, database_url, read_environment
 from libs.common.roles import role_of
+from libs.common.sealing import EventKeys, InvalidEventKeys
 
 _UNUSED_URL = "postgresql://nobody@localhost/unused"
 """Stands in for a URL that could not be read, so that whatever else is wrong is found as well."""
@@ -31,6 +32,14 @@ class LogLevel(StrEnum):
     INFO = "INFO"
     WARNING = "WARNING"
     ERROR = "ERROR"
+
+
+class SmtpSecurity(StrEnum):
+    """How a mail server is spoken to."""
+
+    STARTTLS = "STARTTLS"
+    TLS = "TLS"
+    NONE = "NONE"
 
 
 POOL_SIZE_MAX: Final = 32
@@ -84,6 +93,45 @@ class ServiceSettings(BaseSettings):
     default_deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
     """The longest that a call may take, and the deadline of a call that names none."""
 
+    event_keys_file: FilePath | None = None
+    """A JSON file `{"<version>": "<hex>"}` with the keys that encrypt the secrets of event endpoints, each of 32 bytes.
+    The highest version is used for new secrets; the others still read older ones. Without it no event is sent."""
+    event_allowed_networks: tuple[Network, ...] = ()
+    """Networks, as a JSON list, to which events may be sent beside public addresses, also without TLS."""
+    event_ca_file: FilePath | None = None
+    """An authority, in PEM, whose certificates event endpoints may have beside those that the system trusts."""
+    event_look_every_s: float = Field(default=1, ge=0.05, le=60)
+    """How often new events and deliveries that are due are looked for."""
+    event_attempt_timeout_s: float = Field(default=15, ge=0.1, le=60)
+    """How long one attempt to send an event may take."""
+    event_attempts_max: int = Field(default=64, ge=1, le=1_000)
+    """How many attempts one process has under way at a time."""
+    event_attempts_per_endpoint_max: int = Field(default=8, ge=1, le=100)
+    """How many of these go to one endpoint; one alone while its attempts fail."""
+    event_retry_hours: int = Field(default=72, ge=1, le=144)
+    """How long the delivery of an event is tried again."""
+    event_order_wait_s: int = Field(default=3_600, ge=1, le=86_400)
+    """How long an event waits for the event before it of the same subject that cannot be delivered."""
+    event_endpoint_off_after_hours: int = Field(default=120, ge=1, le=720)
+    """After how long in which every attempt has failed an endpoint is switched off."""
+    event_retention_days: int = Field(default=30, ge=7, le=400)
+    """How long events and their deliveries are kept."""
+
+    smtp_host: str | None = None
+    """The mail server that takes mail for people; without it no mail is sent. See docs/events.md."""
+    smtp_port: int = Field(default=587, ge=1, le=65_535)
+    """Its port."""
+    smtp_security: SmtpSecurity = SmtpSecurity.STARTTLS
+    """STARTTLS, TLS from the beginning, or NONE, which is for a server on the same machine."""
+    smtp_user: str | None = None
+    """The login at the mail server, where it wants one."""
+    smtp_password_file: FilePath | None = None
+    """The file with the password of that login."""
+    smtp_from: str | None = None
+    """The address that mail comes from; needed with `smtp_host`."""
+    smtp_invitation_link: str | None = None
+    """What a mail tells somebody who is invited to open, with `{token}` for the token; the token alone if not set."""
+
     log_level: LogLevel = LogLevel.INFO
     """How much is logged: DEBUG, INFO, WARNING or ERROR."""
     otlp_endpoint: str | None = None
@@ -107,6 +155,22 @@ class ServiceSettings(BaseSettings):
     def _otlp_endpoint_falls_back_to_the_standard_variable(self) -> Self:
         if not self.otlp_endpoint:
             self.otlp_endpoint = read_environment().get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+        return self
+
+    @field_validator("event_keys_file")
+    @classmethod
+    def _event_keys_are_usable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                EventKeys.read(path)
+            except InvalidEventKeys as error:
+                raise ValueError(str(error)) from None
+        return path
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Self:
+        if self.smtp_host and not self.smtp_from:
+            raise ValueError("smtp_from is not set, though smtp_host is")
         return self
 
     @property

@@ -21,6 +21,9 @@ from libs.common.sharding import PLATFORM, newest_shard_version, shard_number, s
 
 _log = structlog.get_logger("shards")
 
+VISIT_NAME: Final = "visit"
+"""What the names of the tasks begin with that do background work in a shard."""
+
 _VISITS_AT_ONCE: Final = 4
 _PLATFORM_POOL_SIZE: Final = 3
 _REPORT_POOL_SIZE: Final = 4
@@ -65,7 +68,7 @@ class Shards:
         turns = asyncio.Semaphore(_VISITS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for database in self._databases:
-                group.create_task(_visit_forever(visit, database, every_s, turns))
+                group.create_task(_visit_forever(visit, database, every_s, turns), name=f"{VISIT_NAME} {database.schema}")
         raise AssertionError("the tasks run until they are cancelled")
 
     async def visit_all(self, visit: Callable[[Database], Awaitable[object]]) -> None:

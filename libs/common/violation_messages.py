@@ -85,6 +85,22 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$": (
         "must not be blank, nor hold control characters or line breaks"
     ),
+    r"^[!-9;-~]+$": "must not be empty, and hold only visible ASCII characters, without spaces and colons",
+    r"^[\t -~]*$": "must hold only visible ASCII characters, spaces and tabs",
+    r"^[A-Za-z0-9_-]{1,256}$": "must be 1 to 256 letters, digits, underscores and hyphens",
+    r"^[a-z][a-z_]{0,31}$": "must be 1 to 32 lower-case letters and underscores, beginning with a letter",
+    r"^([a-z][a-z_]{0,31})?$": "must be at most 32 lower-case letters and underscores, beginning with a letter",
+    r"^(https://[!-~]+)?$": "must begin with https://, and hold no spaces",
+    r"^(https://|http://localhost)[!-~]+$": "must begin with https://, or http://localhost, and hold no spaces",
+    r"^([0-9]{1,3}(\.[0-9]{1,4})?)?$": "must be a percentage such as 19 or 7.25, with at most four fraction digits",
+    r"^[A-Za-z0-9./_-]{0,31}[A-Za-z./_-]$": ("must be 1 to 32 letters, digits and . / _ -, and not end in a digit"),
+    r"^([A-Za-z0-9./_-]{0,31}[A-Za-z./_-])?$": (
+        "must be at most 32 letters, digits and . / _ -, and not end in a digit"
+    ),
+    r"^tollhouse[.][a-z][a-z0-9_]{0,40}[.]([a-z][a-z0-9_]{0,40}|[*])$": (
+        "must be a type of events such as tollhouse.invoice.issued, or all of a noun such as tollhouse.invoice.*"
+    ),
+    r"^(en|de|fr|es)?$": "must be en, de, fr or es",
 }
 """The words for every regular expression in the protos; a contract test looks for one that is missing."""
 

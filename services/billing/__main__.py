@@ -1,5 +1,6 @@
 """Billing as a process: settings, objects, server."""
 
+from functools import partial
 from typing import Final
 
 import grpc
@@ -10,6 +11,8 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
+from libs.common.events.homes import sharded_homes
+from libs.common.events.house import build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
@@ -24,14 +27,43 @@ from services.billing.clients.members import Members
 from services.billing.clients.models import Models
 from services.billing.clients.organizations import OrganizationWatch
 from services.billing.clients.subjects import Subjects
+from services.billing.clients.usages import Usages
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
 from services.billing.invariants import CHECKS, PLATFORM_CHECKS
+from services.billing.invoice.collection import Collection
+from services.billing.invoice.corrections import Corrections
+from services.billing.invoice.domain import recipients_tax
+from services.billing.invoice.invoices import Invoices
+from services.billing.invoice.links import Links
+from services.billing.invoice.parties import Parties
+from services.billing.invoice.printing.printer import Printer
+from services.billing.invoice.servicer import InvoiceServicer
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.notice.worker import NoticeWorker
+from services.billing.payment.checkouts import Checkouts
+from services.billing.payment.listings import Listings as PaymentListings
+from services.billing.payment.payments import Payments
+from services.billing.payment.products import Products
+from services.billing.payment.provider import FactApplier
+from services.billing.payment.providers.registry import Providers, configured
+from services.billing.payment.records import Records
+from services.billing.payment.references import References
+from services.billing.payment.refunds import Refunds
+from services.billing.payment.servicer import PaymentServicer
+from services.billing.payment.steps import Steps
+from services.billing.payment.top_ups import TopUps
+from services.billing.payment.webhook.counts import Counts
+from services.billing.payment.webhook.domain import World
+from services.billing.payment.webhook.inbox import Inbox
+from services.billing.payment.webhook.reconciliation import Reconciliation
+from services.billing.payment.webhook.servicer import WebhookServicer
+from services.billing.payment.webhook.webhooks import Webhooks
+from services.billing.payment.webhook.worker import WebhookWorker
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
@@ -55,11 +87,13 @@ from tollhouse.billing.v1 import (
     account_pb2_grpc,
     charge_pb2_grpc,
     credit_pb2_grpc,
+    invoice_pb2_grpc,
     ledger_pb2_grpc,
+    payment_pb2_grpc,
     plan_pb2_grpc,
     subscription_pb2_grpc,
 )
-from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 30_000
 
@@ -106,11 +140,22 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
     _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
+    _serve_events(service, settings, databases, clock)
+    _add_payments(service, settings, databases, engine, clock)
+    _add_invoices(service, settings, databases, engine, clock, to_metering)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
             service.on_drain(channel.close)
     return service
+
+
+def _serve_events(service: Service, settings: BillingSettings, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the service of events, and what delivers them."""
+    events = build_events("billing", settings, sharded_homes(databases), clock)
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(NoticeWorker(databases.shards, clock, settings.sweep_every_s).run, "notices")
 
 
 def _add_subscriptions(
@@ -157,6 +202,92 @@ def _add_subscriptions(
         service.background(watch.run, "identity's organizations")
     service.background(period_run.run, "periods")
     service.on_drain(locks.close)
+
+
+def _add_invoices(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+    to_metering: grpc.aio.Channel | None,
+) -> None:
+    """Add InvoiceService."""
+    shards, printer = databases.shards, Printer()
+    collection = Collection(shards, engine, Usages(to_metering) if to_metering else None, clock)
+    links = None
+    if settings.invoice_link_secret_file is not None:
+        links = Links.read(
+            settings.invoice_link_secret_file,
+            base_url=settings.invoice_link_base_url,
+            lifetime_s=settings.invoice_link_lifetime_s,
+        )
+    service.add(
+        invoice_pb2_grpc.add_InvoiceServiceServicer_to_server,
+        InvoiceServicer(
+            Invoices(shards, collection, recipients_tax, clock),
+            Corrections(shards, clock),
+            Parties(databases.platform, shards, clock),
+            printer,
+            links,
+            clock,
+        ),
+    )
+    service.on_drain(printer.close)
+
+
+def _add_payments(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+) -> Payments:
+    """Add PaymentService, with the providers that are set up beside `manual`, and return what applies facts."""
+    platform, shards = databases.platform, databases.shards
+    providers = configured(settings, clock)
+    asked = {name: one.provider for name, one in providers.items() if one.can_be_asked}
+    references, products = References(platform), Products(platform, clock)
+    steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
+    payments = Payments(shards, references, steps, clock)
+    records = Records(shards, references, steps, products, clock)
+    refunds = Refunds(shards, references, steps, payments, asked, clock)
+    checkouts = Checkouts(
+        shards, platform, references, steps, products, asked, clock, is_test=settings.payments_test_mode
+    )
+    top_ups = TopUps(shards, references, payments, asked, clock, is_test=settings.payments_test_mode)
+    service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
+    webhooks = _add_webhooks(service, settings, databases, providers, payments, clock)
+    service.add(
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server,
+        PaymentServicer(
+            products, records, refunds, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock
+        ),
+    )
+    return payments
+
+
+def _add_webhooks(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    providers: Providers,
+    payments: FactApplier,
+    clock: Clock,
+) -> WebhookServicer:
+    """Add what takes webhooks in, applies them, and asks providers for those that were lost."""
+    platform = databases.platform
+    worlds = {name: World(one.store, is_test=settings.payments_test_mode) for name, one in providers.items()}
+    counts = Counts(platform, clock)
+    worker = WebhookWorker(providers, payments, platform, clock, counts)
+    inbox = Inbox(providers, worlds, platform, clock, counts, worker.wake)
+    reconciliation = Reconciliation(providers, worlds, payments, platform, clock)
+    service.background(worker.run, "webhooks")
+    service.background(counts.run, "counts of webhooks")
+    service.background(reconciliation.run, "changes at providers")
+    for drain in (inbox.drain, worker.close, counts.write, *(one.close for one in providers.values())):
+        service.on_drain(drain)
+    return WebhookServicer(inbox, Webhooks(platform, clock, worker.wake), reconciliation)
 
 
 def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:

@@ -1,6 +1,6 @@
 """The refusals of billing, beyond those that every service shares."""
 
-from libs.common.errors import Kind, Refusal
+from libs.common.errors import Kind, Refusal, Unauthenticated
 
 
 class InsufficientBalance(Refusal):
@@ -389,3 +389,31 @@ class SubscriptionSetAside(Refusal):
     reason = "SUBSCRIPTION_SET_ASIDE"
     template = "The subscription was set aside: {set_aside_reason}."
     remedy = "Have an operator mend the cause, then ResumeSubscription or RetryPayment."
+
+
+class WebhookSignatureRefused(Unauthenticated):
+    """A webhook was not signed by its provider with a secret that is in force, or too long ago."""
+
+    reason = "WEBHOOK_SIGNATURE_REFUSED"
+    template = "The signature of the webhook is missing, wrong or too old."
+    remedy = (
+        "Set the secret of the provider's endpoint; pass the body on byte by byte, and the header of the signature."
+    )
+
+
+class WebhookIdReused(Refusal):
+    """A webhook has the id of an event that said something else."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "WEBHOOK_ID_REUSED"
+    template = "An event with this id came before and said something else."
+    remedy = "Nothing was changed. Look at the event at the provider; somebody else may know the secret."
+
+
+class WebhookNotWaiting(Refusal):
+    """The webhook was applied, so that there is nothing to try again."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "WEBHOOK_NOT_WAITING"
+    template = "The webhook was applied already."
+    remedy = "Nothing needs to be done."

@@ -9,8 +9,11 @@ from datetime import timedelta
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 from services.billing.grant_invariants import GRANT_CHECKS
+from services.billing.invoice_invariants import INVOICE_CHECKS, INVOICE_PLATFORM_CHECKS
+from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(
@@ -290,11 +293,16 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
+    *PAYMENT_CHECKS,
+    *INVOICE_CHECKS,
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )
 
 # What billing's own schema has beside the shards.
 PLATFORM_CHECKS: Final[Sequence[Check]] = (
     Walk("plans", (Column("plan_id", "uuid"),), (_PLAN_VERSIONS,), _PLANS, organization_column=""),
+    *INVOICE_PLATFORM_CHECKS,
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )

@@ -6,11 +6,12 @@ from pydantic import Field, FilePath, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ShardedSettings
+from services.billing.payment.providers.registry import ProvidersSettings
 
 PREFIX: Final = "TOLLHOUSE_BILLING_"
 
 
-class BillingSettings(ShardedSettings):
+class BillingSettings(ShardedSettings, ProvidersSettings):
     """Settings under `TOLLHOUSE_BILLING_…`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
@@ -50,6 +51,21 @@ class BillingSettings(ShardedSettings):
     """How many streams of WatchEntitlements one process serves."""
     period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often what is due for subscriptions is worked off."""
+
+    refunds_into_debt: bool = True
+    """What becomes of credits of a refunded or disputed payment that are used already: the balance becomes negative by
+    them. Otherwise they are written off."""
+    payments_test_mode: bool = False
+    """Whether checkouts are opened in the test modes of payment providers. Payments of the other mode are refused."""
+    invoice_link_secret_file: FilePath | None = None
+    """A file with the secret by which links to invoices are signed, at least 32 bytes. Without it there are none."""
+    invoice_link_base_url: str = Field(default="", pattern=r"^(https?://[!-~]{1,255})?$")
+    """What links to invoices begin with: the gateway's address, such as `https://api.example.com`."""
+    invoice_link_lifetime_s: int = Field(default=604_800, ge=60, le=31_536_000)
+    """How long a link to an invoice works."""
+
+    top_ups_every_s: float = Field(default=10, ge=0.05, le=3_600)
+    """How often it is looked at which accounts are to be topped up by themselves."""
 
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:

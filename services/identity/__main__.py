@@ -8,15 +8,19 @@ from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
 from libs.common.connections import STATEMENT_TIMEOUT_MS
 from libs.common.database import Database, open_database
+from libs.common.events.homes import one_home
+from libs.common.events.house import Events, build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
+from libs.common.sealing import EventKeys
 from libs.common.server import Service
 from libs.common.settings import SettingsError
 from libs.common.shards import Shards
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.importing.imports import Imports
 from services.identity.api_key.manage.api_keys import ApiKeys
+from services.identity.api_key.manage.key_events import KeyExpiry
 from services.identity.api_key.manage.leaks import Leaks
 from services.identity.api_key.manage.rotation import Rotation
 from services.identity.api_key.rendering import mark_stale, render_valid
@@ -65,7 +69,7 @@ from services.identity.user.deletion import Deletions
 from services.identity.user.servicer import UserServicer
 from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
-from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
     organization_pb2_grpc,
@@ -111,6 +115,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     directory = LocalDirectory(database, verifier, clock)
     service = Service("identity", settings, database, clock, telemetry, directory)
 
+    events = build_events("identity", settings, one_home(database), clock)
     passwords = open_passwords(settings)
     documents = DocumentFetcher()
     id_tokens = IdTokens(settings.issuers, documents.fetch, clock)
@@ -126,8 +131,10 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
-    add_organizations(service, database, clock, settings.watchers_max)
-    keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
+    add_organizations(service, database, clock, settings.watchers_max, events.options.keys)
+    keys = ApiKeyServicer(
+        open_management(database, clock, peppers, prefixes, events.options.keys), verifier, watchers, clock
+    )
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
     # OpenShift requests have threads of their own, so that a cluster that hangs cannot delay the fetching of OIDC keys.
@@ -136,18 +143,14 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
-    verification = Verification(Shards([reports]), clock, CHECKS)
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
+    _add_checks(service, database, reports, clock)
+    _add_events(service, events, database, clock)
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
     service.before_drain(watchers.close)
-    service.on_drain(reader.close)
-    service.on_drain(last_used.flush)
-    service.on_drain(passwords.close)
-    service.on_drain(documents.close)
-    service.on_drain(clusters.close)
+    for end in (reader.close, last_used.flush, passwords.close, documents.close, clusters.close):
+        service.on_drain(end)
     for pool in (key_reads, sign_ins, reports):
         service.on_drain(pool.close)
     return service
@@ -195,7 +198,9 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
     )
 
 
-def add_organizations(service: Service, database: Database, clock: Clock, watchers_max: int) -> None:
+def add_organizations(
+    service: Service, database: Database, clock: Clock, watchers_max: int, event_keys: EventKeys | None
+) -> None:
     """Register the services of organizations, projects and service accounts, and the feed of organizations."""
     feed = OrganizationFeed(database, watchers_max)
     service.background(feed.run, "feed of organizations")
@@ -203,7 +208,11 @@ def add_organizations(service: Service, database: Database, clock: Clock, watche
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
-            Organizations(database, clock), Members(database, clock), Invitations(database, clock), feed, clock
+            Organizations(database, clock),
+            Members(database, clock),
+            Invitations(database, clock, event_keys),
+            feed,
+            clock,
         ),
     )
     service.add(
@@ -246,13 +255,15 @@ def build_sessions(
     )
 
 
-def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> Management:
+def open_management(
+    database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes, event_keys: EventKeys | None
+) -> Management:
     """Build the use cases that manage API keys."""
     return Management(
         ApiKeys(database, clock, peppers),
         Rotation(database, clock, peppers),
         Imports(database, clock, peppers),
-        Leaks(database, clock, peppers, prefixes),
+        Leaks(database, clock, peppers, prefixes, event_keys),
     )
 
 
@@ -265,6 +276,20 @@ def open_passwords(settings: IdentitySettings) -> Passwords:
         passes=settings.password_hash_passes,
         lanes=settings.password_hash_lanes,
     )
+
+
+def _add_checks(service: Service, database: Database, reports: Database, clock: Clock) -> None:
+    """Register the services that look at everything: invariants and the audit trail."""
+    verification = Verification(Shards([reports]), clock, CHECKS)
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
+
+
+def _add_events(service: Service, events: Events, database: Database, clock: Clock) -> None:
+    """Register the service of events, and what delivers them and announces keys that expire."""
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(KeyExpiry(database, clock, events.options.keys).run, "expiring keys")
 
 
 def _trail(database: Database, reports: Database) -> Trail:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, Walk
 
 _HAVE_OWNER: Final = Invariant("organizations_have_an_owner", "An organization that is not deleted has no owner.")
@@ -174,4 +175,5 @@ CHECKS: Final[Sequence[Walk]] = (
     Walk("key_changes", (Column("revision", "bigint"),), (_NO_GAPS,), _KEY_CHANGES, organization_column=""),
     Walk("revision_counter", (), (_NO_GAPS,), _COUNTER, organization_column=""),
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )

@@ -15,6 +15,9 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import Database
+from libs.common.events.homes import sharded_homes
+from libs.common.events.house import build_events
+from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
@@ -49,6 +52,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.alert_events import AlertEvents
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.allocations import Allocations
 from services.metering.quota.book import LimitBook
@@ -75,7 +79,7 @@ from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
-from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
@@ -151,7 +155,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, databases, clock)
+    _serve_checks(service, settings, databases, clock)
 
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
@@ -192,14 +196,25 @@ def _serve_catalogue(service: Service, platform: Database, shards: Shards, catal
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
 
 
-def _serve_checks(service: Service, databases: ShardedDatabases, clock: Clock) -> None:
-    """Add the services that look at everything: charges, invariants and the audit trail."""
+def _serve_checks(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
     charges = ChargeServicer(Charges(databases.reports, clock))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
-    verification = Verification(databases.reports, clock, CHECKS, Part(databases.platform, AUDIT_CHECKS))
+    verification = Verification(
+        databases.reports, clock, CHECKS, Part(databases.platform, (*AUDIT_CHECKS, *EVENT_CHECKS))
+    )
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     trail = Trail(databases.home_of, databases.report_home_of)
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
+    _serve_events(service, settings, databases, clock)
+
+
+def _serve_events(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the service of events, and what delivers them."""
+    events = build_events("metering", settings, sharded_homes(databases), clock)
+    service.add(event_pb2_grpc.add_EventServiceServicer_to_server, events.servicer)
+    service.background(events.deliverer.run, "events")
+    service.background(AlertEvents(databases.shards, clock).run, "alerts of limits")
 
 
 def _serve_limits(

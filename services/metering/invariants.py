@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
 from services.metering.limit_invariants import COUNTERS
 from services.metering.model.domain import INPUT_CLASSES
@@ -420,4 +421,5 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,
+    *EVENT_CHECKS,
 )

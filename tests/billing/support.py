@@ -24,7 +24,9 @@ from tollhouse.billing.v1 import (
     charge_pb2_grpc,
     credit_pb2,
     credit_pb2_grpc,
+    invoice_pb2_grpc,
     ledger_pb2_grpc,
+    payment_pb2_grpc,
     plan_pb2_grpc,
     subscription_pb2_grpc,
 )
@@ -55,6 +57,8 @@ class Ledger:
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.credits = credit_pb2_grpc.CreditServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
+        self.payments = payment_pb2_grpc.PaymentServiceStub(channel)
+        self.invoices = invoice_pb2_grpc.InvoiceServiceStub(channel)
         self.plans = plan_pb2_grpc.PlanServiceStub(channel)
         self.subscriptions = subscription_pb2_grpc.SubscriptionServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
@@ -223,6 +227,7 @@ class BillingServer:
         settings = BillingSettings(
             database_url=SecretStr(self.database_url),
             trust_bundle_file=self.callers.bundle_file,
+            event_keys_file=self.callers.event_keys_file,
             **changes,  # type: ignore[arg-type]  # the settings validate them.
         )
         service = await build(settings, clock)

@@ -20,6 +20,8 @@ from libs.common.shards import Shards
 from libs.common.status import reason_of
 from services.billing.invariants import CHECKS
 from tests.billing.support import BillingServer, Ledger, organization
+from tests.billing.test_invoice_integrity import INVOICE_DAMAGE
+from tests.billing.test_payment_integrity import PAYMENT_DAMAGE
 from tests.billing.test_subscription_integrity import SUBSCRIPTION_DAMAGE
 from tests.support.invariants import findings_of
 from tests.support.sharded import execute_in_shards, in_each_shard
@@ -49,7 +51,14 @@ DAMAGE = {
     "audit_events_are_chained": (
         "INSERT INTO billing.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
     ),
+    "events_are_in_order": "INSERT INTO billing.event_subjects VALUES (gen_random_uuid(), 'thing/1', 1, now())",
+    "event_deliveries_move": (
+        "INSERT INTO billing.event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status,"
+        " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'thing/1', 1,"
+        " 'PENDING', now() + interval '1 day', now())"
+    ),
 }
+EVERY_DAMAGE: Final = set(DAMAGE) | set(SUBSCRIPTION_DAMAGE) | PAYMENT_DAMAGE | INVOICE_DAMAGE
 
 
 async def live(ledger: Ledger) -> str:
@@ -310,7 +319,7 @@ async def test_check_of_one_organization_finds_its_own_violations_only(
             request = pb.VerifyInvariantsRequest(organization_id=org)
             pieces = [piece async for piece in ledger.integrity.VerifyInvariants(request, metadata=ledger.metadata)]
             assert {piece.finding.organization_id for piece in pieces if piece.HasField("finding")} == expected
-            assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
+            assert {check.invariant for check in pieces[-1].summary.checks} == EVERY_DAMAGE
 
 
 @pytest.mark.shards
@@ -385,4 +394,4 @@ async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
         piece
         async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)
     ]
-    assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
+    assert {check.invariant for check in pieces[-1].summary.checks} == EVERY_DAMAGE

@@ -48,12 +48,12 @@ WIRE_PACKAGES = {
 }
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
-    r"|libs\.common\.(audit|integrity)\.servicer"
+    r"|libs\.common\.(audit|integrity)\.servicer|libs\.common\.events\.(servicer|rendering)"
     r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|text|timestamps|validation)"
     r"|libs\.common\.(health|reflection|violation_messages)"
     r"|libs\.common\.(charge_filter|digests|repeats\.parsing)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
-    r"|services\.\w+\.\w+\.(\w+_)?(servicer|rendering|parsing)"
+    r"|services\.\w+\.\w+\.(webhook\.)?(\w+_)?(servicer|rendering|parsing)"
 )
 DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
@@ -62,6 +62,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     # Statements of `tollhouse shards`.
     r"|libs\.cli\.installation\.shard_store"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
+    r"|libs\.common\.events\.(delivery_store|migration|outbox|store|tables)"
     r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"

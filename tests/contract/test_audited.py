@@ -16,6 +16,7 @@ OWN_RECORD = {
         *("CreateHold", "BatchCreateHold", "CaptureHold", "BatchCaptureHold", "ReleaseHold", "ExtendHold"),
     ),
     "tollhouse.billing.v1.CreditService": ("GrantCredits", "VoidGrant"),
+    "tollhouse.billing.v1.PaymentService": ("ReceiveWebhook", "ReconcilePayments"),
     "tollhouse.billing.v1.PlanService": ("GetPlanOffer",),
     "tollhouse.billing.v1.SubscriptionService": ("RunPeriods",),
     "tollhouse.metering.v1.LeaseService": ("AcquireLease", "SettleLease"),

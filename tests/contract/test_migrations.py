@@ -61,10 +61,19 @@ def test_migrations_use_no_trigger_and_no_cascade(context: str) -> None:
     assert [word for word in ("CREATE TRIGGER", "ON DELETE CASCADE", "ON UPDATE CASCADE") if word in sql] == []
 
 
-_QUEUES = {"subscriptions_due", "subscriptions_set_aside", "entitlement_revisions_in_order"}
+_QUEUES = {
+    *("subscriptions_due", "subscriptions_set_aside", "entitlement_revisions_in_order"),
+    *("events_to_dispatch", "events_by_age", "event_deliveries_due", "event_deliveries_waiting"),
+    "credit_grants_expiring",
+    "event_requests_by_age",
+}
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
-_OF_THE_PLATFORM = {"plan_assignments_of_experiment"}
-"""Indexes of what the platform counts over all organizations of a shard."""
+_OF_THE_PLATFORM = {
+    *("plan_assignments_of_experiment", "payment_references_pkey"),
+    *("invoice_numbers_pkey", "invoice_numbers_count_once"),
+}
+"""Indexes of what the platform counts over all organizations of a shard or of the installation, or finds whatever its
+organization."""
 
 
 @pytest.mark.parametrize("context", ["billing", "metering"])

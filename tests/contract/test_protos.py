@@ -33,6 +33,9 @@ STATE_SETTING_VERBS = (
         "Publish",
         "SetLimit",
         "Reactivate",
+        # The provider's id of the event, or the body itself, is the key.
+        "ReceiveWebhook",
+        "ReconcilePayments",
         "Reject",
     ),
     *(
@@ -43,8 +46,10 @@ STATE_SETTING_VERBS = (
         "Revoke",
         "RunPeriods",
         "SetEntitlementOverride",
+        "SetInvoice",
         "SetPlanExperiment",
         "SetPassword",
+        "SetTopUpPolicy",
         "SignIn",
     ),
     *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),

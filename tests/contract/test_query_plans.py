@@ -13,6 +13,8 @@ from typing import Final, TypedDict, cast
 import pytest
 
 from libs.common.database import RawConnection
+from libs.common.events import delivery_store as deliveries
+from libs.common.events import store as events
 from libs.common.shards import open_shards
 from services.billing.tables import shard_metadata as billing_tables
 from services.metering.tables import shard_metadata as metering_tables
@@ -23,11 +25,18 @@ _VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 _ON_THE_POOL_FOR_REPORTS: Final = ("services.billing.charge.store", "services.metering.charge.store")
 """These read whole ranges of many organizations. Their pool lets Postgres choose among all plans."""
 
-_OF_THE_PLATFORM: Final = "services.billing.clients.position_store"
-"""Its tables are in billing's own schema, and no pool of a shard reads them."""
+_OF_THE_PLATFORM: Final = (
+    "services.billing.clients.position_store",
+    "services.billing.payment.webhook.reconciliation_store",
+    "services.billing.payment.webhook.store",
+)
+"""Their tables are in billing's own schema, and no pool of a shard reads them."""
 _NOT_OF_ONE_ORGANIZATION: Final = {
     *("subscriptions_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),
+    *("credit_grants_expiring", "limit_alerts_to_deliver"),
+    *("events_to_dispatch", "events_by_age", "event_requests_by_age"),
+    *("event_deliveries_due", "event_deliveries_waiting"),
 }
 """Indexes by which a worker finds what is due in a shard, and those of rows that no organization has."""
 
@@ -41,9 +50,10 @@ _Node = TypedDict(
 def _modules(context: str) -> Iterator[ModuleType]:
     package = importlib.import_module(f"services.{context}")
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        elsewhere = (*_ON_THE_POOL_FOR_REPORTS, _OF_THE_PLATFORM)
+        elsewhere = (*_ON_THE_POOL_FOR_REPORTS, *_OF_THE_PLATFORM)
         if found.name.endswith(("store", "statements")) and found.name not in elsewhere:
             yield importlib.import_module(found.name)
+    yield from (events, deliveries)
 
 
 def _statements(context: str) -> dict[str, str]:

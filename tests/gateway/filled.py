@@ -24,6 +24,17 @@ _WHOLE: Final = {
 }
 
 
+def filled_raw(binding: Binding, descriptor: Descriptor, numbers: "itertools.count[int]") -> Message:
+    """Return a message with what a body of any bytes can say: the fields of the path, and the body."""
+    message = GetMessageClass(descriptor)()
+    for found in _VARIABLE.finditer(binding.path):
+        field = descriptor.fields_by_name[found[1]]
+        setattr(message, field.name, _scalar(field, next(numbers)))
+    getattr(message, binding.body).data = b'{ "z":1,"caf\\u00e9" : \xff\x00 "z":2} \n'
+    getattr(message, binding.body).content_type = "application/json"
+    return message
+
+
 def filled(descriptor: Descriptor, *, by_query: bool, numbers: "itertools.count[int]", depth: int = 0) -> Message:
     """Return a message with each field set, of a oneof the first; with `by_query` only what a query can say."""
     message = GetMessageClass(descriptor)()
@@ -79,8 +90,13 @@ def _scalar(field: FieldDescriptor, number: int) -> str | bytes | int | bool:
     return f'{field.name} {number}+%&=#?"\\<ü'
 
 
-def as_rest(binding: Binding, request: Message) -> tuple[str, dict[str, object] | None]:
+def as_rest(binding: Binding, request: Message) -> tuple[str, dict[str, object] | bytes | None]:
     """Return the path with its query, and the body, that a binding needs for a request."""
+    if binding.is_raw:
+        taken_as_it_is: bytes = getattr(request, binding.body).data
+        return _VARIABLE.sub(
+            lambda found: quote(str(getattr(request, found[1])), safe=""), binding.path
+        ), taken_as_it_is
     rest: dict[str, object] = MessageToDict(request)
 
     def taken(variable: re.Match[str]) -> str:

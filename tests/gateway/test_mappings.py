@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from libs.cli.gateway.descriptors import Binding, bindings, services
-from tests.gateway.filled import as_rest, filled
+from tests.gateway.filled import as_rest, filled, filled_raw
 from tests.gateway.recorder import CONTEXTS, Recorder, method_of
 from tests.support.rest import Rest
 
@@ -39,9 +39,14 @@ def context_of(method: MethodDescriptor, binding: Binding) -> str:
 async def test_every_mapping_brings_every_field_to_its_rpc_at_its_service(rest: Rest, recorder: Recorder) -> None:
     wrong = []
     for method, binding in all_bindings():
-        request = filled(method.input_type, by_query=not binding.body, numbers=itertools.count(1))
+        if binding.is_raw:
+            request = filled_raw(binding, method.input_type, itertools.count(1))
+            headers = (("content-type", "application/json"),)
+        else:
+            request = filled(method.input_type, by_query=not binding.body, numbers=itertools.count(1))
+            headers = (("authorization", "Bearer x"),)
         target, body = as_rest(binding, request)
-        answer = await rest.call(binding.verb.upper(), target, body, ("authorization", "Bearer x"))
+        answer = await rest.call(binding.verb.upper(), target, body, *headers)
         came = recorder.take()
         name = f"{method.containing_service.full_name}/{method.name}"
         expected = [(context_of(method, binding), name, request)]
@@ -49,6 +54,23 @@ async def test_every_mapping_brings_every_field_to_its_rpc_at_its_service(rest: 
         if answer.status != 200 or found != expected:
             wrong.append(f"{binding.verb} {target[:150]}: {answer.status} {answer.body[:300]!r} {found}")
     assert wrong == []
+
+
+async def test_webhook_is_passed_on_byte_by_byte_with_the_header_of_its_signature(
+    rest: Rest, recorder: Recorder
+) -> None:
+    body = b'{ "z":1 ,"name":"caf\\u00e9", "z": [1,2 ] }\n' + b" " * 200_000
+    signatures = (("x-signature", "ab" * 32), ("stripe-signature", "t=1,v1=ab"))
+    for kind in ("application/json", "text/plain", ""):
+        headers = (("content-type", kind),) if kind else ()
+        answer = await rest.call("POST", "/v1/webhooks/stripe", body, *headers, *signatures)
+        call = recorder.take_one()
+        request = _parsed(call.method, call.request)
+        assert (answer.status, request.provider, request.body.data) == (200, "stripe", body)
+        assert [call.all_of(name) for name, _ in signatures] == [[value] for _, value in signatures]
+    for target in ("/v1/webhooks/stripe?provider=x", "/v1/webhooks/stripe?headers=x"):
+        assert (await rest.call("POST", target, body)).status == 400
+    assert recorder.take() == []
 
 
 async def test_every_mapping_takes_the_names_of_fields_in_both_spellings(rest: Rest, recorder: Recorder) -> None:

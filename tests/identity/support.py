@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import grpc
@@ -35,6 +36,7 @@ class Identity:
     """Stubs to one server; every call is an operator's."""
 
     def __init__(self, service: Service, port: int, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self.channel = channel
         self.service = service
         self.port = port
         self.metadata = metadata
@@ -101,6 +103,9 @@ def identity_settings(callers: Callers, url: str, folder: Path, peppers: dict[st
         database_url=SecretStr(url),
         trust_bundle_file=callers.bundle_file,
         peppers=pepper_file,
+        event_keys_file=callers.event_keys_file,
+        event_look_every_s=0.1,
+        event_allowed_networks=(ip_network("127.0.0.0/8"),),
         last_used_flush_s=0.2,
     )
 

@@ -1,10 +1,13 @@
 """Identity's invariants report nothing on valid data, and each one detects planted damage."""
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 
 from libs.common.database import open_database
 from tests.identity.support import Identity
+from tollhouse.common.v1 import event_pb2, event_pb2_grpc
 from tollhouse.common.v1 import integrity_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, service_account_pb2
 
@@ -69,6 +72,14 @@ DAMAGE = {
     "audit_events_are_chained": [
         "INSERT INTO identity.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
     ],
+    "events_are_in_order": ["INSERT INTO identity.event_subjects VALUES (gen_random_uuid(), 'thing/1', 1, now())"],
+    "event_deliveries_move": [
+        (
+            "INSERT INTO identity.event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status,"
+            " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),"
+            " 'thing/1', 1, 'PENDING', now() + interval '1 day', now())"
+        )
+    ],
 }
 
 
@@ -80,6 +91,22 @@ async def _verify(identity: Identity) -> tuple[list[pb.Finding], pb.VerifyInvari
         elif message.HasField("summary"):
             return findings, message.summary
     raise AssertionError("the stream ended without a summary")
+
+
+async def _listen(identity: Identity, organization_id: str) -> event_pb2.ListEventDeliveriesRequest:
+    """Let events of the organization be sent to where nobody answers; return what asks for their deliveries."""
+    stub: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(identity.channel)
+    endpoint = event_pb2.CreateEventEndpointRequest(organization_id=organization_id, url="http://127.0.0.1:1/")
+    made = await stub.CreateEventEndpoint(endpoint, metadata=identity.metadata)
+    return event_pb2.ListEventDeliveriesRequest(organization_id=organization_id, endpoint_id=made.endpoint.endpoint_id)
+
+
+async def _delivered(identity: Identity, request: event_pb2.ListEventDeliveriesRequest) -> None:
+    """Return when there is a delivery."""
+    stub: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(identity.channel)
+    async with asyncio.timeout(20):
+        while not (await stub.ListEventDeliveries(request, metadata=identity.metadata)).deliveries:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def _plant(identity: Identity) -> None:
@@ -110,12 +137,14 @@ async def _plant(identity: Identity) -> None:
         metadata=identity.metadata,
     )
     elsewhere, _ = await identity.create_organization()
+    deliveries = await _listen(identity, elsewhere)
     await identity.organizations.CreateInvitation(
         organization_pb2.CreateInvitationRequest(
             organization_id=elsewhere, email="late@example.com", role=organization_pb2.MEMBER_ROLE_VIEWER
         ),
         metadata=identity.metadata,
     )
+    await _delivered(identity, deliveries)
 
 
 async def test_good_state_yields_the_summary_only(identity: Identity) -> None:

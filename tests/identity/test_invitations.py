@@ -370,7 +370,7 @@ class _Socket:
 
 async def test_malformed_token_never_reaches_the_database() -> None:
     nowhere = open_database("postgresql://nobody@127.0.0.1:1/none", schema="identity")
-    invitations = Invitations(nowhere, SystemClock())
+    invitations = Invitations(nowhere, SystemClock(), None)
     call = Call("AcceptInvitation", Caller(CallerKind.OPERATOR, "alice"), _Socket())
     enter_call(call)
     token, user_id = TOKEN_FORM.new(), new_id()

@@ -31,6 +31,8 @@ SCOPES = [
         "accounts.read",
         "credits.read",
         "subscriptions.read",
+        "payments.read",
+        "invoices.read",
         "usage.read",
         "keys.read",
         "audit.read",

@@ -205,13 +205,16 @@ async def test_flood_of_malformed_secrets_never_reaches_the_database(
         assert await identity.code(floods[number % len(floods)]) == "NOT_FOUND"
     # The counts of another session reach the statistics view about a second after its work.
     await asyncio.sleep(1.2)
-    assert await looked_at() == before
+    # A worker looks now and then for keys that expire soon.
+    assert await looked_at() - before < 10
 
     # A new session holds its counts back for a second, and reports them with its next statement.
-    for unknown in (good, new_secret(live=True), new_secret(live=True)):
-        assert await identity.code(unknown) == "NOT_FOUND"
-        await asyncio.sleep(1.2)
-    assert await looked_at() > before
+    for _ in range(20):
+        assert await identity.code(new_secret(live=True)) == "NOT_FOUND"
+    await asyncio.sleep(1.2)
+    assert await identity.code(good) == "NOT_FOUND"
+    await asyncio.sleep(1.2)
+    assert await looked_at() - before >= 20
 
 
 async def test_concurrent_first_uses_of_a_key_all_succeed(identity: Identity) -> None:

@@ -258,6 +258,7 @@ class Platform:
         settings = MeteringSettings(
             database_url=SecretStr(self.urls["metering"]),
             trust_bundle_file=self.callers.bundle_file,
+            event_keys_file=self.callers.event_keys_file,
             signing_key_file=self.callers.signing_key_file("metering", self.folder),
             billing_target=f"127.0.0.1:{self.billing_port}",
             identity_target=f"127.0.0.1:{self.identity_port}",

@@ -51,6 +51,12 @@ PLANTED = {
         'UPDATE "metering".audit_events SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence)'
         ' FROM "metering".audit_events)'
     ),
+    "events_are_in_order": "INSERT INTO metering.event_subjects VALUES (gen_random_uuid(), 'thing/1', 1, now())",
+    "event_deliveries_move": (
+        "INSERT INTO metering.event_deliveries (organization_id, event_id, endpoint_id, subject, sequence, status,"
+        " next_attempt_time, start_time) VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'thing/1', 1,"
+        " 'PENDING', now() + interval '1 day', now())"
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """Callers for tests: signing keys, the trust bundle that contains them, and valid and invalid tokens."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from tests.support.secrecy import WATCH
 CONTEXTS = ("identity", "billing", "metering")
 SERVICES = (*CONTEXTS, "gateway")
 Metadata = tuple[tuple[str, str], ...]
+
+EVENT_KEY = bytes(range(32))
+"""The key with which services of tests encrypt secrets of events."""
 
 
 class Callers:
@@ -30,6 +34,8 @@ class Callers:
         self.bundle = TrustBundle(issuers=issuers)
         self.bundle_file = folder / "trust.json"
         self.bundle_file.write_text(self.bundle.model_dump_json())
+        self.event_keys_file = folder / "event-keys.json"
+        self.event_keys_file.write_text(json.dumps({"1": EVENT_KEY.hex()}))
 
     def signing_key_file(self, service: str, folder: Path) -> Path:
         """Return the private key file of a service, for settings that name one."""

@@ -16,8 +16,14 @@ from tests.support.oidc import CLIENT_ID, open_provider
 from tests.system.curl import Answer, Curl, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, running
 
+OF_WEBHOOKS = re.compile(r"PaymentService/(\w+Webhooks?|ReconcilePayments)$")
 PAGES = {
-    "identity.md": rpcs_of("identity", "common"),
+    "identity.md": {rpc for rpc in rpcs_of("identity", "common") if "EventService" not in rpc},
+    "events.md": {
+        *(rpc for rpc in rpcs_of("common") if "EventService" in rpc),
+        *(f"identity.v1.OrganizationService/{rpc}" for rpc in ("CreateOrganization", "CreateInvitation")),
+        "identity.v1.UserService/CreateUser",
+    },
     "credits.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Debit", "CreateHold", "CaptureHold")),
@@ -42,7 +48,17 @@ PAGES = {
         *("metering.v1.UsageService/RecordUsage", "billing.v1.LedgerService/Credit"),
         *(f"billing.v1.SubscriptionService/{rpc}" for rpc in ("CreateSubscription", "ApproveSubscription")),
     },
+    "invoices.md": {
+        *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.InvoiceService/")),
+        *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Credit", "Debit")),
+    },
+    "payments.md": {
+        rpc
+        for rpc in rpcs_of("billing")
+        if rpc.startswith("billing.v1.PaymentService/") and not OF_WEBHOOKS.search(rpc)
+    },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
+    "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""
 RUN_WITHIN_S = 300
@@ -107,7 +123,10 @@ def test_every_rpc_is_introduced_by_its_name(page: str) -> None:
 async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Path) -> None:
     async with open_provider() as provider:
         issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
-        environment = {"TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers)}
+        environment = {
+            "TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers),
+            "TOLLHOUSE_BILLING_STRIPE_WEBHOOK_SECRETS": json.dumps(["whsec_" + "of_the_docs"]),
+        }
         curl = Curl(_folder(tmp_path / "bin"))
         async with running(Installation(tmp_path, environment=environment)) as installation:
             (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())

@@ -28,6 +28,7 @@ from libs.cli.terminal.migrations import tell_progress
 from libs.cli.terminal.options import DataDirOption, ShardsOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
+from libs.cli.traces.invoicing import Invoiced, invoice, print_invoice
 from libs.cli.traces.plans import PlanBill, plan_problems, print_plans, read_plan_bills, subscribe
 from libs.cli.traces.population import make_population
 from libs.cli.traces.shop import Sales, print_sales, sell
@@ -80,6 +81,7 @@ class _Outcome:
     plans: list[PlanBill]
     sales: Sales
     attempts: Attempts
+    invoiced: Invoiced
 
 
 async def _demonstrate(console: Console, trace: Trace, options: StackOptions, out: Path | None) -> list[str]:
@@ -97,6 +99,7 @@ async def _demonstrate(console: Console, trace: Trace, options: StackOptions, ou
     print_plans(console, outcome.plans)
     print_sales(console, outcome.sales)
     print_attempts(console, outcome.attempts)
+    print_invoice(console, outcome.invoiced)
     print_verdict(console, outcome.verdict)
     memory = ", ".join(f"{name} {sum(sizes):.0f} MiB" for name, sizes in resident.items())
     console.print(f"Resident memory: {memory}. {time.monotonic() - started_s:.1f} s in all.", soft_wrap=True)
@@ -122,8 +125,9 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
     expected = costs(trace.rows, replayed.population, await list_prices(channels))
     plans = await read_plan_bills(channels, organizations, [one.charged for one in bill.organizations])
     sales, attempts = await sell(channels), await call_too_often(channels)
+    invoiced = await invoice(channels, organizations[0])
     verdict = await verify(channels)
-    return _Outcome(replayed, bill, verdict, sum(expected.values(), Decimal(0)), plans, sales, attempts)
+    return _Outcome(replayed, bill, verdict, sum(expected.values(), Decimal(0)), plans, sales, attempts, invoiced)
 
 
 def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
@@ -137,6 +141,7 @@ def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
         ("cost of the usage", bill.cost, outcome.expected_cost),
         ("charged in the ledger", bill.charged, outcome.expected_cost),
         ("paid in and included, less charged", bill.paid_in + included - bill.charged, bill.balance),
+        ("usage on the invoice", outcome.invoiced.used, bill.organizations[0].charged),
         ("rows refused", tally.refused, 0),
         ("violations of invariants", outcome.verdict.violation_count, 0),
     ]

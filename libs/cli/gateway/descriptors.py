@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.common.v1 import audit_pb2
 
+_RAW: Final = "google.api.HttpBody"
 VERBS: Final = ("get", "post", "put", "patch", "delete")
 
 
@@ -25,7 +26,13 @@ class Binding:
     path: str
     """The path with its variables, such as `/v1/models/{model_id=**}`."""
     body: str
-    """`*` where the JSON body holds the fields that are not in the path; empty where the query does."""
+    """`*` where the JSON body holds the fields that are not in the path; empty where the query does; the name of the
+    field that takes the body as it is, whatever it holds."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether a field takes the body as it is."""
+        return self.body not in ("", "*")
 
 
 def bindings(method: MethodDescriptor) -> list[Binding]:
@@ -34,6 +41,12 @@ def bindings(method: MethodDescriptor) -> list[Binding]:
     rule: http_pb2.HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]
     rules = [rule, *rule.additional_bindings] if rule.WhichOneof("pattern") else []
     return [Binding(verb, getattr(one, verb), one.body) for one in rules if (verb := one.WhichOneof("pattern"))]
+
+
+def is_raw(method: MethodDescriptor, body: str) -> bool:
+    """Return whether a field of a request takes any body of an HTTP request as it is, with its content type."""
+    field = method.input_type.fields_by_name.get(body)
+    return field is not None and field.message_type is not None and field.message_type.full_name == _RAW
 
 
 @cache

@@ -47,7 +47,7 @@ def _bindings() -> Iterator[str]:
         yield f"  {verb} = {{"
         for binding, method in sorted(listed, key=_order):
             fields = ", ".join(f'["{name}"] = true' for name, _ in _VARIABLE.findall(binding.path))
-            body = "true" if binding.body else "false"
+            body = '"raw"' if binding.is_raw else "true" if binding.body else "false"
             message = _name(method.input_type)
             stream = "true" if method.server_streaming else "false"
             yield f'    {{ "{path_pattern(binding.path)}", "{message}", {body}, {{ {fields} }}, {stream} }},'

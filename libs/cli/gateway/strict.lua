@@ -5,7 +5,7 @@
 -- BODY_BYTES_MAX is written before this text, and from the descriptors MESSAGES and BINDINGS:
 --   MESSAGES[message][field]  0 for a scalar, "[" before a list, "{" before the values of a map, or a message's name.
 --   BINDINGS[verb]            a list of { pattern of the path, message, whether there is a body, fields in the path,
---                             whether the answer is a stream }.
+--                             whether the answer is a stream }. A body that is "raw" is passed on as it is.
 
 local DEPTH_MAX = 64
 local SHOWN_MAX = 100
@@ -200,7 +200,7 @@ local function flaw_of(binding, query, body)
       check_query(query, message, bound)
     elseif query ~= "" then
       refuse("", "a query is not taken with this path; give fields in the body")
-    elseif body then
+    elseif body and takes_body ~= "raw" then
       local at = skip_space(body, 1)
       if at <= #body and skip_space(body, after_value(body, at, KINDS[message], "", bound, 1)) <= #body then
         error(MALFORMED, 0)

@@ -41,6 +41,8 @@ class DataFolder:
         self.logs = self.path / "logs"
         self.trust_bundle_file = self.path / "trust.json"
         self.pepper_file = self.path / "peppers.json"
+        self.event_keys_file = self.path / "event-keys.json"
+        self.invoice_link_secret_file = self.path / "invoice-links.txt"
         self.pids_file = self.path / "pids.json"
         self._keys = self.path / "keys"
         self._passwords_file = self.path / "passwords.json"
@@ -54,7 +56,7 @@ class DataFolder:
         return folder
 
     def prepare(self) -> None:
-        """Create what is missing: folders, signing keys, the trust bundle, the pepper and the role passwords.
+        """Create what is missing: folders, signing keys, the trust bundle, the pepper, other secrets and passwords.
 
         A folder of an older version gets what newer versions need and keeps what it has: the trust bundle keeps the
         gateways, and whatever else an operator has put there.
@@ -68,6 +70,10 @@ class DataFolder:
             self.write_trust(TrustBundle(issuers=[*own, *others]))
         if not self.pepper_file.exists():
             write_private(self.pepper_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
+        if not self.event_keys_file.exists():
+            write_private(self.event_keys_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
+        if not self.invoice_link_secret_file.exists():
+            write_private(self.invoice_link_secret_file, secrets.token_hex(_SECRET_BYTES))
         if not self._passwords_file.exists():
             write_private(self._passwords_file, json.dumps({name: secrets.token_urlsafe(24) for name in CONTEXTS}))
 

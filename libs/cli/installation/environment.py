@@ -58,6 +58,7 @@ def service_environment(
         "PORT": str(ports[context]),
         "REUSE_PORT": str(reuse_port).lower(),
         "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
+        "EVENT_KEYS_FILE": str(folder.event_keys_file),
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
         **(tls.environment_of(context) if tls else {}),
     }
@@ -70,6 +71,8 @@ def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) ->
         return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
     # Billing and metering ask identity for the rights of users and keys, and each other.
     caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
+    if context == "billing":
+        caller["INVOICE_LINK_SECRET_FILE"] = str(folder.invoice_link_secret_file)
     peer = "metering" if context == "billing" else "billing"
     return caller | {f"{peer.upper()}_TARGET": targets[peer]}
 

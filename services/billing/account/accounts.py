@@ -16,7 +16,7 @@ from libs.common.pages import encode_page_token, id_in_token, page_size, text_in
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.account import store
-from services.billing.account.domain import AccountTerms, Statement, account_changes
+from services.billing.account.domain import AccountTerms, LowBalance, Statement, account_changes
 from services.billing.ledger.domain import Metadata, SettleGrants
 from services.billing.ledger.engine import Engine
 
@@ -127,6 +127,7 @@ class Accounts:
         overdraft_limit: Decimal | None,
         currency_code: str | None,
         metadata: Metadata | None,
+        low_balance: LowBalance | None = None,
     ) -> AccountTerms:
         """Change what is not None; an empty mapping removes the metadata."""
         now = self._clock.now()
@@ -137,13 +138,15 @@ class Accounts:
             if etag and etag != account.etag:
                 raise StaleEtag(resource_type="account")
             held_in = account.balance.currency_code
-            if currency_code not in (None, held_in):
-                raise errors.CurrencyMismatch(currency_code=currency_code, account_currency_code=held_in)
+            for code in (currency_code, low_balance.currency_code if low_balance else None):
+                if code not in (None, held_in):
+                    raise errors.CurrencyMismatch(currency_code=code, account_currency_code=held_in)
             await store.update(
                 connection,
                 account,
                 overdraft_limit=account.balance.overdraft_limit if overdraft_limit is None else overdraft_limit,
                 metadata=account.metadata if metadata is None else metadata,
+                low_balance_threshold=low_balance.threshold if low_balance else account.low_balance_threshold,
                 now=now,
             )
             return await self._changed(connection, organization_id, account_id, account, now)

@@ -9,6 +9,14 @@ from services.billing.ledger.domain import Balance, Kind, Metadata
 
 
 @dataclass(frozen=True, slots=True)
+class LowBalance:
+    """What a change says about when the balance is low."""
+
+    threshold: Decimal | None
+    currency_code: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AccountTerms:
     """An account with its terms and what it holds."""
 
@@ -23,6 +31,8 @@ class AccountTerms:
     balance: Balance
     grant_due_from: datetime | None = None
     """No credit grant begins or expires before this moment; None where none will."""
+    low_balance_threshold: Decimal | None = None
+    """Below which posted balance the balance is low; None where it never is."""
 
     @property
     def etag(self) -> str:
@@ -38,12 +48,13 @@ def account_changes(before: AccountTerms | None, after: AccountTerms) -> tuple[C
 
 
 def _terms(account: AccountTerms) -> dict[str, str | None]:
+    threshold = account.low_balance_threshold
     return {
         "state": "CLOSED" if account.closed else "OPEN",
         "project_id": account.project_id,
         "currency_code": account.balance.currency_code,
         "overdraft_limit": format(account.balance.overdraft_limit.normalize(), "f"),
-    }
+    } | ({} if threshold is None else {"low_balance_threshold": format(threshold.normalize(), "f")})
 
 
 @dataclass(frozen=True, slots=True)

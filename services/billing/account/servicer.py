@@ -12,14 +12,14 @@ from libs.common.timestamps import parse_optional_time, parse_range, render_time
 from libs.common.validation import Reader
 from services.billing import errors
 from services.billing.account.accounts import Accounts
-from services.billing.account.domain import AccountTerms
+from services.billing.account.domain import AccountTerms, LowBalance
 from services.billing.ledger.rendering import render_balance, render_kind
 from tollhouse.billing.v1 import account_pb2 as pb
 from tollhouse.billing.v1 import account_pb2_grpc as rpc
 from tollhouse.common.v1 import amount_pb2
 
 _Context = grpc.aio.ServicerContext
-_CHANGEABLE: Final = ("overdraft_limit", "metadata")
+_CHANGEABLE: Final = ("overdraft_limit", "metadata", "low_balance_threshold")
 
 
 def _read_opening(request: pb.OpenAccountRequest) -> Decimal:
@@ -35,8 +35,8 @@ def _read_opening(request: pb.OpenAccountRequest) -> Decimal:
     return limit
 
 
-def _read_change(request: pb.UpdateAccountRequest) -> Decimal | None:
-    """Return the overdraft limit that an update sets, or None where it sets none."""
+def _read_change(request: pb.UpdateAccountRequest) -> tuple[Decimal | None, LowBalance | None]:
+    """Return the overdraft limit and the threshold of a low balance that an update sets; None for what it does not."""
     violations: list[FieldViolation] = []
     paths = request.update_mask.paths
     limit = None
@@ -44,11 +44,17 @@ def _read_change(request: pb.UpdateAccountRequest) -> Decimal | None:
         violations.append(FieldViolation("update_mask", f"must name some of {', '.join(_CHANGEABLE)}"))
     if "overdraft_limit" in paths:
         limit = _limit("account.overdraft_limit", request.account.overdraft_limit, violations)
+    low_balance = None
+    if "low_balance_threshold" in paths:
+        low_balance = LowBalance(None, None)
+        if request.account.HasField("low_balance_threshold"):
+            amount = request.account.low_balance_threshold
+            low_balance = LowBalance(_limit("account.low_balance_threshold", amount, violations), amount.currency_code)
     if not request.account.account_id:
         violations.append(FieldViolation("account.account_id", "is required"))
     if violations:
         raise InvalidArgument(violations)
-    return limit
+    return limit, low_balance
 
 
 def _read_balance_query(request: pb.GetBalanceRequest) -> None:
@@ -103,7 +109,7 @@ class AccountServicer(rpc.AccountServiceServicer):
         )
 
     async def UpdateAccount(self, request: pb.UpdateAccountRequest, context: _Context) -> pb.UpdateAccountResponse:
-        limit = _read_change(request)
+        limit, low_balance = _read_change(request)
         paths = request.update_mask.paths
         account = await self._accounts.update(
             request.organization_id.lower(),
@@ -112,6 +118,7 @@ class AccountServicer(rpc.AccountServiceServicer):
             overdraft_limit=limit,
             currency_code=None if limit is None else request.account.overdraft_limit.currency_code,
             metadata=dict(request.account.metadata) if "metadata" in paths else None,
+            low_balance=low_balance,
         )
         return pb.UpdateAccountResponse(account=_render(account))
 
@@ -170,7 +177,7 @@ def _limit(field: str, amount: amount_pb2.Amount, violations: list[FieldViolatio
 
 
 def _render(account: AccountTerms) -> pb.Account:
-    balance = account.balance
+    balance, threshold = account.balance, account.low_balance_threshold
     return pb.Account(
         account_id=account.account_id,
         organization_id=account.organization_id,
@@ -183,4 +190,5 @@ def _render(account: AccountTerms) -> pb.Account:
         create_time=render_time(account.create_time),
         update_time=render_time(account.update_time),
         metadata=account.metadata,
+        low_balance_threshold=None if threshold is None else render_amount(balance.currency_code, threshold),
     )

@@ -36,7 +36,7 @@ _COLUMNS: Final = """
         JOIN credit_grants g ON g.organization_id = h.organization_id AND g.grant_id = u.key::uuid
         WHERE h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
             AND h.expire_time > $1 AND num_nonnulls(g.user_id, g.model) > 0
-    ), 0) END
+    ), 0) END, a.low_balance_threshold
 """
 
 # One probe of the primary key.
@@ -79,8 +79,9 @@ _REOPEN: Final = """
 """
 
 _UPDATE: Final = """
-    UPDATE accounts SET overdraft_limit = $3, metadata = $4::jsonb, version = version + 1,
-        revision = revision + 1, update_time = $5
+    UPDATE accounts SET overdraft_limit = $3, metadata = $4::jsonb, low_balance_threshold = $6::numeric,
+        low_balance_told = low_balance_told AND low_balance_threshold IS NOT DISTINCT FROM $6::numeric,
+        version = version + 1, revision = revision + 1, update_time = $5
     WHERE organization_id = $1::uuid AND account_id = $2::uuid
 """
 
@@ -214,10 +215,13 @@ async def update(
     *,
     overdraft_limit: Decimal,
     metadata: Metadata | None,
+    low_balance_threshold: Decimal | None,
     now: datetime,
 ) -> None:
+    """Change a locked account. That its balance is below a new threshold is announced anew."""
+    key = account.organization_id, account.account_id
     text = json.dumps(metadata) if metadata else None
-    await connection.execute(_UPDATE, account.organization_id, account.account_id, overdraft_limit, text, now)
+    await connection.execute(_UPDATE, *key, overdraft_limit, text, now, low_balance_threshold)
 
 
 async def close(connection: RawConnection, account: AccountTerms, now: datetime) -> None:
@@ -254,4 +258,5 @@ def _terms_of(row: asyncpg.Record) -> AccountTerms:
         update_time=row[7],
         balance=Balance(row[8], row[9], row[10], row[11], row[12], row[14]),
         grant_due_from=row[13],
+        low_balance_threshold=row[15],
     )

@@ -10,6 +10,7 @@ from decimal import Decimal
 from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import (
+    account_in,
     charged_account,
     count_part,
     end_hold,
@@ -36,6 +37,7 @@ from services.billing.ledger.domain import (
     Decline,
     Direction,
     Extend,
+    GiveBack,
     GrantCredits,
     Hold,
     HoldState,
@@ -51,10 +53,11 @@ from services.billing.ledger.domain import (
     SettleGrants,
     Slot,
     SystemAccount,
+    TakeBack,
     Transfer,
     VoidGrant,
 )
-from services.billing.ledger.grant_decisions import expiring_credits, grant_credits, settle_grants, void_grant
+from services.billing.ledger.grant_decisions import expiring_credits
 from services.billing.ledger.grant_uses import (
     available_to,
     balance_for,
@@ -64,6 +67,7 @@ from services.billing.ledger.grant_uses import (
     reserve_again,
 )
 from services.billing.ledger.requests import request_of, request_of_hold
+from services.billing.ledger.returns import decide_on_grants
 
 
 def decide(books: Books, command: Command, now: datetime) -> Outcome:
@@ -89,12 +93,8 @@ def decide(books: Books, command: Command, now: datetime) -> Outcome:
             return _extend(books, command, now)
         case Reverse():
             return _reverse(books, command, now)
-        case GrantCredits():
-            return grant_credits(books, command, now)
-        case VoidGrant():
-            return void_grant(books, command, now)
-        case SettleGrants():
-            return settle_grants(books, command)
+        case GrantCredits() | VoidGrant() | SettleGrants() | TakeBack() | GiveBack():
+            return decide_on_grants(books, command, now)
 
 
 def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
@@ -146,12 +146,12 @@ def _credit(books: Books, command: Credit, now: datetime) -> Outcome:
     if known is not None:
         return known
     owner_id = command.project_id or command.organization_id
-    account = owners_account(books, command.organization_id, owner_id, command.currency_code)
+    find = account_in if command.opens_account else owners_account
+    account = find(books, command.organization_id, owner_id, command.currency_code)
     if account is None:
         account = new_account(command.organization_id, owner_id, command.currency_code)
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
-    posted = account.posted + command.amount
     movement = Movement(
         organization_id=command.organization_id,
         operation_id=command.operation_id,
@@ -163,7 +163,7 @@ def _credit(books: Books, command: Credit, now: datetime) -> Outcome:
         direction=Direction.CREDIT,
         currency_code=account.currency_code,
         amount=command.amount,
-        balance_after=posted,
+        balance_after=account.posted + command.amount,
         requested_amount=command.amount,
         mode=None,
         overdrawn=False,

@@ -4,77 +4,32 @@ Tens of thousands of commands, movements and accounts are made each second, so t
 Commands and movements are not changed once they are made.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Final, TypeAlias
 
+from libs.common.database import RawConnection
+from services.billing.ledger.balances import Account as Account
+from services.billing.ledger.balances import Balance as Balance
 from services.billing.ledger.grants import Grant, GrantKind
+from services.billing.ledger.kinds import Direction as Direction
+from services.billing.ledger.kinds import HoldState as HoldState
+from services.billing.ledger.kinds import Kind as Kind
+from services.billing.ledger.kinds import Mode as Mode
+from services.billing.ledger.kinds import Slot as Slot
+from services.billing.ledger.kinds import SystemAccount as SystemAccount
 
 ZERO: Final = Decimal(0)
 
 Metadata: TypeAlias = dict[str, str]
 OperationKey: TypeAlias = tuple[str, str]
 """(organization_id, operation_id)"""
-
-
-class Kind(StrEnum):
-    """What moves money."""
-
-    DEBIT = "DEBIT"
-    CREDIT = "CREDIT"
-    TRANSFER = "TRANSFER"
-    CAPTURE = "CAPTURE"
-    REVERSAL = "REVERSAL"
-    GRANT = "GRANT"
-    EXPIRY = "EXPIRY"
-    VOID = "VOID"
-
-
-class Direction(StrEnum):
-    """Whether the account gives or receives."""
-
-    DEBIT = "DEBIT"
-    CREDIT = "CREDIT"
-
-    @property
-    def opposite(self) -> "Direction":
-        return Direction.CREDIT if self is Direction.DEBIT else Direction.DEBIT
-
-
-class Mode(StrEnum):
-    """What a debit does when less than its amount is available."""
-
-    GUARDED = "GUARDED"
-    MUST_POST = "MUST_POST"
-    BEST_EFFORT = "BEST_EFFORT"
-
-
-class SystemAccount(StrEnum):
-    """The other side of a movement with only one customer account."""
-
-    REVENUE = "REVENUE"
-    PAYMENTS = "PAYMENTS"
-    GRANTS = "GRANTS"
-    EXPIRED = "EXPIRED"
-    ADJUSTMENTS = "ADJUSTMENTS"
-
-
-class HoldState(StrEnum):
-    """Where a hold is in its life."""
-
-    OPEN = "OPEN"
-    CAPTURED = "CAPTURED"
-    RELEASED = "RELEASED"
-    EXPIRED = "EXPIRED"
-
-
-class Slot(StrEnum):
-    """What of an operation was declined: the hold before the work, or the movement."""
-
-    MOVEMENT = "MOVEMENT"
-    HOLD = "HOLD"
+Also: TypeAlias = Callable[[RawConnection, "Outcome"], Awaitable[None]]
+"""Writes more in the transaction in which a command is posted, once it is posted anew: never for a repeat, nor for a
+decline. It may run again after a failure, in another transaction. If it raises, nothing of the command is posted, and
+the command fails with what it raised; other commands of the batch do not. It must be a plain function."""
 
 
 @dataclass(slots=True)
@@ -109,6 +64,9 @@ class Credit:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    opens_account: bool = False
+    """Whether an account in this unit is opened for an owner that has accounts in others only."""
+    also: Also | None = None
 
 
 @dataclass(slots=True)
@@ -229,6 +187,7 @@ class GrantCredits:
     """Where given: when it begins, so much of the refills before it expires that they and it are at most this."""
     may_be_over: bool = False
     """Whether its end may have passed: it begins and expires then. Otherwise it is refused."""
+    also: Also | None = None
 
 
 @dataclass(slots=True)
@@ -257,60 +216,68 @@ class SettleGrants:
     validate_only: bool = False
 
 
-Command: TypeAlias = (
-    Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse | GrantCredits | VoidGrant | SettleGrants
-)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A movement with which a payment has brought something."""
+
+    transaction_id: str
+    grant_id: str | None
+    """The grant that it began; None for a credit of money."""
+    grant_operation_id: str | None
 
 
 @dataclass(slots=True)
-class Account:
-    """An account while a batch is decided. The rules change it."""
+class TakeBack:
+    """Take back what a payment has brought to the organization's account, or a part of it.
+
+    What is not used comes first: of grants, what is left of them, and of money, what is available. What open holds
+    reserve counts as used. The rest becomes a debt if it may; what has expired never does.
+    """
 
     organization_id: str
-    account_id: str
-    owner_id: str
+    operation_id: str
     currency_code: str
-    posted: Decimal
-    held: Decimal
-    sequence: int
-    overdraft_limit: Decimal
-    closed: bool
-    hold_expiry_from: datetime | None
-    last_movement_time: datetime | None
-    grant_due_from: datetime | None = None
-    """No grant begins or expires before this moment; None where none will."""
-    revision: int = 0
-    """How often the row has been changed, by any process."""
-    itemized_from: int | None = None
-    """The number of the last movement before charges are entered grant by grant; None while no grant is scoped."""
-    is_new: bool = False
-    scoped: Decimal = ZERO
-    """What is left of scoped grants, without what holds reserve. Known where the account's grants were read."""
-
-    @property
-    def available(self) -> Decimal:
-        """What is available to every charge."""
-        return self.posted - self.held + self.overdraft_limit - self.scoped
-
-    def balance(self) -> "Balance":
-        return Balance(self.currency_code, self.posted, self.held, self.overdraft_limit, self.sequence, self.scoped)
+    amount: Decimal
+    sources: tuple[Source, ...]
+    """In the order in which they are taken back."""
+    into_debt: bool
+    description: str
+    actor: str
+    validate_only: bool = False
+    also: Also | None = None
 
 
 @dataclass(slots=True)
-class Balance:
-    """What an account held at one moment."""
+class GiveBack:
+    """Give back what was taken back of a payment: money, and credits as a grant with the terms of the first one."""
 
+    organization_id: str
+    operation_id: str
     currency_code: str
-    posted: Decimal
-    held: Decimal
-    overdraft_limit: Decimal
-    sequence: int
-    scoped: Decimal = ZERO
-    """What of the account only charges of certain users or models can use: not available to all."""
+    money: Decimal
+    money_from: SystemAccount
+    grant: GrantCredits | None
+    description: str
+    actor: str
+    validate_only: bool = False
+    also: Also | None = None
 
-    @property
-    def available(self) -> Decimal:
-        return self.posted - self.held + self.overdraft_limit - self.scoped
+
+Command: TypeAlias = (
+    Debit
+    | Credit
+    | Transfer
+    | Place
+    | Capture
+    | Release
+    | Extend
+    | Reverse
+    | GrantCredits
+    | VoidGrant
+    | SettleGrants
+    | TakeBack
+    | GiveBack
+)
 
 
 @dataclass(slots=True)
@@ -447,4 +414,15 @@ class Settled:
     balance: Balance
 
 
-Outcome: TypeAlias = Posted | Placed | Decline | Granted | Settled
+@dataclass(slots=True)
+class Returned:
+    """What was taken back of what a payment has brought, or given back of that."""
+
+    balance: Balance
+    movements: tuple[Movement, ...]
+    grant: Grant | None = None
+    """For what was given back as credits."""
+    replayed: bool = False
+
+
+Outcome: TypeAlias = Posted | Placed | Decline | Granted | Settled | Returned

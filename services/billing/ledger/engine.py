@@ -9,6 +9,9 @@ under a lock.
 
 Accounts with grants for certain users or models are always decided the careful way, apart from the others of a batch.
 
+A command may have more written in its transaction (`also` in `domain`), so that both are
+there or neither is.
+
 Operation ids make it safe to run a batch again when it is not known whether its commit succeeded: the second run finds
 what the first one wrote. Several processes may run batches side by side: row locks and unique keys keep them correct.
 """
@@ -34,6 +37,7 @@ from services.billing.ledger.domain import (
     Debit,
     Decline,
     Extend,
+    GiveBack,
     GrantCredits,
     Granted,
     Kind,
@@ -43,14 +47,18 @@ from services.billing.ledger.domain import (
     Placed,
     Posted,
     Release,
+    Returned,
     Reverse,
     Settled,
     SettleGrants,
+    TakeBack,
     Transfer,
     VoidGrant,
 )
 from services.billing.ledger.expiries import EXPIRED_HOLDS
 from services.billing.ledger.grant_decisions import settle_due
+from services.billing.ledger.grant_events import announce_expired
+from services.billing.ledger.returns import operation_ids
 from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
@@ -203,6 +211,7 @@ class Engine:
             answers = _decide_all(books, commands, now)
             await _close_books(connection, books, now)
             await _close_declines(connection, books, answers)
+            await _write_also(connection, commands, answers)
         EXPIRED_HOLDS.add(books.expired_hold_count)
         self._keep(books)
         return answers
@@ -268,6 +277,8 @@ class _Named:
             case Reverse():
                 self.movements.add(operation)
                 self.originals.add((organization_id, command.transaction_id))
+            case TakeBack() | GiveBack():
+                self._add_return(command)
             case GrantCredits() | VoidGrant() | SettleGrants():
                 owner_id = command.project_id or organization_id
                 self.owners.add((organization_id, owner_id))
@@ -276,6 +287,18 @@ class _Named:
                     self.granted.add(operation)
                     if command.user_id is not None or command.model is not None:
                         self.scoping.add((organization_id, owner_id, command.currency_code))
+
+    def _add_return(self, command: TakeBack | GiveBack) -> None:
+        organization_id = command.organization_id
+        self.owners.add((organization_id, organization_id))
+        self.granting.add((organization_id, organization_id, command.currency_code))
+        self.movements.update((organization_id, operation_id) for operation_id in operation_ids(command))
+        if isinstance(command, TakeBack):
+            self.originals.update((organization_id, source.transaction_id) for source in command.sources)
+            of_grants = (source.grant_operation_id for source in command.sources)
+            self.granted.update((organization_id, one) for one in of_grants if one is not None)
+        else:
+            self.granted.add((organization_id, command.operation_id))
 
 
 def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> list[Answer]:
@@ -290,6 +313,15 @@ def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> lis
         except Refusal as refusal:
             answers.append(refusal)
     return answers
+
+
+async def _write_also(connection: RawConnection, commands: Sequence[Command], answers: Sequence[Answer]) -> None:
+    """Write what is to be written with commands that are posted anew."""
+    for command, answer in zip(commands, answers, strict=True):
+        if isinstance(command, Credit | GrantCredits | TakeBack | GiveBack) and command.also is not None:
+            is_new = isinstance(answer, Posted | Granted | Returned) and not answer.replayed
+            if is_new and not command.validate_only and not isinstance(answer, Exception):
+                await command.also(connection, answer)
 
 
 async def _settle_grants(connection: RawConnection, books: Books, named: _Named, now: datetime) -> None:
@@ -380,16 +412,17 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
     if books.reserving_holds:
         await posting_store.update_reserves(connection, books.reserving_holds.values())
     if books.due_changed or books.new_uses:
-        await _close_grants(connection, books)
+        await _close_grants(connection, books, now)
 
 
-async def _close_grants(connection: RawConnection, books: Books) -> None:
+async def _close_grants(connection: RawConnection, books: Books, now: datetime) -> None:
     """Write what became of grants."""
     new = [books.changed_grants.pop(grant_id, grant) for grant_id, grant in books.new_grants.items()]
     if new:
         await grant_store.insert_grants(connection, new)
     if books.changed_grants:
         await grant_store.update_grants(connection, books.changed_grants.values())
+        await announce_expired(connection, books.changed_grants.values(), now)
     if books.new_standings:
         await grant_store.insert_standings(connection, books.new_standings)
     if books.new_uses:

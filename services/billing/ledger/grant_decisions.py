@@ -5,7 +5,7 @@ reserved some of one that has expired. So no command ever sees credits that have
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -46,6 +46,7 @@ from services.billing.ledger.grants import (
     Step,
     due_steps,
     next_due,
+    take_out,
 )
 from services.billing.ledger.itemized import Itemized
 from services.billing.ledger.requests import first_difference, request_of, request_of_grant
@@ -139,6 +140,31 @@ def void_grant(books: Books, command: VoidGrant, now: datetime) -> Granted:
     return Granted(voided, account.balance(), voided=sum((step.amount for step in steps), ZERO))
 
 
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Why credits are taken out of a grant that goes on."""
+
+    operation_id: str
+    reason: str
+    actor: str
+
+
+def take_of_grant(
+    books: Books, account: Account, grant_id: str, amount_max: Decimal, taking: Taking, now: datetime
+) -> Movement | None:
+    """Take back what is left of a grant, up to an amount. None where nothing is left that no open hold reserves."""
+    of_account = books.account_grants.get(account.account_id)
+    if of_account is None:
+        return None
+    standing, step = take_out(
+        of_account.present(account.posted), grant_id, amount_max, now, of_account.reserved(account.held)
+    )
+    if step is None:
+        return None
+    _enter(books, account, of_account, standing, [step], taking)
+    return books.movements[account.organization_id, taking.operation_id]
+
+
 def _marked(grant: Grant, command: VoidGrant, now: datetime) -> Grant:
     return replace(grant, void_time=now, void_reason=command.reason, void_actor=command.actor)
 
@@ -179,14 +205,19 @@ def _itemize(books: Books, account: Account, of_account: AccountGrants) -> None:
 
 
 def _enter(
-    books: Books, account: Account, of_account: AccountGrants, standing: Standing, steps: Sequence[Step]
+    books: Books,
+    account: Account,
+    of_account: AccountGrants,
+    standing: Standing,
+    steps: Sequence[Step],
+    taking: Taking | None = None,
 ) -> None:
     """Enter what has become of an account's grants: movements, the grants, and the standing as of now.
 
     Where nothing became of them but that they were used, nothing is entered: their rests follow from the last standing.
     """
     for step in steps:
-        _post(books, account, of_account, step)
+        _post(books, account, step, taking)
     itemized = of_account.itemized
     before = of_account.standing.grants if itemized is None else tuple(itemized.grants.values())
     moved = {step.grant.grant_id: step.grant for step in steps}
@@ -232,13 +263,20 @@ def _of_new_account(books: Books, account: Account) -> AccountGrants:
     return AccountGrants(funded, Standing(used, used, ()), [], {}, 0)
 
 
-def _post(books: Books, account: Account, of_account: AccountGrants, step: Step) -> None:
+def _post(books: Books, account: Account, step: Step, taking: Taking | None) -> None:
     grant, begins = step.grant, step.event is Event.BEGIN
     signed = step.amount if begins else -step.amount
-    kind = Kind.GRANT if begins else Kind.EXPIRY if grant.void_time is None else Kind.VOID
+    if step.event is Event.TAKEN and taking is not None:
+        kind, operation_id, description, actor = Kind.VOID, taking.operation_id, taking.reason, taking.actor or None
+    elif begins:
+        kind, operation_id, description, actor = Kind.GRANT, grant.grant_id, grant.description, grant.actor or None
+    elif grant.void_time is None:
+        kind, operation_id, description, actor = Kind.EXPIRY, new_id(), grant.description, None
+    else:
+        kind, operation_id, description, actor = Kind.VOID, new_id(), grant.void_reason, grant.void_actor or None
     movement = Movement(
         organization_id=account.organization_id,
-        operation_id=grant.grant_id if begins else new_id(),
+        operation_id=operation_id,
         transaction_id=new_id(),
         kind=kind,
         project_id=grant.project_id,
@@ -252,10 +290,10 @@ def _post(books: Books, account: Account, of_account: AccountGrants, step: Step)
         mode=None,
         overdrawn=False,
         system_account=SystemAccount.GRANTS if begins or kind is Kind.VOID else SystemAccount.EXPIRED,
-        description=grant.description if kind is not Kind.VOID else grant.void_reason,
+        description=description,
         metadata={GRANT_ID: grant.grant_id},
         create_time=not_before(account, step.time),
-        actor=grant.actor if begins else grant.void_actor or None,
+        actor=actor,
     )
     account.posted, account.sequence = movement.balance_after, movement.sequence
     account.last_movement_time = movement.create_time

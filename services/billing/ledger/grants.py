@@ -179,11 +179,12 @@ class Event(StrEnum):
 
     BEGIN = "BEGIN"
     EXPIRY = "EXPIRY"
+    TAKEN = "TAKEN"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Money that an event moves: into the account where a grant begins, out of it where it expires."""
+    """Money that an event moves: into the account where a grant begins, out of it where it expires or is taken back."""
 
     event: Event
     grant: Grant
@@ -259,6 +260,23 @@ def due_steps(
             return replace(standing, grants=kept), steps
         steps.append(step)
         last = standing
+
+
+def take_out(
+    standing: Standing, grant_id: str, amount_max: Decimal, now: datetime, reserved: Reserved
+) -> tuple[Standing, Step | None]:
+    """Take back what is left of a grant, up to an amount. What open holds reserve of it stays.
+
+    Return the standing then, and what was taken; None where nothing could be.
+    """
+    grant = next((one for one in standing.grants if one.grant_id == grant_id), None)
+    if grant is None:
+        return standing, None
+    amount = min(amount_max, _unreserved(standing, standing.used, grant, reserved, reserved.held))
+    if amount <= ZERO:
+        return standing, None
+    standing, step = _expire(standing, grant, amount, now)
+    return standing, Step(Event.TAKEN, step.grant, amount, now)
 
 
 def _over_limit(

@@ -19,7 +19,7 @@ from services.billing.ledger.domain import (
 from services.billing.ledger.grants import Grant
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
-_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only", "may_be_over", "opens_account")
+_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only", "may_be_over", "opens_account", "also")
 """A repeat by another caller is a repeat all the same."""
 _OF_CHARGES_NOT_COMPARED = ("user_id", "model")
 """They say which credits a charge or a hold may use, and are not part of what it is: see decision 19."""

@@ -16,6 +16,7 @@ from services.billing.clients.subjects import Subjects
 from services.billing.plan.domain import Entitlement, Interval, ProviderReference
 from services.billing.plan.experiments import Experiments
 from services.billing.subscription import event_store, list_store, store
+from services.billing.subscription.announcements import announce_all
 from services.billing.subscription.domain import (
     Event,
     Subject,
@@ -257,7 +258,9 @@ class Creation:
         await self._require_free_subject(connection, new)
         await require_free_references(connection, new)
         await store.insert(connection, new)
-        await event_store.add(connection, _created(new, repeatable.request_id or None))
+        created = _created(new, repeatable.request_id or None)
+        await event_store.add(connection, created)
+        await announce_all(connection, [(created, new)], new.create_time)
         if repeatable.request_id:
             await event_store.keep_request(
                 connection,

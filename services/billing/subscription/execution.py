@@ -19,6 +19,7 @@ from services.billing import errors
 from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
 from services.billing.subscription import event_store, run_store
+from services.billing.subscription.announcements import announce_all
 from services.billing.subscription.charger import REFUSED, Charger, is_passing, refills_of
 from services.billing.subscription.domain import Agreement, Event
 from services.billing.subscription.entitlement_store import touch_entitlements
@@ -144,6 +145,8 @@ class Execution:
         await run_store.make_done(held, [one.step.event for one in done if one.step.event.planned])
         await run_store.replace_events(held, [one.step.event for one in replaced])
         await run_store.update(held, [one.step.after for one in (*done, *replaced)])
+        happened = [(one.step.event, one.step.after) for one in (*done, *replaced)]
+        await announce_all(held, happened, self._clock.now())
         for one in (*done, *replaced):
             if one.is_audited:
                 await event_store.record_change(held, one.agreement.subscription, one.step.after)

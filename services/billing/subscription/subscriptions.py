@@ -11,6 +11,7 @@ from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleE
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.subscription import changes, event_store, store
+from services.billing.subscription.announcements import announce_all
 from services.billing.subscription.changes import Change, Decision, Intent
 from services.billing.subscription.creation import require_free_references
 from services.billing.subscription.domain import Subscription, Updates
@@ -189,6 +190,7 @@ async def _make(connection: RawConnection, before: Subscription, change: Change)
         await require_free_references(connection, after)
     await store.update(connection, before, after)
     await event_store.add(connection, event)
+    await announce_all(connection, [(event, after)], after.update_time)
     await event_store.record_change(connection, before, after)
     if event.kind in _TOUCHING:
         await touch_entitlements(connection, [after.organization_id])

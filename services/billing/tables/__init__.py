@@ -4,7 +4,8 @@
 since a shard's connection finds them on its search path.
 
 The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
-proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans and what providers call a plan.
+proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans, what providers call plans and
+products, and references to payments that were not made.
 """
 
 from services.billing.tables.columns import SCHEMA as SCHEMA
@@ -13,12 +14,27 @@ from services.billing.tables.columns import shard_metadata as shard_metadata
 from services.billing.tables.credits import credit_grants as credit_grants
 from services.billing.tables.credits import grant_standings as grant_standings
 from services.billing.tables.credits import grant_uses as grant_uses
+from services.billing.tables.invoices import invoice_counters as invoice_counters
+from services.billing.tables.invoices import invoice_issuers as invoice_issuers
+from services.billing.tables.invoices import invoice_numbers as invoice_numbers
+from services.billing.tables.invoices import invoice_recipients as invoice_recipients
+from services.billing.tables.invoices import invoice_requests as invoice_requests
+from services.billing.tables.invoices import invoices as invoices
 from services.billing.tables.ledger import accounts as accounts
 from services.billing.tables.ledger import declines as declines
 from services.billing.tables.ledger import holds as holds
 from services.billing.tables.ledger import transactions as transactions
 from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
 from services.billing.tables.organizations import watch_positions as watch_positions
+from services.billing.tables.payments import external_subscriptions as external_subscriptions
+from services.billing.tables.payments import payment_movements as payment_movements
+from services.billing.tables.payments import payment_references as payment_references
+from services.billing.tables.payments import payment_refunds as payment_refunds
+from services.billing.tables.payments import payments as payments
+from services.billing.tables.payments import product_references as product_references
+from services.billing.tables.payments import product_requests as product_requests
+from services.billing.tables.payments import products as products
+from services.billing.tables.payments import top_up_policies as top_up_policies
 from services.billing.tables.plans import plan_assignments as plan_assignments
 from services.billing.tables.plans import plan_drafts as plan_drafts
 from services.billing.tables.plans import plan_experiments as plan_experiments
@@ -34,3 +50,6 @@ from services.billing.tables.subscriptions import subscription_events as subscri
 from services.billing.tables.subscriptions import subscription_references as subscription_references
 from services.billing.tables.subscriptions import subscription_requests as subscription_requests
 from services.billing.tables.subscriptions import subscriptions as subscriptions
+from services.billing.tables.webhooks import payment_reconciliations as payment_reconciliations
+from services.billing.tables.webhooks import webhook_counts as webhook_counts
+from services.billing.tables.webhooks import webhooks as webhooks

@@ -53,10 +53,18 @@ credit_grants: Final = Table(
     Column("model", Text),
     # For a refill: what it and those before it may be at most when it begins.
     Column("rollover_max", AMOUNT),
+    # Whether it is announced that it expires soon.
+    Column("expiry_told", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "grant_id", name="credit_grants_pkey"),
     UniqueConstraint("organization_id", "operation_id", name="credit_grants_operation_once"),
     Index("credit_grants_by_account", "organization_id", "account_id"),
     Index("credit_grants_open", "organization_id", "account_id", postgresql_where=text("state <> 'ENDED'")),
+    # The queue of those that expire soon, over all organizations of a shard.
+    Index(
+        "credit_grants_expiring",
+        *("expire_time", "organization_id", "grant_id"),
+        postgresql_where=text("state <> 'ENDED' AND NOT expiry_told"),
+    ),
     CheckConstraint("kind IN ('PROMOTIONAL', 'INCLUDED', 'PURCHASED')", name="credit_grants_kind_known"),
     CheckConstraint("state IN ('SCHEDULED', 'ACTIVE', 'ENDED')", name="credit_grants_state_known"),
     CheckConstraint(

@@ -47,6 +47,9 @@ accounts: Final = Table(
     Column("metadata", JSONB),
     Column("create_time", TIME, nullable=False),
     Column("update_time", TIME, nullable=False),
+    # Below which posted balance the balance is low, and whether that it is so is announced.
+    Column("low_balance_threshold", AMOUNT),
+    Column("low_balance_told", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "account_id", name="accounts_pkey"),
     UniqueConstraint("organization_id", "owner_id", "currency_code", name="accounts_owner_currency_once"),
     CheckConstraint("held >= 0", name="accounts_held_not_negative"),
@@ -65,6 +68,12 @@ accounts: Final = Table(
         "account_id",
         "grant_due_from",
         postgresql_where=text("grant_due_from IS NOT NULL"),
+    ),
+    Index(
+        "accounts_low_balance",
+        "organization_id",
+        "account_id",
+        postgresql_where=text("low_balance_threshold IS NOT NULL"),
     ),
     # Movements change no indexed column, and the free space lets Postgres keep the new version on the same page.
     postgresql_with={"fillfactor": "60"},

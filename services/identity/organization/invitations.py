@@ -10,7 +10,10 @@ from libs.common.call import current_caller, is_limited, is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied
+from libs.common.events.message import time_text
+from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
+from libs.common.sealing import EventKeys, seal_data
 from services.identity.email_address import require_email
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
 from services.identity.organization import invitation_store as store
@@ -42,9 +45,11 @@ class CreatedInvitation:
 class Invitations:
     """Manages the invitations of organizations."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, event_keys: EventKeys | None) -> None:
+        """`event_keys` encrypts the token in the event that operators are sent; without them it is not in it."""
         self._database = database
         self._clock = clock
+        self._event_keys = event_keys
 
     async def create(
         self, organization_id: str, *, email: str, role: Role, expire_time: datetime | None, request_id: str
@@ -97,15 +102,16 @@ class Invitations:
                 raise PersonalOrganization(organization_id=organization_id)
             require_held(role)
             await _require_inviter(tx, new)
-            return CreatedInvitation(new, await self._insert(tx, new, now), False)
+            return CreatedInvitation(new, await self._insert(tx, new, organization.name, now), False)
 
-    async def _insert(self, tx: Transaction, new: Invitation, now: datetime) -> str:
+    async def _insert(self, tx: Transaction, new: Invitation, organization_name: str, now: datetime) -> str:
         """Insert a new invitation and return its token."""
         if await has_member_with_email(tx, new.organization_id, new.email_folded):
             raise MemberAlreadyExists(field="email")
         token = TOKEN_FORM.new()
         await store.revoke_lapsed(tx, new.organization_id, new.email_folded, now)
         await store.insert_invitation(tx, new, digest(token))
+        await announce(tx, [self._created(new, organization_name, token)], now)
         await record_event(
             tx,
             now=now,
@@ -115,6 +121,20 @@ class Invitations:
             changed=(Changed("email"), Changed("role", after=new.role.value)),
         )
         return token
+
+    def _created(self, new: Invitation, organization_name: str, token: str) -> NewEvent:
+        """Return the event of an invitation. The address and the token are for operators alone, and encrypted."""
+        subject = f"invitation/{new.invitation_id}"
+        data = {
+            "invitation_id": new.invitation_id,
+            "organization_name": organization_name,
+            "role": new.role.value,
+            "inviter": new.inviter,
+            "expire_time": time_text(new.expire_time),
+        }
+        secret = {"email": new.email, "token": token}
+        sealed = seal_data(self._event_keys, new.organization_id, subject, secret)
+        return NewEvent(new.organization_id, "tollhouse.invitation.created", subject, data, sealed)
 
     async def accept(self, token: str, *, user_id: str, request_id: str) -> tuple[Member, bool]:
         """Make the caller, or the user an operator names, a member; return them, and whether an earlier call did.

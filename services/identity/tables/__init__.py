@@ -1,5 +1,6 @@
 """The tables of the schema `identity`, as the newest migration leaves them."""
 
+from services.identity.tables.api_keys import api_key_notices as api_key_notices
 from services.identity.tables.api_keys import api_keys as api_keys
 from services.identity.tables.api_keys import imported_prefixes as imported_prefixes
 from services.identity.tables.changes import CHANGES_CHANNEL as CHANGES_CHANNEL

@@ -102,6 +102,22 @@ Index(
     postgresql_where=text("external_id <> ''"),
 )
 
+Index(
+    "api_keys_by_expiry",
+    api_keys.c.expire_time,
+    postgresql_where=text("expire_time IS NOT NULL AND revoke_time IS NULL"),
+)
+
+# For which time at which it expires it is announced that a key does so soon.
+api_key_notices: Final = Table(
+    "api_key_notices",
+    metadata,
+    id_column("organization_id"),
+    id_column("api_key_id"),
+    time_column("expire_time"),
+    PrimaryKeyConstraint("organization_id", "api_key_id", name="api_key_notices_pkey"),
+)
+
 imported_prefixes: Final = Table(
     "imported_prefixes",
     metadata,

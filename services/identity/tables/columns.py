@@ -6,12 +6,14 @@ from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Text,
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.events.tables import declare_event_tables
 
 SCHEMA: Final = "identity"
 ROLE_IS_KNOWN: Final = "role IN ('owner', 'admin', 'member', 'billing', 'viewer')"
 
 metadata: Final = MetaData(schema=SCHEMA)
 declare_audit_tables(metadata)
+declare_event_tables(metadata)
 
 
 def id_column(name: str, *, nullable: bool = False) -> Column[str]:

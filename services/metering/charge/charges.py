@@ -15,13 +15,14 @@ from libs.common.shard_pages import by_shard, place_in_token, token_after
 from libs.common.shards import Shards
 from libs.common.timestamps import EPOCH, micros_of, moment_of
 from libs.common.windows import Span, Windows
-from services.metering.charge import store
+from services.metering.charge import store, usage_store
 from services.metering.charge.domain import (
     MICROSECOND,
     ROWS_MAX,
     ROWS_WANTED,
     SHORTEST_US,
     Charge,
+    ChargedUsage,
     PendingCharge,
     Window,
 )
@@ -52,6 +53,11 @@ class Charges:
         number, after = place_in_token(page_token, fingerprint, first, len(shards))
         page, last = await _page(shards[number], wanted, after, page_size(size, _CHARGES_DEFAULT, _CHARGES_MAX))
         return page, token_after(number, last, fingerprint, first, len(shards))
+
+    async def usage_of(self, organization_id: str, charges: Sequence[Charge]) -> dict[str, ChargedUsage]:
+        """Return the usage behind charges of an organization, by operation; parts of calls have none."""
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            return await usage_store.usage_of(connection, organization_id, [one.operation_id for one in charges])
 
     async def organizations(self, size: int, page_token: str) -> tuple[list[str], str, datetime]:
         """Return a page of organizations with usage, the token of the next, and the time.

@@ -1,6 +1,6 @@
 """The charges that metering asks for, and in which portions usage is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -22,6 +22,16 @@ class Charge(NamedTuple):
     currency_code: str
     state: str
     occur_time: datetime
+
+
+class ChargedUsage(NamedTuple):
+    """The usage behind a charge, as far as an invoice tells it."""
+
+    model: str
+    service_tier: str
+    price_version_id: str | None
+    quantities: Mapping[str, str]
+    """Plain decimals by unit, the token classes included."""
 
 
 class PendingCharge(NamedTuple):

@@ -1,6 +1,6 @@
 """ChargeService over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 
@@ -11,10 +11,12 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
+from libs.common.validation import Reader
 from services.metering.charge.charges import Charges
-from services.metering.charge.domain import Charge, PendingCharge
+from services.metering.charge.domain import Charge, ChargedUsage, PendingCharge
 from tollhouse.metering.v1 import charge_pb2 as pb
 from tollhouse.metering.v1 import charge_pb2_grpc as rpc
+from tollhouse.metering.v1 import unit_pb2
 
 
 class ChargeServicer(rpc.ChargeServiceServicer):
@@ -26,8 +28,21 @@ class ChargeServicer(rpc.ChargeServiceServicer):
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListChargesResponse:
-        charges, token = await self._charges.page(parse_filter(request), request.page_size, request.page_token)
-        return pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+        wanted = parse_filter(request)
+        _check_with_usage(request)
+        charges, token = await self._charges.page(wanted, request.page_size, request.page_token)
+        response = pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+        if request.with_usage:
+            usages = await self._charges.usage_of(request.organization_id.lower(), charges)
+            for charge in response.charges:
+                if charge.operation_id in usages:
+                    charge.usage.CopyFrom(_render_usage(usages[charge.operation_id]))
+        return response
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {"ListCharges": _check_with_usage}
 
     async def DigestCharges(
         self, request: pb.DigestChargesRequest, context: grpc.aio.ServicerContext
@@ -81,6 +96,11 @@ class ChargeServicer(rpc.ChargeServiceServicer):
         return pb.RetryChargesResponse(charge_count=count)
 
 
+def _check_with_usage(request: pb.ListChargesRequest) -> None:
+    if request.with_usage and not request.operation_ids:
+        raise InvalidArgument([FieldViolation("with_usage", "is allowed only with operation_ids")])
+
+
 def _bad_token() -> InvalidArgument:
     return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
 
@@ -96,6 +116,15 @@ def _render_charge(charge: Charge) -> pb.Charge:
         amount=render_amount(charge.currency_code, charge.amount),
         state=_state(charge.state),
         occur_time=render_time(charge.occur_time),
+    )
+
+
+def _render_usage(usage: ChargedUsage) -> pb.ChargedUsage:
+    return pb.ChargedUsage(
+        model=usage.model,
+        service_tier=usage.service_tier,
+        price_version_id=usage.price_version_id or "",
+        quantities=[unit_pb2.Quantity(unit=unit, value=value) for unit, value in usage.quantities.items()],
     )
 
 

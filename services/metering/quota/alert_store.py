@@ -54,6 +54,20 @@ WHERE organization_id = $1::uuid AND create_time >= $2::timestamptz
 ORDER BY create_time DESC, counter_id DESC, threshold DESC LIMIT $6
 """
 
+# The index of alerts that are not announced, from its beginning. What another process announces is passed over.
+_LOCK_NEW: Final = """
+SELECT organization_id::text, counter_id::text, threshold, limit_id::text, name, metric, currency_code, scope, subject,
+    "window", window_start, window_end, maximum, used, create_time
+FROM limit_alerts WHERE NOT delivered
+ORDER BY organization_id, create_time, counter_id, threshold LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+# By primary key; the rows are locked.
+_NOTE_ANNOUNCED: Final = """
+UPDATE limit_alerts AS a SET delivered = true
+FROM unnest($1::uuid[], $2::uuid[], $3::integer[]) AS k (organization_id, counter_id, threshold)
+WHERE a.organization_id = ANY (ARRAY[k.organization_id]) AND a.counter_id = k.counter_id AND a.threshold = k.threshold
+"""
+
 
 async def add(connection: RawConnection, alerts: Collection[Alert]) -> None:
     """Store alerts; those that are stored already stay as they are."""
@@ -66,3 +80,14 @@ async def page(
 ) -> Sequence[Alert]:
     """Return alerts of an organization, the latest first."""
     return [Alert(*row) for row in await connection.fetch(_LIST, organization_id, start_time, *before, limit)]
+
+
+async def lock_new(connection: RawConnection, limit: int) -> Sequence[Alert]:
+    """Return alerts of a shard that are not announced, the earliest of each organization first, and lock them."""
+    return [Alert(*row) for row in await connection.fetch(_LOCK_NEW, limit)]
+
+
+async def note_announced(connection: RawConnection, alerts: Sequence[Alert]) -> None:
+    """Note that locked alerts are announced."""
+    keys = [(alert.organization_id, alert.counter_id, alert.threshold) for alert in alerts]
+    await connection.execute(_NOTE_ANNOUNCED, *map(list, zip(*keys, strict=True)))

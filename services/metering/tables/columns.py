@@ -5,6 +5,7 @@ from typing import Final
 from sqlalchemy import DateTime, MetaData, Numeric, Text, Uuid
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.events.tables import declare_event_tables
 from libs.common.ids import NIL
 from libs.common.sharding import declare_sharding_table
 
@@ -12,8 +13,10 @@ SCHEMA: Final = "metering"
 metadata: Final = MetaData(schema=SCHEMA)
 declare_sharding_table(metadata)
 declare_audit_tables(metadata)
+declare_event_tables(metadata)
 shard_metadata: Final = MetaData()
 declare_audit_tables(shard_metadata)
+declare_event_tables(shard_metadata)
 
 TOKEN_CLASSES: Final = (
     "input",

@@ -14,6 +14,7 @@ import pytest
 from libs.common import database as database_module
 from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
+from libs.common.shards import VISIT_NAME
 from services.metering.admission import store as admission_store
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change
@@ -38,12 +39,14 @@ async def limits(platform: Platform, organization_id: str) -> AsyncIterator[Limi
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The schemas in which transactions of several statements were begun."""
+    """The schemas in which calls began transactions of several statements; those of background work do not count."""
     found: list[str] = []
     begin = database_module._RawTransaction._prepare
 
     async def note(self: database_module._RawTransaction) -> None:
-        found.append(self._database.schema)
+        task = asyncio.current_task()
+        if task is not None and not task.get_name().startswith(VISIT_NAME):
+            found.append(self._database.schema)
         await begin(self)
 
     monkeypatch.setattr(database_module._RawTransaction, "_prepare", note)

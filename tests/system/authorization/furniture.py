@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
+from libs.common.timestamps import render_time
 from tests.system.authorization.people import People
 from tests.system.authorization.requests import CURRENCY, EXPERIMENT_ON, LIMIT, MODEL
 from tests.system.authorization.targets import Target
@@ -15,14 +17,18 @@ from tollhouse.billing.v1 import (
     account_pb2_grpc,
     credit_pb2,
     credit_pb2_grpc,
+    invoice_pb2,
+    invoice_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    payment_pb2,
+    payment_pb2_grpc,
     plan_pb2,
     plan_pb2_grpc,
     subscription_pb2,
     subscription_pb2_grpc,
 )
-from tollhouse.common.v1 import amount_pb2
+from tollhouse.common.v1 import amount_pb2, event_pb2, event_pb2_grpc
 from tollhouse.identity.v1 import (
     organization_pb2,
     organization_pb2_grpc,
@@ -45,8 +51,9 @@ from tollhouse.metering.v1 import (
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
 _SUB_IDS = (
-    *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
-    "transaction_id",
+    *("account_id", "api_key_id", "grant_id", "invitation_id", "invoice_id", "payment_id", "service_account_id"),
+    *("subscription_id", "transaction_id"),
+    *("identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 _OPERATIONS = (
     "debit_operation_id",
@@ -72,7 +79,9 @@ class Furniture:
         )
         self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
         self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
+        self._invoices: invoice_pb2_grpc.InvoiceServiceStub = invoice_pb2_grpc.InvoiceServiceStub(operator.billing)
         self._credits: credit_pb2_grpc.CreditServiceStub = credit_pb2_grpc.CreditServiceStub(operator.billing)
+        self._payments: payment_pb2_grpc.PaymentServiceStub = payment_pb2_grpc.PaymentServiceStub(operator.billing)
         self._subscriptions: subscription_pb2_grpc.SubscriptionServiceStub = (
             subscription_pb2_grpc.SubscriptionServiceStub(operator.billing)
         )
@@ -80,6 +89,10 @@ class Furniture:
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._quota: quota_pb2_grpc.QuotaServiceStub = quota_pb2_grpc.QuotaServiceStub(operator.metering)
         self._leases: lease_pb2_grpc.LeaseServiceStub = lease_pb2_grpc.LeaseServiceStub(operator.metering)
+        self._events: dict[str, event_pb2_grpc.EventServiceStub] = {
+            name: event_pb2_grpc.EventServiceStub(getattr(operator, name))
+            for name in ("identity", "billing", "metering")
+        }
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
     async def add_model(self) -> None:
@@ -124,14 +137,29 @@ class Furniture:
 
     async def furnish(self, name: str, organization_id: str, project_id: str, user_id: str) -> Target:
         """Create one resource of every kind, in the project if one is given, for a user of the organization."""
-        owned, account, service_account_id, invitation_id = await asyncio.gather(
+        owned, account, service_account_id, invitation_id, endpoints = await asyncio.gather(
             self.own_things(organization_id, project_id, user_id),
             self._account(organization_id, project_id),
             self.service_account(organization_id, "viewer"),
             self.invitation(organization_id),
+            self._endpoints(organization_id),
         )
-        ids = {**owned, **account, "service_account_id": service_account_id, "invitation_id": invitation_id}
+        ids = {
+            **owned,
+            **account,
+            **endpoints,
+            "service_account_id": service_account_id,
+            "invitation_id": invitation_id,
+        }
         return Target(name, organization_id, project_id, user_id, ids)
+
+    async def _endpoints(self, organization_id: str) -> dict[str, str]:
+        """Create an endpoint in each service to which no event is sent."""
+        request = event_pb2.CreateEventEndpointRequest(
+            organization_id=organization_id, url="https://matrix.example/", types=["tollhouse.nothing.happened"]
+        )
+        made = {name: await stub.CreateEventEndpoint(request) for name, stub in self._events.items()}
+        return {f"{name}_event_endpoint_id": answer.endpoint.endpoint_id for name, answer in made.items()}
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
         """Create what belongs to a user: a key, usage, an allocation, a lease, and the one subscription.
@@ -214,6 +242,16 @@ class Furniture:
                 amount=amount_pb2.Amount(currency_code=CURRENCY, value="1"),
             )
         )
+        recorded = await self._payments.RecordPayment(
+            payment_pb2.RecordPaymentRequest(
+                organization_id=organization_id,
+                operation_id=f"paid-{next(_numbers)}",
+                type=payment_pb2.PAYMENT_TYPE_ADJUSTMENT,
+                brings=payment_pb2.BRINGS_NOTHING,
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="1000"),
+                reason="matrix",
+            )
+        )
         debit_operation_id = f"debited-{next(_numbers)}"
         await self._ledger.Debit(
             ledger_pb2.DebitRequest(
@@ -223,6 +261,7 @@ class Furniture:
                 amount=amount_pb2.Amount(currency_code=CURRENCY, value="0.5"),
             )
         )
+        invoice_id = await self._invoice(organization_id, project_id)
         operation_id = f"held-{next(_numbers)}"
         await self._ledger.CreateHold(
             ledger_pb2.CreateHoldRequest(
@@ -236,9 +275,26 @@ class Furniture:
             "account_id": opened.account.account_id,
             "transaction_id": credited.transaction.transaction_id,
             "grant_id": granted.grant.grant_id,
+            "payment_id": recorded.payment.payment_id,
+            "invoice_id": invoice_id,
             "debit_operation_id": debit_operation_id,
             "hold_operation_id": operation_id,
         }
+
+    async def _invoice(self, organization_id: str, project_id: str) -> str:
+        """Return an invoice over what the account was charged."""
+        party = invoice_pb2.InvoiceParty(name="Matrix")
+        issuer = invoice_pb2.InvoiceIssuer(party=party, prefix="MATRIX-")
+        await self._invoices.SetInvoiceIssuer(invoice_pb2.SetInvoiceIssuerRequest(issuer=issuer))
+        issued = await self._invoices.IssueInvoice(
+            invoice_pb2.IssueInvoiceRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                currency_code=CURRENCY,
+                end_time=render_time(datetime.now(UTC)),
+            )
+        )
+        return issued.invoice.invoice_id
 
 
 def nowhere(name: str, **there: str) -> Target:

@@ -41,6 +41,7 @@ _TEXTS: Final = {
     "request_id": "matrix-{serial}",
     "token": "th_invite_unknown",
     "unit_id": "products",
+    "url": "https://matrix.example/",
     "value": "0.01",
 }
 _NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000, "version": 1}
@@ -64,6 +65,8 @@ def request_for(rpc: Rpc, target: Target, own: Mapping[str, object], serial: int
         NoValidRequest: a required field has no known value.
     """
     request = rpc.new_request()
+    # Each service has endpoints of its own.
+    target = target.with_ids(endpoint_id=target.value(f"{rpc.context or 'identity'}_event_endpoint_id"))
     _fill(request, target, next(_serials) if serial is None else serial)
     for name, value in own.items():
         _set(request, name, value)

@@ -16,8 +16,9 @@ from tests.system.authorization.targets import Target
 from tests.system.authorization.world import World
 
 _SINGLE = (
-    *("account_id", "api_key_id", "invitation_id", "project_id", "service_account_id", "subscription_id"),
+    *("account_id", "api_key_id", "invitation_id", "payment_id", "project_id", "service_account_id", "subscription_id"),
     *("transaction_id", "user_id", "hold_operation_id", "usage_operation_id"),
+    *("identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 # Request numbers and timestamps, which differ between any two calls.
 _PASSING = re.compile(r"(matrix|Matrix|somebody|nobody)[- ]\d+|\d{4}-\d\d-\d\dT[\d:.]+Z")

@@ -14,10 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
 from libs.common.timestamps import render_time
-from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT
+from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT, STALE_ETAG
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
-from tollhouse.billing.v1 import plan_pb2, subscription_pb2
+from tollhouse.billing.v1 import invoice_pb2, payment_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
 from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2, usage_pb2
@@ -52,6 +52,18 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
     # The grant belongs to the account, and is voided once; a repeat finds it so.
     **_all(Way.ADDS, "billing.v1.CreditService", "GrantCredits VoidGrant"),
+    # Refunds of the payment are of a small part of it each.
+    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateProduct ArchiveProduct RecordPayment RefundPayment"),
+    **_all(Way.ADDS, "billing.v1.PaymentService", "CreateCheckout ReceiveWebhook RetryWebhook ReconcilePayments"),
+    **_all(Way.ADDS, "billing.v1.PaymentService", "SetTopUpPolicy"),
+    **_all(Way.STALE, "billing.v1.PaymentService", "UpdateProduct"),
+    # The invoice belongs to the account, and a repeat finds it voided, paid or credited.
+    **_all(
+        Way.ADDS,
+        "billing.v1.InvoiceService",
+        "IssueInvoice VoidInvoice CreateCreditNote SetInvoicePaid SetInvoiceUncollectible",
+    ),
+    **_all(Way.STALE, "billing.v1.InvoiceService", "SetInvoiceIssuer SetInvoiceRecipient"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan SetPlanExperiment"),
@@ -68,6 +80,9 @@ WAYS: Final[Mapping[str, Way]] = {
     ),
     # A subject that has its variant keeps it.
     **_all(Way.ADDS, "billing.v1.PlanService", "GetPlanOffer"),
+    # No event is of a type that the endpoints want, so that none is sent.
+    **_all(Way.ADDS, "common.v1.EventService", "CreateEventEndpoint RotateEventEndpointSecret ReplayEvents"),
+    **_all(Way.STALE, "common.v1.EventService", "UpdateEventEndpoint DeleteEventEndpoint"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -115,10 +130,17 @@ _UNKNOWN_KEY: Final = "th_live_unknown"
 _SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
 
 _ENTERPRISE: Final = "019a0000-0000-7000-8000-000000000004"
+_PARTY: Final = invoice_pb2.InvoiceParty(name="Matrix")
 _NOW: Final = subscription_pb2.CHANGE_TIMING_NOW
 _SOME_TERMS: Final = plan_pb2.PlanTerms(
     price=amount_pb2.Amount(currency_code="USD", value="1"),
     billing_interval=plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_MONTH, count=1),
+)
+
+
+_NO_PRODUCT: Final = "019a0000-0000-7000-8000-0000000000ff"
+_SOME_REFERENCE: Final = payment_pb2.PaymentReference(
+    provider="matrix", kind=payment_pb2.REFERENCE_KIND_ORDER, external_id="unknown"
 )
 
 
@@ -157,6 +179,48 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.CreditService.GrantCredits": lambda target: {"expire_time": _in_ten_minutes(), "effective_time": None},
     "billing.v1.CreditService.VoidGrant": lambda target: {"reason": "tried"},
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
+    "billing.v1.PaymentService.CreateProduct": lambda target: {"product_code": f"matrix-{new_id()}"},
+    "billing.v1.PaymentService.GetProduct": lambda target: {"product_id": _NO_PRODUCT},
+    "billing.v1.PaymentService.ArchiveProduct": lambda target: {"product_id": _NO_PRODUCT},
+    "billing.v1.PaymentService.UpdateProduct": lambda target: {
+        "product_id": _NO_PRODUCT,
+        "update_mask": FieldMask(paths=["name"]),
+    },
+    "billing.v1.PaymentService.RecordPayment": lambda target: {
+        "type": payment_pb2.PAYMENT_TYPE_ADJUSTMENT,
+        "credits": None,
+        "reason": "tried",
+        "references": [],
+    },
+    "billing.v1.PaymentService.ListPayments": lambda target: {"reference": None, "subscription_id": None},
+    "billing.v1.PaymentService.FindPayment": lambda target: {"reference": _SOME_REFERENCE},
+    "billing.v1.PaymentService.RefundPayment": lambda target: {"reason": "tried"},
+    "billing.v1.PaymentService.SetTopUpPolicy": lambda target: {"target_balance": None, "provider": "manual"},
+    "billing.v1.PaymentService.CreateCheckout": lambda target: {
+        "success_url": "https://matrix.example/",
+        "cancel_url": "https://matrix.example/",
+    },
+    "billing.v1.PaymentService.ReceiveWebhook": lambda target: {"provider": "matrix", "body": None},
+    "billing.v1.PaymentService.ListWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.RetryWebhook": lambda target: {"webhook_id": new_id()},
+    "billing.v1.PaymentService.CountWebhooks": lambda target: {"provider": "matrix"},
+    "billing.v1.PaymentService.ReconcilePayments": lambda target: {"provider": "", "since_time": None},
+    "billing.v1.InvoiceService.PreviewInvoice": lambda target: {"end_time": None},
+    "billing.v1.InvoiceService.IssueInvoice": lambda target: {"end_time": None},
+    "billing.v1.InvoiceService.VoidInvoice": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.CreateCreditNote": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.SetInvoicePaid": lambda target: {
+        "operation_id": target.ids["debit_operation_id"],
+        "payment_id": "",
+    },
+    "billing.v1.InvoiceService.SetInvoiceUncollectible": lambda target: {"reason": "tried"},
+    "billing.v1.InvoiceService.OpenInvoiceLink": lambda target: {"link": "garbage"},
+    "billing.v1.InvoiceService.SetInvoiceIssuer": lambda target: {
+        "issuer": invoice_pb2.InvoiceIssuer(party=_PARTY, prefix="MATRIX-", etag=STALE_ETAG)
+    },
+    "billing.v1.InvoiceService.SetInvoiceRecipient": lambda target: {
+        "recipient": invoice_pb2.InvoiceRecipient(party=_PARTY, etag=STALE_ETAG)
+    },
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "billing.v1.SubscriptionService.CreateSubscription": lambda target: {"plan_code": "free", "start_time": None},
@@ -181,6 +245,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "entitlement_code": "tried",
         "entitlement": plan_pb2.Entitlement(entitlement_code="tried", enabled=True),
         "reason": "tried",
+    },
+    "common.v1.EventService.CreateEventEndpoint": lambda target: {"types": ["tollhouse.nothing.happened"]},
+    "common.v1.EventService.UpdateEventEndpoint": lambda target: {
+        "update_mask": FieldMask(paths=["description"]),
+        "description": "tried",
     },
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
     "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {

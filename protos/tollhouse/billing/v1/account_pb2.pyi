@@ -84,6 +84,7 @@ class Account(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    LOW_BALANCE_THRESHOLD_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """The account's UUIDv7, in lower case."""
     organization_id: _builtins.str
@@ -116,6 +117,13 @@ class Account(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
+    @_builtins.property
+    def low_balance_threshold(self) -> _amount_pb2.Amount:
+        """Below which posted balance the balance is low: zero or more, in the account's currency. The event
+        `tollhouse.balance.low` is announced within seconds, once each time the balance has fallen below. Absent where the
+        balance is never low.
+        """
+
     def __init__(
         self,
         *,
@@ -130,10 +138,11 @@ class Account(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        low_balance_threshold: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "create_time", b"create_time", "overdraft_limit", b"overdraft_limit", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "create_time", b"create_time", "low_balance_threshold", b"low_balance_threshold", "overdraft_limit", b"overdraft_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "create_time", b"create_time", "currency_code", b"currency_code", "etag", b"etag", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "create_time", b"create_time", "currency_code", b"currency_code", "etag", b"etag", "low_balance_threshold", b"low_balance_threshold", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,7 +433,7 @@ class UpdateAccountRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: `overdraft_limit`, `metadata`."""
+        """Which fields change: `overdraft_limit`, `metadata`, `low_balance_threshold`."""
 
     def __init__(
         self,

@@ -61,6 +61,18 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Decide calls before the work, settle them, and verify keys, as a gateway."""
     SCOPE_USAGE_WRITE: _Scope.ValueType  # 15
     """Record usage, as a gateway."""
+    SCOPE_PAYMENTS_READ: _Scope.ValueType  # 16
+    """See payments."""
+    SCOPE_PAYMENTS_WRITE: _Scope.ValueType  # 17
+    """Open checkouts."""
+    SCOPE_INVOICES_READ: _Scope.ValueType  # 18
+    """See invoices and credit notes, and what the next invoice will have."""
+    SCOPE_INVOICES_WRITE: _Scope.ValueType  # 19
+    """Say to whom and where the organization's invoices go."""
+    SCOPE_EVENTS_READ: _Scope.ValueType  # 20
+    """See the endpoints that events are sent to, the events, and what became of their deliveries."""
+    SCOPE_EVENTS_WRITE: _Scope.ValueType  # 21
+    """Create, change and delete the endpoints that events are sent to, and have events sent again."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -99,6 +111,18 @@ SCOPE_ADMISSION: Scope.ValueType  # 14
 """Decide calls before the work, settle them, and verify keys, as a gateway."""
 SCOPE_USAGE_WRITE: Scope.ValueType  # 15
 """Record usage, as a gateway."""
+SCOPE_PAYMENTS_READ: Scope.ValueType  # 16
+"""See payments."""
+SCOPE_PAYMENTS_WRITE: Scope.ValueType  # 17
+"""Open checkouts."""
+SCOPE_INVOICES_READ: Scope.ValueType  # 18
+"""See invoices and credit notes, and what the next invoice will have."""
+SCOPE_INVOICES_WRITE: Scope.ValueType  # 19
+"""Say to whom and where the organization's invoices go."""
+SCOPE_EVENTS_READ: Scope.ValueType  # 20
+"""See the endpoints that events are sent to, the events, and what became of their deliveries."""
+SCOPE_EVENTS_WRITE: Scope.ValueType  # 21
+"""Create, change and delete the endpoints that events are sent to, and have events sent again."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.common.v1 import digest_pb2 as _digest_pb2
+from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,6 +66,7 @@ class Charge(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
@@ -79,6 +81,10 @@ class Charge(_message.Message):
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When the work happened."""
 
+    @_builtins.property
+    def usage(self) -> Global___ChargedUsage:
+        """The usage that is charged, where the request asks for it; absent for the part of a call."""
+
     def __init__(
         self,
         *,
@@ -87,14 +93,51 @@ class Charge(_message.Message):
         amount: _amount_pb2.Amount | None = ...,
         state: Global___ChargeState.ValueType = ...,
         occur_time: _timestamp_pb2.Timestamp | None = ...,
+        usage: Global___ChargedUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Charge: _TypeAlias = Charge  # noqa: Y015
+
+@_typing.final
+class ChargedUsage(_message.Message):
+    """The usage behind a charge, as far as an invoice tells it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name as the caller gave it."""
+    service_tier: _builtins.str
+    """The service tier the work was done in."""
+    price_version_id: _builtins.str
+    """The price version the cost was computed with; empty where the cost was stated."""
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used, of all units, the token classes included. Quantities of zero are left out."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        price_version_id: _builtins.str = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "price_version_id", b"price_version_id", "quantities", b"quantities", "service_tier", b"service_tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChargedUsage: _TypeAlias = ChargedUsage  # noqa: Y015
 
 @_typing.final
 class PendingCharge(_message.Message):
@@ -166,6 +209,7 @@ class ListChargesRequest(_message.Message):
     BUCKET_COUNT_FIELD_NUMBER: _builtins.int
     SINCE_TIME_FIELD_NUMBER: _builtins.int
     UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    WITH_USAGE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Only this organization's charges; every organization's when empty."""
     page_size: _builtins.int
@@ -174,6 +218,8 @@ class ListChargesRequest(_message.Message):
     """The next_page_token of the page before, with the other fields unchanged."""
     bucket_count: _builtins.int
     """Into how many buckets `buckets` divides the charges: a power of two, at most 65536. Only with `buckets`."""
+    with_usage: _builtins.bool
+    """Whether each charge comes with its usage. Only with `operation_ids`."""
     @_builtins.property
     def operation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only the charges of these operations of the organization, which must be given. Any when empty."""
@@ -203,10 +249,11 @@ class ListChargesRequest(_message.Message):
         bucket_count: _builtins.int = ...,
         since_time: _timestamp_pb2.Timestamp | None = ...,
         until_time: _timestamp_pb2.Timestamp | None = ...,
+        with_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_count", b"bucket_count", "buckets", b"buckets", "operation_ids", b"operation_ids", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_count", b"bucket_count", "buckets", b"buckets", "operation_ids", b"operation_ids", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "until_time", b"until_time", "with_usage", b"with_usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,10 @@ from urllib.parse import urlsplit, urlunsplit
 from libs.common.audit.recording import Changed
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.sealing import EventKeys
 from services.identity.api_key import store
 from services.identity.api_key.manage.api_keys import announce, record
+from services.identity.api_key.manage.key_events import announce_leak
 from services.identity.api_key.secret import (
     KEY_MAX_LENGTH,
     OWN_PREFIX,
@@ -36,11 +38,20 @@ class Leak:
 class Leaks:
     """Handles reports of leaked secrets."""
 
-    def __init__(self, database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        peppers: Peppers,
+        prefixes: ImportedPrefixes,
+        event_keys: EventKeys | None,
+    ) -> None:
+        """`event_keys` encrypts the owner's address in the event that operators are sent."""
         self._database = database
         self._clock = clock
         self._peppers = peppers
         self._prefixes = prefixes
+        self._event_keys = event_keys
 
     async def report(self, leak: Leak) -> int | None:
         """Revoke the key; return a revision that holds the revocation, or None when no key has the secret.
@@ -60,10 +71,12 @@ class Leaks:
             )
             if not revoked:
                 return await current_revision(tx)
+            source, url = _tellable(leak.source, leak.key), _tellable(_place(leak.url), leak.key)
+            await announce_leak(tx, api_key, {"source": source, "url": url}, self._event_keys, now)
             changed = (
                 Changed("revoke_time", after=now.isoformat()),
-                Changed("leak_source", after=_tellable(leak.source, leak.key)),
-                Changed("leak_url", after=_tellable(_place(leak.url), leak.key)),
+                Changed("leak_source", after=source),
+                Changed("leak_url", after=url),
             )
             await record(tx, api_key, now, changed)
             return await announce(tx, api_key, ChangeKind.REVOKED, now)

@@ -1,0 +1,192 @@
+"""`tollhouse invoice …`: invoices and credit notes over what accounts were charged."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from libs.cli.failures import WrongUse
+from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.confirmation import YesOption, confirm
+from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.output import Output, as_dict, cell
+from libs.cli.terminal.times import parse_past
+from tollhouse.billing.v1 import invoice_pb2, invoice_pb2_grpc
+
+group = typer.Typer(
+    name="invoice", help="Invoices and credit notes over what accounts were charged.", no_args_is_help=True
+)
+OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
+InvoiceArgument = Annotated[str, typer.Argument(help="The document's id.", metavar="INVOICE")]
+ProjectOption = Annotated[
+    str, typer.Option("--project", help="The project whose account is meant; the organization's own without it.")
+]
+CurrencyOption = Annotated[str, typer.Option("--currency", help="The unit; needed where there are several accounts.")]
+UntilOption = Annotated[
+    str,
+    typer.Option(
+        "--until",
+        help="The end of what is covered: a time, or a span back such as 1h; the beginning of the month without it.",
+    ),
+]
+_BILLING: Final = ("billing",)
+_COLUMNS: Final = ("invoice_id", "number", "kind", "state", "total", "amount_due", "issue_time", "due_time")
+_LINE_COLUMNS: Final = ("line", "kind", "description", "quantities", "from", "until", "amount")
+
+
+@calling(group, "preview", _BILLING)
+async def preview(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    project: ProjectOption = "",
+    currency: CurrencyOption = "",
+    until: UntilOption = "",
+) -> None:
+    """Show the invoice that would be issued now; nothing is stored."""
+    request = invoice_pb2.PreviewInvoiceRequest(
+        organization_id=organization,
+        project_id=project,
+        currency_code=currency,
+        end_time=parse_past(until) if until else None,
+    )
+    _show(output, (await _stub(channels).PreviewInvoice(request)).invoice)
+
+
+@calling(group, "issue", _BILLING)
+async def issue(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    project: ProjectOption = "",
+    currency: CurrencyOption = "",
+    until: UntilOption = "",
+    skip_grace: Annotated[bool, typer.Option("--skip-grace", help="Do not wait for late usage.")] = False,
+    request_id: Annotated[str, typer.Option("--request", help="A name, so that a repeat issues nothing more.")] = "",
+) -> None:
+    """Issue an invoice over what no other covers."""
+    request = invoice_pb2.IssueInvoiceRequest(
+        organization_id=organization,
+        project_id=project,
+        currency_code=currency,
+        end_time=parse_past(until) if until else None,
+        skip_grace=skip_grace,
+        request_id=request_id,
+    )
+    _show(output, (await _stub(channels).IssueInvoice(request)).invoice)
+
+
+@calling(group, "list", _BILLING)
+async def list_invoices(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    number: Annotated[str, typer.Option(help="Only the document of this number.")] = "",
+    limit: LimitOption = LIMIT,
+) -> None:
+    """List an organization's invoices and credit notes, newest first."""
+    request = invoice_pb2.ListInvoicesRequest(organization_id=organization, number=number)
+    found, more = await listed(_stub(channels).ListInvoices, request, lambda page: page.invoices, limit)
+    output.many(found, _COLUMNS, more=more)
+
+
+@calling(group, "get", _BILLING)
+async def get(channels: Channels, output: Output, organization: OrganizationArgument, invoice: InvoiceArgument) -> None:
+    """Show one document with its lines."""
+    request = invoice_pb2.GetInvoiceRequest(organization_id=organization, invoice_id=invoice)
+    _show(output, (await _stub(channels).GetInvoice(request)).invoice)
+
+
+@calling(group, "void", _BILLING)
+async def void(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    invoice: InvoiceArgument,
+    reason: Annotated[str, typer.Option(help="Why, as it is printed on the credit note.")],
+    yes: YesOption = False,
+) -> None:
+    """Void an invoice that is not paid, with a credit note over all of it."""
+    confirm(f"Void the invoice {invoice}?", yes=yes)
+    request = invoice_pb2.VoidInvoiceRequest(organization_id=organization, invoice_id=invoice, reason=reason)
+    answer = await _stub(channels).VoidInvoice(request)
+    output.one(answer.invoice, credit_note=answer.credit_note.number)
+
+
+@calling(group, "render", _BILLING)
+async def render(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    invoice: InvoiceArgument,
+    pdf: Annotated[bool, typer.Option("--pdf", help="As a PDF instead of a page of HTML.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The file to write; standard output without it.")] = None,
+) -> None:
+    """Write a document as a page of HTML or as a PDF."""
+    form = invoice_pb2.INVOICE_FORMAT_PDF if pdf else invoice_pb2.INVOICE_FORMAT_HTML
+    request = invoice_pb2.RenderInvoiceRequest(organization_id=organization, invoice_id=invoice, format=form)
+    document = (await _stub(channels).RenderInvoice(request)).document
+    if out is None:
+        sys.stdout.buffer.write(document.data)
+        return
+    try:
+        out.write_bytes(document.data)
+    except OSError as error:
+        raise WrongUse(f"{out} cannot be written: {error.strerror}.") from None
+    output.remark(f"{out}: {len(document.data)} bytes of {document.content_type}")
+
+
+@calling(group, "issuer", _BILLING)
+async def issuer(
+    channels: Channels,
+    output: Output,
+    name: Annotated[str, typer.Option(help="The issuer's name; without it the issuer is only shown.")] = "",
+    prefix: Annotated[str, typer.Option(help="What numbers begin with; not ending in a digit.")] = "INV-",
+    address: Annotated[list[str] | None, typer.Option(help="A line of the address; may be repeated.")] = None,
+    tax_id: Annotated[list[str] | None, typer.Option(help="A tax id; may be repeated.")] = None,
+    due_days: Annotated[int, typer.Option(help="In how many days an invoice is due.", min=0, max=365)] = 14,
+    grace_days: Annotated[int, typer.Option(help="How many days late usage is waited for.", min=0, max=35)] = 0,
+    language: Annotated[str, typer.Option(help="The language of documents: en, de, fr or es.")] = "en",
+    footer: Annotated[str, typer.Option(help="What is printed below the total.")] = "",
+) -> None:
+    """Show who issues invoices, or set it as a whole."""
+    if not name:
+        output.one((await _stub(channels).GetInvoiceIssuer(invoice_pb2.GetInvoiceIssuerRequest())).issuer)
+        return
+    party = invoice_pb2.InvoiceParty(name=name, address_lines=address or (), tax_ids=tax_id or ())
+    request = invoice_pb2.SetInvoiceIssuerRequest(
+        issuer=invoice_pb2.InvoiceIssuer(
+            party=party,
+            prefix=prefix,
+            due_days=due_days,
+            grace_days=grace_days,
+            language=language,
+            footer=footer,
+        )
+    )
+    output.one((await _stub(channels).SetInvoiceIssuer(request)).issuer)
+
+
+def _stub(channels: Channels) -> invoice_pb2_grpc.InvoiceServiceStub:
+    return invoice_pb2_grpc.InvoiceServiceStub(channels.billing)
+
+
+def _show(output: Output, invoice: invoice_pb2.Invoice) -> None:
+    """Show a document: what it comes to, and its lines."""
+    if output.as_json:
+        output.json(as_dict(invoice))
+        return
+    names = ("invoice_id", "number", "kind", "state", "issue_time", "due_time", "start_time", "end_time")
+    sums = ("subtotal", "tax", "total", "credits_applied", "amount_due", "credited")
+    for name in (*names, *sums, "corrects_number", "reason", "invoice_url"):
+        if text := cell(invoice, name):
+            output.line(f"{name.replace('_', ' '):<18} {text}")
+    output.table(_LINE_COLUMNS, [_row(line) for line in invoice.lines])
+
+
+def _row(line: invoice_pb2.InvoiceLine) -> list[str]:
+    quantities = ", ".join(f"{one.value} {one.unit}" for one in line.quantities)
+    times = [cell(line, name) for name in ("start_time", "end_time")]
+    return [str(line.line_number), cell(line, "kind"), line.description, quantities, *times, cell(line, "amount")]

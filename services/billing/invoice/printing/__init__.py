@@ -1,0 +1,1 @@
+"""Prints documents: as a page of HTML, and as a PDF."""

@@ -1,0 +1,126 @@
+"""Makes pages and PDFs of documents, in threads of their own, so that nothing else waits for them."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from libs.common.errors import Overloaded
+from services.billing import invoice_errors
+from services.billing.invoice.domain import Document
+from services.billing.invoice.printing.view import Printed, printed
+
+if TYPE_CHECKING:
+    import jinja2
+
+_FOLDER: Final = Path(__file__).parent
+_AT_ONCE: Final = 2
+_WAITING_MAX: Final = 64
+"""How many documents wait at most; a further one is refused at once as overloaded."""
+_FONT_PACKAGES: Final = ("fontpkg_noto_sans", "fontpkg_noto_sans_arabic", "fontpkg_heebo", "noto_cjk_sans_otc")
+
+
+class Format(StrEnum):
+    """In which form a document is."""
+
+    HTML = "HTML"
+    PDF = "PDF"
+
+
+class Page(NamedTuple):
+    """A document as it is sent."""
+
+    content_type: str
+    data: bytes
+
+
+class _Typst(Protocol):
+    """What is used of the package `typst`, which an installation may lack."""
+
+    def compile(
+        self,
+        source: bytes,
+        *,
+        font_paths: list[str],
+        ignore_system_fonts: bool,
+        sys_inputs: dict[str, str],
+    ) -> bytes:
+        """Return the PDF of a source."""
+
+
+class Printer:
+    """Prints documents, two at a time."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="printing")
+        self._waiting = 0
+
+    async def print(self, document: Document, form: Format) -> Page:
+        """Return a document in a form.
+
+        Raises:
+            PdfNotInstalled: the extra `invoices` is not installed.
+            Overloaded: too many documents wait.
+        """
+        if self._waiting >= _WAITING_MAX:
+            raise Overloaded
+        make: Callable[[Printed], Page] = _html if form is Format.HTML else _pdf
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, lambda: make(printed(document)))
+        finally:
+            self._waiting -= 1
+
+    async def close(self) -> None:
+        """Let the documents that are being printed end, and no further ones begin."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+
+
+def _html(view: Printed) -> Page:
+    return Page("text/html; charset=utf-8", _template().render(view=view).encode())
+
+
+@cache
+def _template() -> "jinja2.Template":
+    # Only where a document is printed.
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(_FOLDER)
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
+        "document.html"
+    )
+
+
+def _pdf(view: Printed) -> Page:
+    compiled = _typst().compile(
+        (_FOLDER / "document.typ").read_bytes(),
+        font_paths=_font_folders(),
+        ignore_system_fonts=True,
+        sys_inputs={"view": json.dumps(view.as_json())},
+    )
+    return Page("application/pdf", compiled)
+
+
+@cache
+def _typst() -> _Typst:
+    try:
+        typst: _Typst = import_module("typst")
+    except ImportError:
+        raise invoice_errors.PdfNotInstalled from None
+    return typst
+
+
+@cache
+def _font_folders() -> list[str]:
+    """Return where the fonts are, which are packages of their own."""
+    found = [find_spec(name) for name in _FONT_PACKAGES]
+    if any(spec is None or spec.origin is None for spec in found):
+        raise invoice_errors.PdfNotInstalled
+    return [str(Path(spec.origin).parent) for spec in found if spec is not None and spec.origin is not None]

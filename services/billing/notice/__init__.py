@@ -1,0 +1,1 @@
+"""Events about what nobody did: balances that became low, and credits that are about to expire."""

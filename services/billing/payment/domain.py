@@ -1,0 +1,361 @@
+"""Payments, and the rules for what becomes of them. A payment follows from what was said of it, in whatever order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from services.billing.payment.provider import FactStatus, Method, PaymentFact, Version
+
+ZERO: Final = Decimal(0)
+_SMALLEST: Final = Decimal("0.000000001")
+TEXT_MAX: Final = 500
+"""How long a provider's own words may be; longer ones are cut."""
+URL_MAX: Final = 2_048
+
+
+class PaymentType(StrEnum):
+    """What a payment is for."""
+
+    SUBSCRIPTION = "SUBSCRIPTION"
+    CREDIT_PACK = "CREDIT_PACK"
+    TOP_UP = "TOP_UP"
+    ADJUSTMENT = "ADJUSTMENT"
+
+
+class PaymentStatus(StrEnum):
+    """Where a payment is in its life."""
+
+    PENDING = "PENDING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    PARTIALLY_REFUNDED = "PARTIALLY_REFUNDED"
+    REFUNDED = "REFUNDED"
+    DISPUTED = "DISPUTED"
+
+
+class Brings(StrEnum):
+    """What a payment brings to the account once it is completed."""
+
+    MONEY = "MONEY"
+    CREDITS = "CREDITS"
+    NOTHING = "NOTHING"
+
+
+class Field(StrEnum):
+    """What can be said of a payment."""
+
+    STATUS = "status"
+    REFUNDED = "refunded_amount"
+    DISPUTED = "disputed"
+    METHOD = "method"
+    RECEIPT = "receipt_url"
+    PROCESSED = "processed_time"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """The newest that was said of one field."""
+
+    version: Version
+    value: str
+
+
+Said: TypeAlias = Mapping[Field, Saying]
+Key: TypeAlias = tuple[bool, Version, Decimal, str]
+
+_STATUS_RANK: Final = {FactStatus.PENDING: 0, FactStatus.FAILED: 1, FactStatus.COMPLETED: 2}
+_YES: Final = "true"
+_NO: Final = "false"
+
+
+def _key(field: Field, saying: Saying) -> Key:
+    """Return by what two sayings of a field are compared: the greater one counts.
+
+    That is the newer one, and of two of one version the one that says more has happened. A completed payment stays so.
+    """
+    rank = ZERO
+    final = False
+    if field is Field.STATUS:
+        rank = Decimal(_STATUS_RANK[FactStatus(saying.value)])
+        final = saying.value == FactStatus.COMPLETED
+    elif field is Field.REFUNDED:
+        rank = Decimal(saying.value)
+    elif field is Field.DISPUTED:
+        rank = Decimal(saying.value == _NO)
+    return final, saying.version, rank, saying.value
+
+
+def merge(known: Said, told: Said) -> dict[Field, Saying]:
+    """Return the greater saying of each field: the same for any order and repetition of what was told."""
+    merged = dict(known)
+    for field, saying in told.items():
+        before = merged.get(field)
+        if before is None or _key(field, saying) > _key(field, before):
+            merged[field] = saying
+    return merged
+
+
+def told_by(fact: PaymentFact) -> dict[Field, Saying]:
+    """Return what a fact says."""
+    values: dict[Field, str | None] = {
+        Field.STATUS: fact.status,
+        Field.REFUNDED: None if fact.refunded_amount is None else format(fact.refunded_amount.normalize(), "f"),
+        Field.DISPUTED: None if fact.disputed is None else _YES if fact.disputed else _NO,
+        Field.METHOD: fact.method,
+        Field.RECEIPT: fact.receipt_url,
+        Field.PROCESSED: None if fact.processed_time is None else fact.processed_time.isoformat(),
+        Field.FAILURE: fact.failure,
+    }
+    return {field: Saying(fact.version, str(value)) for field, value in values.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """What a payment brings, and the terms of it where that is credits."""
+
+    currency_code: str
+    amount: Decimal
+    priority: int = 0
+    expire_after_days: int = 0
+    """Counted from the moment at which they are awarded; 0 for never."""
+    expire_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment."""
+
+    organization_id: str
+    payment_id: str
+    type: PaymentType
+    provider: str
+    amount: Decimal
+    currency_code: str
+    brings: Brings
+    credits: Credits | None
+    """None where it brings nothing."""
+    is_test: bool
+    actor: str
+    create_time: datetime
+    update_time: datetime
+    said: Said
+    user_id: str | None = None
+    product_code: str | None = None
+    plan_code: str | None = None
+    subscription_id: str | None = None
+    first_payment_id: str | None = None
+    external_subscription_id: str | None = None
+    """The provider, a slash and its id."""
+    external_customer_id: str | None = None
+    external_product_id: str | None = None
+    operation_id: str | None = None
+    request: Mapping[str, object] | None = None
+    checkout_url: str | None = None
+    checkout_expire_time: datetime | None = None
+    description: str = ""
+    metadata: Mapping[str, str] | None = None
+    reason: str = ""
+    awarded: bool = False
+    grant_id: str | None = None
+    taken_credits: Decimal = ZERO
+    taken_money: Decimal = ZERO
+    written_off: Decimal = ZERO
+    steps: int = 0
+    revision: int = 0
+    """0 until it is stored."""
+    stored_status: PaymentStatus | None = None
+    """Its status when it was read or stored last; None until it is stored."""
+    stored_refunded: Decimal = ZERO
+    """What was refunded of it then."""
+
+    @property
+    def base(self) -> FactStatus:
+        """What became of it, without refunds and disputes."""
+        saying = self.said.get(Field.STATUS)
+        return FactStatus.PENDING if saying is None else FactStatus(saying.value)
+
+    @property
+    def refunded_amount(self) -> Decimal:
+        saying = self.said.get(Field.REFUNDED)
+        return ZERO if saying is None else Decimal(saying.value)
+
+    @property
+    def disputed(self) -> bool:
+        saying = self.said.get(Field.DISPUTED)
+        return saying is not None and saying.value == _YES
+
+    @property
+    def method(self) -> Method | None:
+        saying = self.said.get(Field.METHOD)
+        return None if saying is None else Method(saying.value)
+
+    @property
+    def processed_time(self) -> datetime | None:
+        saying = self.said.get(Field.PROCESSED)
+        return None if saying is None else datetime.fromisoformat(saying.value)
+
+    @property
+    def receipt_url(self) -> str:
+        saying = self.said.get(Field.RECEIPT)
+        return "" if saying is None else saying.value
+
+    @property
+    def failure(self) -> str:
+        saying = self.said.get(Field.FAILURE)
+        return saying.value if saying is not None and self.base is FactStatus.FAILED else ""
+
+    @property
+    def status(self) -> PaymentStatus:
+        if self.base is not FactStatus.COMPLETED:
+            return PaymentStatus(self.base.value)
+        if self.disputed:
+            return PaymentStatus.DISPUTED
+        if self.refunded_amount == self.amount:
+            return PaymentStatus.REFUNDED
+        return PaymentStatus.PARTIALLY_REFUNDED if self.refunded_amount else PaymentStatus.COMPLETED
+
+    @property
+    def returned(self) -> Decimal:
+        """What was taken back of what it brought, or written off, and not given back since."""
+        return self.taken_credits + self.taken_money + self.written_off
+
+
+@dataclass(frozen=True, slots=True)
+class Award:
+    """Bring what a completed payment brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Take back some of what a payment brought."""
+
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Give back what was taken: first what was written off, then money, then credits."""
+
+    reinstated: Decimal
+    money: Decimal
+    credits: Decimal
+
+
+Step: TypeAlias = Award | Take | Give
+
+
+def due_back(payment: Payment) -> Decimal:
+    """Return how much of what a payment brought is to be taken back in all, in the unit of what it brought.
+
+    It is as large a part as that of the payment that was refunded, or all of it while it is disputed.
+    """
+    if payment.credits is None or payment.base is not FactStatus.COMPLETED:
+        return ZERO
+    if payment.disputed or payment.refunded_amount >= payment.amount:
+        return payment.credits.amount
+    part = payment.credits.amount * payment.refunded_amount / payment.amount
+    return part.quantize(_SMALLEST, rounding=ROUND_HALF_EVEN)
+
+
+def next_step(payment: Payment) -> Step | None:
+    """Return what is to be done next, so that what a payment moved is what was said of it; None where it is."""
+    if payment.credits is None or payment.base is not FactStatus.COMPLETED:
+        return None
+    if not payment.awarded:
+        return Award()
+    due = due_back(payment) - payment.returned
+    if due > ZERO:
+        return Take(due)
+    if due < ZERO:
+        return _give(payment, -due)
+    return None
+
+
+def _give(payment: Payment, amount: Decimal) -> Give:
+    reinstated = min(amount, payment.written_off)
+    money = min(amount - reinstated, payment.taken_money)
+    return Give(reinstated, money, amount - reinstated - money)
+
+
+def is_settled(payment: Payment) -> bool:
+    """Return whether all that follows from what was said is done."""
+    return next_step(payment) is None
+
+
+class MovementKind(StrEnum):
+    """What a payment has moved, or could not move."""
+
+    AWARDED_MONEY = "AWARDED_MONEY"
+    AWARDED_CREDITS = "AWARDED_CREDITS"
+    TAKEN_MONEY = "TAKEN_MONEY"
+    TAKEN_CREDITS = "TAKEN_CREDITS"
+    WRITTEN_OFF = "WRITTEN_OFF"
+    GIVEN_MONEY = "GIVEN_MONEY"
+    GIVEN_CREDITS = "GIVEN_CREDITS"
+    REINSTATED = "REINSTATED"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One thing that a payment has moved."""
+
+    kind: MovementKind
+    amount: Decimal
+    operation_id: str | None = None
+    """Of the ledger's movement."""
+    grant_operation_id: str | None = None
+    grant_id: str | None = None
+
+
+def after(payment: Payment, moved: tuple[Moved, ...], grant_id: str | None) -> Payment:
+    """Return a payment after a step moved this."""
+    sums = dict.fromkeys(MovementKind, ZERO)
+    for one in moved:
+        sums[one.kind] += one.amount
+    awarded = sums[MovementKind.AWARDED_MONEY] + sums[MovementKind.AWARDED_CREDITS] > ZERO
+    return replace(
+        payment,
+        awarded=payment.awarded or awarded,
+        grant_id=payment.grant_id or (grant_id if awarded else None),
+        taken_credits=payment.taken_credits + sums[MovementKind.TAKEN_CREDITS] - sums[MovementKind.GIVEN_CREDITS],
+        taken_money=payment.taken_money + sums[MovementKind.TAKEN_MONEY] - sums[MovementKind.GIVEN_MONEY],
+        written_off=payment.written_off + sums[MovementKind.WRITTEN_OFF] - sums[MovementKind.REINSTATED],
+        steps=payment.steps + 1,
+    )
+
+
+class RefundState(StrEnum):
+    """Where a refund is in its life."""
+
+    REQUESTED = "REQUESTED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """A refund that was asked for here."""
+
+    refund_id: str
+    request_id: str
+    requested_amount: Decimal | None
+    """None where all that was left was asked for."""
+    amount: Decimal
+    state: RefundState
+    reason: str
+    actor: str
+    create_time: datetime
+    refunded_before: Decimal
+    """What of the payment was refunded when this was asked for."""
+    complete_time: datetime | None = None
+    failure: str = ""
+
+
+def refundable(payment: Payment, refunds: tuple[Refund, ...]) -> Decimal:
+    """Return how much of a payment can still be refunded: not what was, nor what the provider is being asked for."""
+    asked = sum((one.amount for one in refunds if one.state is RefundState.REQUESTED), ZERO)
+    return payment.amount - payment.refunded_amount - asked

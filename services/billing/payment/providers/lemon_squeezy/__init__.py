@@ -1,0 +1,1 @@
+"""Lemon Squeezy: its signatures, its objects as facts, and calls of its API."""

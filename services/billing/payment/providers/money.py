@@ -1,0 +1,41 @@
+"""Amounts as providers write them: whole numbers of a currency's minor unit."""
+
+from decimal import Decimal
+
+from services.billing.payment.provider import ProviderMisconfigured
+
+
+def from_minor(units: int, decimals: int) -> Decimal:
+    """Return the amount of so many minor units, of which 10 to the power of `decimals` make one."""
+    return Decimal(units).scaleb(-decimals)
+
+
+def to_minor(amount: Decimal, decimals: int, *, smallest: int = 1) -> int:
+    """Return how many minor units an amount is.
+
+    Raises:
+        ProviderMisconfigured: the provider cannot take this amount exactly: it is no multiple of `smallest` minor
+            units. What is sold needs another price.
+    """
+    units = amount.scaleb(decimals)
+    if units != units.to_integral_value() or int(units) % smallest:
+        raise ProviderMisconfigured("The amount has more decimals than the provider takes in its currency.")
+    return int(units)
+
+
+def net_of(gross_units: int, amount_units: int, total_units: int) -> int:
+    """Return the part of a sum without the taxes that the provider added, in the proportion of the whole payment.
+
+    Of a total of `total_units` with taxes, `amount_units` are without. The whole total is the whole amount; parts are
+    rounded half to even, and no part is more than the whole.
+    """
+    if gross_units >= total_units:
+        return amount_units
+    return int((Decimal(gross_units) * amount_units / total_units).quantize(Decimal(1)))
+
+
+def gross_of(net_units: int, amount_units: int, total_units: int) -> int:
+    """Return the sum with taxes of which `net_units` are the part without; see `net_of`."""
+    if net_units >= amount_units:
+        return total_units
+    return int((Decimal(net_units) * total_units / amount_units).quantize(Decimal(1)))

@@ -1,0 +1,1 @@
+"""Stripe: its signatures, its objects as facts, and calls of its API."""

@@ -1,0 +1,255 @@
+"""Tops accounts up by themselves: a worker charges saved methods through their providers, once for each top-up.
+
+A top-up is stored as a pending payment, together with its name in the policy, before the provider is asked under the
+payment's id. A process that dies in between leaves it pending; the next round asks again under the same id, for which
+the provider charges once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Final, NoReturn
+
+import structlog
+
+from libs.common.audit.recording import Changed, record_event
+from libs.common.call import current_actor
+from libs.common.clock import Clock
+from libs.common.database import Database
+from libs.common.errors import NotFound, Refusal
+from libs.common.ids import NIL, new_id
+from libs.common.shards import Shards
+from services.billing import payment_errors as errors
+from services.billing.ledger import store as ledger_store
+from services.billing.payment import store, top_up_store
+from services.billing.payment.domain import ZERO, Brings, Credits, Payment, PaymentType
+from services.billing.payment.payments import Payments
+from services.billing.payment.provider import (
+    MANUAL,
+    FactStatus,
+    NewCharge,
+    Occasion,
+    PaymentFact,
+    Provider,
+    ProviderCannot,
+    ProviderDeclined,
+    ProviderDown,
+    ProviderMisconfigured,
+    Version,
+)
+from services.billing.payment.references import Claim, References, of_checkout
+from services.billing.payment.top_up_domain import TopUpPolicy, beginnings
+
+_log = structlog.get_logger("top-ups")
+_POLICIES_MAX: Final = 200
+"""How many policies are read together."""
+_ACTOR: Final = "system"
+
+
+class TopUps:
+    """Keeps the policies, and does what they say."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        references: References,
+        payments: Payments,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        *,
+        is_test: bool,
+    ) -> None:
+        self._shards = shards
+        self._references = references
+        self._payments = payments
+        self._providers = providers
+        self._clock = clock
+        self._is_test = is_test
+
+    async def get(self, organization_id: str) -> TopUpPolicy:
+        """Return an organization's policy. Raises NotFound."""
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            found = await top_up_store.find(connection, organization_id)
+        if found is None:
+            raise NotFound(resource_type="top-up policy", resource_name=organization_id)
+        return found
+
+    async def set(self, policy: TopUpPolicy) -> TopUpPolicy:
+        """Set an organization's policy; the customer who is charged is found here.
+
+        Raises:
+            PaymentProviderCannot, PaymentProviderUnknown, NoSavedMethod: the provider cannot be charged by itself.
+        """
+        name = self._provider_name(policy.provider)
+        organization_id, now = policy.organization_id, self._clock.now()
+        async with self._shards.of(organization_id).raw_transaction() as connection:
+            before = await top_up_store.lock(connection, organization_id)
+            customer = await top_up_store.find_customer(connection, organization_id, name)
+            if customer is None:
+                raise errors.NoSavedMethod(provider=name)
+            after = replace(policy, provider=name, external_customer_id=customer, actor=current_actor())
+            if before is not None:
+                same = replace(
+                    after,
+                    update_time=before.update_time,
+                    actor=before.actor,
+                    pending_payment_id=before.pending_payment_id,
+                )
+                if same == before:
+                    return before
+                after = replace(after, pending_payment_id=before.pending_payment_id)
+            after = replace(after, update_time=now)
+            await top_up_store.put(connection, after)
+            await record_event(
+                connection,
+                now=now,
+                organization_id=organization_id,
+                resource_type="top_up_policy",
+                resource_id=organization_id,
+                changed=(
+                    Changed("enabled", None if before is None else str(before.enabled), str(after.enabled)),
+                    Changed("threshold", None, f"{after.threshold.normalize():f} {after.currency_code}"),
+                    Changed("provider", None if before is None else before.provider, after.provider),
+                ),
+            )
+        return after
+
+    def _provider_name(self, name: str) -> str:
+        if name == MANUAL:
+            raise errors.PaymentProviderCannot(provider=MANUAL, what="charge a saved method")
+        if not name and len(self._providers) == 1:
+            name = next(iter(self._providers))
+        if name not in self._providers:
+            raise errors.PaymentProviderUnknown(provider=name or "that is meant")
+        return name
+
+    async def run(self, every_s: float) -> NoReturn:
+        """Look at all policies again and again."""
+        await self._shards.visit(self.sweep, every_s=every_s)
+
+    async def sweep(self, database: Database) -> None:
+        """Look once at every policy of a shard. One that fails keeps no other from its turn."""
+        after = NIL
+        while True:
+            async with database.raw_connection() as connection:
+                page = await top_up_store.due(connection, after, _POLICIES_MAX)
+            for organization_id, is_due in page:
+                if is_due:
+                    await self._top_up(organization_id)
+            if len(page) < _POLICIES_MAX:
+                return
+            after = page[-1][0]
+
+    async def _top_up(self, organization_id: str) -> None:
+        try:
+            policy, payment = await self._begin(organization_id)
+            if policy is not None and payment is not None:
+                await self._charge(policy, payment)
+        except Refusal as refusal:
+            _log.warning("not topped up", organization_id=organization_id, reason=refusal.reason)
+
+    async def _begin(self, organization_id: str) -> tuple[TopUpPolicy | None, Payment | None]:
+        """Return the pending top-up of a policy, or a new one where it is due and allowed."""
+        now = self._clock.now()
+        claim = Claim(organization_id, new_id())
+        async with self._shards.of(organization_id).raw_transaction() as connection:
+            policy = await top_up_store.lock(connection, organization_id)
+            if policy is not None and policy.pending_payment_id is not None:
+                return policy, await store.find(connection, organization_id, policy.pending_payment_id)
+            owned = await ledger_store.find_owned(connection, organization_id, organization_id)
+            account = next((one for one in owned if policy and one.currency_code == policy.currency_code), None)
+            amount = ZERO if policy is None else policy.missing(ZERO if account is None else account.available)
+            if policy is None or not amount:
+                return None, None
+            if not policy.allows(*await top_up_store.count(connection, organization_id, *beginnings(now))):
+                return None, None
+            await self._references.claim([of_checkout(claim.payment_id)], claim, now)
+            payment = _pending(policy, claim, amount, is_test=self._is_test)
+            payment = replace(payment, create_time=now, update_time=now)
+            await store.put(connection, payment)
+            policy = replace(policy, pending_payment_id=claim.payment_id, update_time=now)
+            await top_up_store.put(connection, policy)
+        return policy, replace(payment, revision=1)
+
+    async def _charge(self, policy: TopUpPolicy, payment: Payment) -> None:
+        """Have the provider charge a pending top-up, once however often it is asked, and apply what it says."""
+        if payment.base is FactStatus.PENDING:
+            fact = await self._asked(policy, payment)
+            if fact is None:
+                return
+            await self._payments.apply(fact)
+        found = await self._find(payment)
+        if found.base is FactStatus.PENDING:
+            return
+        reason = "" if found.base is FactStatus.COMPLETED else found.failure or "the provider declined"
+        async with self._shards.of(policy.organization_id).raw_transaction() as connection:
+            current = await top_up_store.lock(connection, policy.organization_id)
+            if current is not None and current.pending_payment_id == payment.payment_id:
+                enabled = current.enabled and not reason
+                await top_up_store.put(
+                    connection,
+                    replace(current, pending_payment_id=None, enabled=enabled, paused_reason=reason[:256]),
+                )
+
+    async def _asked(self, policy: TopUpPolicy, payment: Payment) -> PaymentFact | None:
+        """Return what the provider says of a charge; None where it is not known, and is to be asked again."""
+        provider = self._providers.get(policy.provider)
+        charge = NewCharge(
+            payment.payment_id,
+            policy.external_customer_id,
+            payment.amount,
+            payment.currency_code,
+            payment.description,
+            payment.is_test,
+        )
+        try:
+            if provider is None:
+                raise ProviderCannot(f"{policy.provider} is not set up")
+            return await provider.charge_saved(charge)
+        except (ProviderDeclined, ProviderCannot) as error:
+            return _declined(payment, str(error), Version(self._clock.now()))
+        except (ProviderDown, ProviderMisconfigured) as error:
+            _log.warning("provider not charged", provider=policy.provider, cause=type(error).__name__)
+            return None
+
+    async def _find(self, payment: Payment) -> Payment:
+        async with self._shards.of(payment.organization_id).raw_connection() as connection:
+            found = await store.find(connection, payment.organization_id, payment.payment_id)
+        assert found is not None, "payments are never deleted"
+        return found
+
+
+def _pending(policy: TopUpPolicy, claim: Claim, value: Decimal, *, is_test: bool) -> Payment:
+    return Payment(
+        organization_id=policy.organization_id,
+        payment_id=claim.payment_id,
+        type=PaymentType.TOP_UP,
+        provider=policy.provider,
+        amount=value,
+        currency_code=policy.currency_code,
+        brings=Brings.MONEY,
+        credits=Credits(policy.currency_code, value),
+        is_test=is_test,
+        actor=_ACTOR,
+        create_time=policy.update_time,
+        update_time=policy.update_time,
+        said={},
+        external_customer_id=f"{policy.provider}/{policy.external_customer_id}",
+        operation_id=f"{top_up_store.AUTOMATIC}{claim.payment_id}",
+        description="Automatic top-up",
+    )
+
+
+def _declined(payment: Payment, failure: str, version: Version) -> PaymentFact:
+    """Return what is said of a charge that the provider refuses."""
+    return PaymentFact(
+        provider=payment.provider,
+        references=(),
+        version=version,
+        occasion=Occasion.ONE_OFF,
+        is_test=payment.is_test,
+        store="",
+        checkout_id=payment.payment_id,
+        status=FactStatus.FAILED,
+        failure=failure,
+    )

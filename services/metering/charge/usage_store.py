@@ -1,0 +1,48 @@
+"""The statement that reads the usage behind charges."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final
+
+from libs.common.amount import format_amount
+from libs.common.database import RawConnection
+from services.metering.charge.domain import ChargedUsage
+from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.tables import TOKEN_CLASSES
+
+_STANDARD_TIER: Final = "standard"
+
+# One probe of each primary key for each operation.
+_USAGE: Final = f"""
+    SELECT o.operation_id, r.model, d.service_tier, coalesce(r.price_version_id, p.price_version_id)::text,
+        r.quantities::text, {", ".join(f"r.{name}" for name in TOKEN_CLASSES)}
+    FROM usage_operations o
+    JOIN usage_records r
+        ON r.organization_id = ANY (ARRAY[o.organization_id]) AND r.occur_time = o.occur_time
+            AND r.usage_id = o.usage_id
+    LEFT JOIN usage_pricings p
+        ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
+    LEFT JOIN usage_dimensions d
+        ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id
+    WHERE o.organization_id = $1::uuid AND o.operation_id = ANY($2::text[])
+"""  # noqa: S608 -- put together from the names of columns.
+
+
+async def usage_of(
+    connection: RawConnection, organization_id: str, operation_ids: Sequence[str]
+) -> dict[str, ChargedUsage]:
+    """Return the usage of operations, by operation; those without any are left out."""
+    rows = await connection.fetch(_USAGE, organization_id, list(operation_ids))
+    return {
+        row[0]: ChargedUsage(row[1], row[2] or _STANDARD_TIER, row[3], _quantities(row[4], row[5:])) for row in rows
+    }
+
+
+def _quantities(others: str | None, tokens: Sequence[int]) -> dict[str, str]:
+    classes = zip(TOKEN_CLASSES, tokens, strict=True)
+    quantities = {TOKEN_CLASS_UNITS[name]: str(count) for name, count in classes if count}
+    if others is not None:
+        stored: dict[str, Decimal] = json.loads(others, parse_float=Decimal, parse_int=Decimal)
+        quantities |= {unit: format_amount(value) for unit, value in stored.items() if value}
+    return quantities

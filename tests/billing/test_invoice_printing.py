@@ -1,0 +1,145 @@
+"""Documents are printed as HTML and PDF: whole, with numbered pages, in any script, and with no text read as markup."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+
+import pypdfium2
+import pytest
+
+from services.billing import invoice_errors
+from services.billing.invoice.domain import Document, Line, LineKind, Party, Quantity, State, Tax
+from services.billing.invoice.printing import printer as printing
+from services.billing.invoice.printing.printer import Format, Printer
+from services.billing.invoice.printing.view import money
+from services.billing.invoice.printing.words import WORDS
+from tests.billing.test_invoice_rules import NOW, invoice_of
+
+HOSTILE = "<script>alert(1)</script> #panic() $x$ \\ \" ' @a [b] *c* _d_ `e` ../.. \u202e"
+SCRIPTS = (
+    "شركة الأمل للتجارة",
+    "חברת השלום בע״מ",
+    "株式会社日本",
+    "深圳市科技有限公司",
+    "주식회사 한국",
+    "Ελληνική",
+    "ООО Ромашка",  # noqa: RUF001 -- it is Cyrillic.
+)
+
+
+@pytest.fixture
+async def printer() -> AsyncIterator[Printer]:
+    printer = Printer()
+    yield printer
+    await printer.close()
+
+
+def long_invoice(count: int, name: str = "Acme") -> Document:
+    """An invoice with many lines of usage."""
+    lines = tuple(
+        Line(
+            number,
+            LineKind.USAGE,
+            f"provider/model-with-a-long-name-{number}",
+            NOW,
+            NOW,
+            Decimal("123456789.123456789"),
+            quantities=(Quantity("input", Decimal(123_456_789), ("3 per 1000000",)), Quantity("output", Decimal(7))),
+            model=f"provider/model-with-a-long-name-{number}",
+            service_tier="batch",
+        )
+        for number in range(1, count + 1)
+    )
+    plain = invoice_of([line.amount for line in lines], "19")
+    return replace(plain, lines=lines, recipient=Party(name, ("Street 1",)), tax=Tax("19", "DE"))
+
+
+def text_of(pdf: bytes) -> list[str]:
+    """The text of each page."""
+    document = pypdfium2.PdfDocument(pdf)
+    try:
+        return [page.get_textpage().get_text_range() for page in document]
+    finally:
+        document.close()
+
+
+async def test_pdf_of_two_hundred_lines_takes_less_than_a_second_and_holds_up_nothing(printer: Printer) -> None:
+    await printer.print(invoice_of([Decimal(1)], ""), Format.PDF)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.005)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    began = time.thread_time(), time.monotonic()
+    page = await printer.print(long_invoice(200), Format.PDF)
+    took_s = time.monotonic() - began[1]
+    ticking.cancel()
+    pages = text_of(page.data)
+    assert page.content_type == "application/pdf"
+    assert all(f"Page {number} of {len(pages)}" in text for number, text in enumerate(pages, start=1))
+    assert len(pages) > 3
+    assert ticks > 10
+    assert took_s < 10, "a second on an idle machine; `make bench` measures it"
+    everything = "".join(pages).replace("\u202f", " ").replace("\u00a0", " ").replace("\u200b", "")
+    assert "model-with-a-long-name-200" in everything.replace("\r\n", "")
+    assert "24 691 357 824.6913578 USD" in everything
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "W" * 256, HOSTILE])
+async def test_any_name_is_printed_as_it_is(printer: Printer, name: str) -> None:
+    document = replace(invoice_of([Decimal("1.5")], ""), recipient=Party(name, (name,)), issuer=Party(name))
+    html = (await printer.print(document, Format.HTML)).data.decode()
+    assert "<script>" not in html
+    (text,) = text_of((await printer.print(document, Format.PDF)).data)
+    shown = {character for character in text if not character.isspace()}
+    letters = {character for character in name if character.isalpha() and character.isascii()}
+    assert letters <= shown
+
+
+async def test_text_is_never_markup(printer: Printer) -> None:
+    line = Line(1, LineKind.CHARGE, HOSTILE, NOW, NOW, Decimal(1))
+    document = replace(invoice_of([Decimal(1)], ""), lines=(line,), footer=HOSTILE, tax=Tax("", "", HOSTILE))
+    html = (await printer.print(document, Format.HTML)).data.decode()
+    assert html.count("&lt;script&gt;") == 3
+    (text,) = text_of((await printer.print(document, Format.PDF)).data)
+    assert "#panic()" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0", "0.00 USD"),
+        ("1234567.5", "1 234 567.50 USD"),
+        ("-0.000000001", "\N{MINUS SIGN}0.000000001 USD"),
+        ("999999999999999.999999999", "999 999 999 999 999.999999999 USD"),
+    ],
+)
+def test_amounts_lose_no_digit(value: str, text: str) -> None:
+    assert money("USD", Decimal(value)).replace("\u202f", " ").replace("\u00a0", " ") == text
+
+
+async def test_each_language_has_every_word_and_state_is_stamped(printer: Printer) -> None:
+    plain = invoice_of([Decimal(1)], "20")
+    for language, words in WORDS.items():
+        document = replace(plain, language=language, state=State.VOID)
+        html = (await printer.print(document, Format.HTML)).data.decode()
+        assert all(words[key] in html for key in ("invoice", "void", "total", "amount_due", "description"))
+
+
+async def test_pdf_without_what_makes_it_is_refused_and_html_is_not(
+    printer: Printer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(printing, "_FONT_PACKAGES", ("no_such_font",))
+    printing._font_folders.cache_clear()
+    document = invoice_of([Decimal(1)], "")
+    with pytest.raises(invoice_errors.PdfNotInstalled):
+        await printer.print(document, Format.PDF)
+    assert (await printer.print(document, Format.HTML)).data
+    monkeypatch.undo()
+    printing._font_folders.cache_clear()

@@ -1,0 +1,161 @@
+"""The rules on amounts of invoices and credit notes, and on what an invoice covers."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.billing.invoice.domain import (
+    ZERO,
+    Amounts,
+    CreditExceedsLine,
+    Document,
+    DocumentKind,
+    Line,
+    LineKind,
+    Party,
+    State,
+    Step,
+    Tax,
+    credit_amounts,
+    credit_lines,
+    credits_applied,
+    tax_on,
+)
+
+NOW = datetime(2026, 9, 1, tzinfo=UTC)
+MONEY = st.decimals("-1000", "1000", places=9)
+
+
+def invoice_of(amounts: list[Decimal], percent: str, currency_code: str = "USD") -> Document:
+    """An invoice with a line for each amount."""
+    lines = tuple(
+        Line(number, LineKind.CHARGE, f"thing {number}", NOW, NOW, amount)
+        for number, amount in enumerate(amounts, start=1)
+    )
+    subtotal = sum(amounts, ZERO)
+    return Document(
+        organization_id="org",
+        invoice_id="invoice",
+        kind=DocumentKind.INVOICE,
+        state=State.ISSUED,
+        number="INV-1",
+        account_id="account",
+        project_id=None,
+        currency_code=currency_code,
+        lines=lines,
+        amounts=Amounts(subtotal, tax_on(subtotal, percent, currency_code)),
+        tax=Tax(percent),
+        issuer=Party("A"),
+        recipient=Party("B"),
+        language="en",
+        footer="",
+        issue_time=NOW,
+        state_time=NOW,
+        due_time=NOW,
+        actor="operator:alice",
+    )
+
+
+def test_four_credit_notes_add_up_to_the_invoice_and_a_fifth_is_refused() -> None:
+    """Acceptance case 6, first part."""
+    invoice = invoice_of([Decimal(value) for value in ("68.33", "68.33", "57.50", "85.00")], "20")
+    assert invoice.amounts.total == Decimal("334.99")
+    credited: dict[int, Decimal] = {}
+    net, totals = ZERO, []
+    for line in invoice.lines:
+        (noted,) = credit_lines(invoice.lines, credited, {line.number: None})
+        amounts = credit_amounts(invoice, net, noted.amount)
+        credited[line.number], net = noted.amount, net + noted.amount
+        totals.append(amounts.total)
+    assert sum(totals) == Decimal("334.99")
+    with pytest.raises(CreditExceedsLine):
+        credit_lines(invoice.lines, credited, {1: None})
+    assert credit_lines(invoice.lines, credited, {}) == ()
+
+
+def test_crediting_all_is_exactly_what_was_charged() -> None:
+    """Acceptance case 6, second part."""
+    invoice = invoice_of([Decimal("100.50")], "25")
+    (line,) = credit_lines(invoice.lines, {}, {})
+    assert credit_amounts(invoice, ZERO, line.amount) == invoice.amounts
+
+
+@given(
+    amounts=st.lists(MONEY, min_size=1, max_size=8),
+    percent=st.decimals("0", "100", places=2),
+    currency_code=st.sampled_from(["USD", "JPY", "KWD", "CREDIT"]),
+    order=st.randoms(use_true_random=False),
+)
+def test_notes_on_all_lines_in_any_order_credit_what_was_charged(
+    amounts: list[Decimal], percent: Decimal, currency_code: str, order: object
+) -> None:
+    invoice = invoice_of(amounts, str(percent), currency_code)
+    lines = [line for line in invoice.lines if line.amount]
+    order.shuffle(lines)  # type: ignore[attr-defined]  # a Random.
+    net = tax = ZERO
+    for line in lines:
+        noted = credit_amounts(invoice, net, line.amount)
+        net, tax = net + noted.subtotal, tax + noted.tax
+    assert (net, tax) == (invoice.amounts.subtotal, invoice.amounts.tax)
+
+
+@pytest.mark.parametrize(
+    ("net", "percent", "code", "tax"),
+    [
+        ("279.16", "20", "USD", "55.83"),
+        ("0.125", "100", "USD", "0.12"),
+        ("0.135", "100", "USD", "0.14"),
+        ("105", "10", "JPY", "10"),
+        ("0.0125", "100", "KWD", "0.012"),
+        ("-100.50", "25", "USD", "-25.12"),
+        ("999999999999999.999999999", "99.9999", "USD", "999999000000000.00"),
+        ("5", "", "USD", "0"),
+    ],
+)
+def test_tax_is_rounded_once_half_to_even_to_the_smallest_coin(net: str, percent: str, code: str, tax: str) -> None:
+    assert tax_on(Decimal(net), percent, code) == Decimal(tax)
+
+
+@pytest.mark.parametrize(
+    ("subtotal", "debt", "owed_before", "applied"),
+    [
+        ("10", "0", "0", "10"),
+        ("10", "6", "0", "4"),
+        ("10", "16", "6", "0"),
+        ("10", "99", "0", "0"),
+        ("-2", "0", "0", "-2"),
+    ],
+)
+def test_balance_pays_what_the_debt_does_not_exceed(subtotal: str, debt: str, owed_before: str, applied: str) -> None:
+    assert credits_applied(Decimal(subtotal), Decimal(debt), Decimal(owed_before)) == Decimal(applied)
+
+
+@given(
+    bounds=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5),
+    movements=st.lists(st.integers(0, 14), max_size=14),
+)
+def test_each_movement_is_in_the_step_of_one_invoice(bounds: list[tuple[int, int]], movements: list[int]) -> None:
+    """Bounds never fall. A movement is covered by the first invoice that comes after it and after its time."""
+    steps: list[Step] = []
+    after, moment = 0, None
+    for more, days in bounds:
+        to_time = (NOW if moment is None else moment) + timedelta(days=days)
+        steps.append(Step(after, moment, min(after + more, len(movements)), to_time, 1))
+        after, moment = steps[-1].to_sequence, to_time
+    for sequence, day in enumerate(movements, start=1):
+        belongs_to = NOW + timedelta(days=day)
+        in_steps = [number for number, step in enumerate(steps) if step.covers(sequence, belongs_to)]
+        first = [
+            number for number, step in enumerate(steps) if sequence <= step.to_sequence and belongs_to < step.to_time
+        ]
+        assert in_steps == first[:1]
+
+
+def test_what_is_due_is_never_negative() -> None:
+    amounts = Amounts(Decimal(-5), Decimal(-1), Decimal(-5))
+    assert amounts.due == 0
+    assert replace(amounts, subtotal=Decimal(5), tax=Decimal(1), credits_applied=Decimal(2)).due == 4

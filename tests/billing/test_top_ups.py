@@ -1,0 +1,159 @@
+"""Accounts are topped up by themselves: once below the threshold, as often as allowed, one at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from libs.common.ids import new_id
+from services.billing import payment_errors as errors
+from services.billing.payment.domain import Brings, Credits, PaymentType
+from services.billing.payment.provider import ProviderDeclined, ProviderDown
+from services.billing.payment.top_up_domain import TopUpPolicy
+from services.billing.payment.top_ups import TopUps
+from tests.billing.payment_house import PaymentHouse, open_payments, paid, reference
+from tests.billing.test_payment_providers import Acme
+from tests.support.clock import DEFAULT_NOW, FixedClock
+
+pytestmark = pytest.mark.shards
+
+
+@dataclass
+class Shop:
+    """A provider, and what tops accounts up through it."""
+
+    house: PaymentHouse
+    acme: Acme
+    top_ups: TopUps
+    clock: FixedClock
+
+    async def customer(self, value: str = "10") -> str:
+        """Return an organization that has paid once through the provider."""
+        org = new_id()
+        credits_ = Credits("USD", Decimal(value))
+        money: dict[str, object] = {"type": PaymentType.TOP_UP, "brings": Brings.MONEY, "credits": credits_}
+        checkout = await self.house.checkout(org, **money | {"amount": Decimal(value)})
+        await self.house.payments.apply(paid(checkout, references=(reference("CUSTOMER", f"cus_{org}"),)))
+        return org
+
+    async def policy(self, org: str, **fields: object) -> TopUpPolicy:
+        known: dict[str, object] = {
+            "enabled": True,
+            "currency_code": "USD",
+            "threshold": Decimal(5),
+            "top_up_amount": Decimal(20),
+            "target_balance": None,
+            "provider": "acme",
+            "external_customer_id": "",
+            "max_per_day": 1,
+            "max_per_month": 2,
+            "actor": "",
+            "update_time": self.clock.now(),
+        }
+        return await self.top_ups.set(TopUpPolicy(org, **known | fields))  # type: ignore[arg-type]
+
+    async def sweep(self) -> None:
+        for database in self.house.shards:
+            await self.top_ups.sweep(database)
+
+    def charged(self, org: str) -> list[Decimal]:
+        return [one.amount for one in self.acme.charges.values() if one.customer == f"cus_{org}"]
+
+
+@pytest.fixture(scope="module")
+async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
+    acme, clock = Acme(), FixedClock()
+    async with open_payments(module_database_urls["billing"], clock=clock) as house:
+        top_ups = TopUps(house.shards, house.references, house.payments, {"acme": acme}, clock, is_test=False)
+        yield Shop(house, acme, top_ups, clock)
+        assert await house.findings() == []
+
+
+async def test_an_account_is_topped_up_once_below_its_threshold_and_as_often_as_allowed(shop: Shop) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.sweep()
+    assert shop.charged(org) == []
+    await shop.house.spend(org, "6", "USD")
+    await asyncio.gather(*(shop.sweep() for _ in range(5)))
+    assert shop.charged(org) == [20]
+    assert await shop.house.posted(org) == {"USD": 24}
+    for day, charges in ((0, 1), (1, 2), (2, 2)):
+        shop.clock.set(DEFAULT_NOW + timedelta(days=day))
+        await shop.house.spend(org, "22", "USD")
+        await shop.sweep()
+        assert len(shop.charged(org)) == charges, day
+    shop.clock.set(DEFAULT_NOW + timedelta(days=30))
+    await shop.sweep()
+    assert len(shop.charged(org)) == 3
+
+
+async def test_a_target_balance_is_reached_from_where_the_account_is(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org, top_up_amount=None, target_balance=Decimal(50))
+    await shop.house.spend(org, "12.345", "USD")
+    await shop.sweep()
+    assert shop.charged(org) == [Decimal("52.35")]
+    assert await shop.house.posted(org) == {"USD": Decimal("50.005")}
+
+
+async def test_a_charge_whose_answer_is_lost_stays_pending_and_is_made_once(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.house.spend(org, "6", "USD")
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    await shop.sweep()
+    pending = (await shop.top_ups.get(org)).pending_payment_id
+    assert pending is not None
+    assert await shop.house.posted(org) == {"USD": 4}
+    await shop.policy(org, max_per_day=5)
+    await shop.sweep()
+    assert shop.charged(org) == [20]
+    assert (await shop.top_ups.get(org)).pending_payment_id is None
+    assert await shop.house.posted(org) == {"USD": 24}
+
+
+async def test_a_process_that_dies_before_it_asks_leaves_a_top_up_that_the_next_one_makes(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.house.spend(org, "6", "USD")
+    _, begun = await shop.top_ups._begin(org)
+    _, again = await shop.top_ups._begin(org)
+    assert begun is not None
+    assert again is not None
+    assert begun.payment_id == again.payment_id
+    await shop.sweep()
+    assert list(shop.acme.charges).count(begun.payment_id) == 1
+    assert await shop.house.posted(org) == {"USD": 24}
+
+
+async def test_a_declined_top_up_switches_the_policy_off_until_it_is_set_again(shop: Shop) -> None:
+    org = await shop.customer()
+    before = await shop.policy(org)
+    await shop.house.spend(org, "6", "USD")
+    shop.acme.failures.append(ProviderDeclined("card expired"))
+    await shop.sweep()
+    await shop.sweep()
+    off = await shop.top_ups.get(org)
+    assert (off.enabled, off.paused_reason, off.pending_payment_id) == (False, "card expired", None)
+    assert shop.charged(org) == []
+    assert (await shop.policy(org)).paused_reason == before.paused_reason == ""
+    await shop.sweep()
+    assert shop.charged(org) == [20]
+
+
+async def test_who_has_no_saved_method_or_no_such_provider_is_refused_by_name(shop: Shop) -> None:
+    org = new_id()
+    with pytest.raises(errors.NoSavedMethod):
+        await shop.policy(org)
+    with pytest.raises(errors.PaymentProviderCannot):
+        await shop.policy(org, provider="manual")
+    with pytest.raises(errors.PaymentProviderUnknown):
+        await shop.policy(org, provider="nobody")
+    customer = await shop.customer()
+    first = await shop.policy(customer)
+    assert replace(await shop.policy(customer), update_time=first.update_time) == first

@@ -1,0 +1,1 @@
+"""Fakes of providers of payments: their published HTTP API over loopback, their objects, and their signed webhooks."""

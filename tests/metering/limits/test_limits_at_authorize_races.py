@@ -18,6 +18,7 @@ from tests.metering.limits.support import counted, reserved, set_limit
 from tests.metering.support import Metering, Platform, eventually, refused, usage
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask, ends
 from tests.shards.support import locked
+from tests.support.background import is_background_work
 from tests.support.sharded import shard_count
 from tollhouse.metering.v1 import admission_pb2
 
@@ -39,8 +40,8 @@ async def processes(platform: Platform, count: int = PROCESSES) -> AsyncIterator
 
 
 def is_metering(transaction: database_module._RawTransaction) -> bool:
-    """Whether a transaction is metering's. Billing runs in the same process."""
-    return transaction._database.schema.startswith("metering")
+    """Whether a transaction is that of calls of metering. Billing and the workers of both run in the same process."""
+    return transaction._database.schema.startswith("metering") and not is_background_work()
 
 
 async def decided(metering: Metering, request: admission_pb2.AuthorizeRequest) -> admission_pb2.AuthorizeResponse:

@@ -14,7 +14,6 @@ import pytest
 from libs.common import database as database_module
 from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
-from libs.common.shards import VISIT_NAME
 from services.metering.admission import store as admission_store
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change
@@ -23,6 +22,7 @@ from services.metering.usage import store as usage_store
 from tests.metering.limits.settling import ZERO, Limits, limits_of, of, processes, settling
 from tests.metering.support import Metering, Platform, eventually, usage
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask, ends
+from tests.support.background import is_background_work
 
 pytestmark = [pytest.mark.own_database, pytest.mark.usefixtures("patient_locks"), pytest.mark.shards]
 
@@ -44,8 +44,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begin = database_module._RawTransaction._prepare
 
     async def note(self: database_module._RawTransaction) -> None:
-        task = asyncio.current_task()
-        if task is not None and not task.get_name().startswith(VISIT_NAME):
+        if not is_background_work():
             found.append(self._database.schema)
         await begin(self)
 

@@ -13,6 +13,9 @@ LITELLM := $(VENV)/litellm/.ready
 BUF := node_modules/.bin/buf
 BROWSER := tests/browser/node_modules/.ready
 
+# Bytecode is kept, whatever the machine is set to: each process that a test starts would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
 SHARDS ?=
@@ -49,6 +52,12 @@ up: $(READY) $(if $(GATEWAY),$(ENVOY))
 
 test: $(READY) test-tools
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(if $(MARKED),-m "$(MARKED)") $(TESTS)
+
+# The modules of the tests as they run, with what pytest adds to their assertions. Without them each of the processes that
+# run tests makes them, at the same time as the others.
+.PHONY: test-modules
+test-modules: $(READY)
+	@$(RUN) pytest --collect-only --quiet --quiet $(TESTS) >$(VENV)/collected || { cat $(VENV)/collected; exit 1; }
 
 # What the tests run beside our own. With --jobs these are made at the same time.
 test-tools: $(ENVOY) $(OPENAPI) $(LITELLM) browser tools

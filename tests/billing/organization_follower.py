@@ -1,13 +1,6 @@
-"""A process that follows identity's organizations and hangs at one of them, for tests that kill it.
-
-    python -m tests.billing.organization_follower TARGET DATABASE_URL KEY_FILE OUTPUT_FILE HANG_AT LEASE_S
-
-writes the id of each organization to the output file as it handles it, and then waits for ever at the one with the
-number HANG_AT.
-"""
+"""A process that follows identity's organizations and hangs at one of them, for tests that kill it."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 from libs.common.authentication import SigningKey, TokenSource
@@ -16,6 +9,11 @@ from libs.common.clock import SystemClock
 from libs.common.database import open_database
 from services.billing.clients import organizations
 from services.billing.clients.organizations import Organization, OrganizationWatch
+
+
+def run(target: str, url: str, key_file: Path, output: Path, hang_at: int, lease_s: float) -> None:
+    """Write the id of each organization to a file as it is handled, and wait for ever at the one of a number."""
+    asyncio.run(_follow(target, url, key_file, output, hang_at, lease_s))
 
 
 async def _follow(target: str, url: str, key_file: Path, output: Path, hang_at: int, lease_s: float) -> None:
@@ -35,8 +33,3 @@ async def _follow(target: str, url: str, key_file: Path, output: Path, hang_at: 
     tokens = TokenSource(SigningKey.read(key_file), clock)
     channel = open_channel(target, caller=tokens, audience="identity.tollhouse")
     await OrganizationWatch(channel, open_database(url, schema="billing"), clock, note).run()
-
-
-if __name__ == "__main__":
-    target, url, key_file, output, hang_at, lease_s = sys.argv[1:]
-    asyncio.run(_follow(target, url, Path(key_file), Path(output), int(hang_at), float(lease_s)))

@@ -39,12 +39,19 @@ class Handler:
         await until_true(lambda: self.ids >= set(organization_ids))
 
 
-async def until_true(reached: Callable[[], bool | Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WITHIN_S):
+async def until_true(
+    reached: Callable[[], bool | Awaitable[bool]], progress: Callable[[], object] = lambda: None
+) -> None:
+    """Return when it is reached; fail after ten seconds in which `progress` has given the same answer."""
+    last = progress()
+    async with asyncio.timeout(WITHIN_S) as limit:
         while True:
             answer = reached()
             if answer if isinstance(answer, bool) else await answer:
                 return
+            if (now := progress()) != last:
+                last = now
+                limit.reschedule(asyncio.get_running_loop().time() + WITHIN_S)
             await asyncio.sleep(0.02)
 
 

@@ -4,8 +4,6 @@ Issuing and voiding are one transaction each. What dies before its commit has do
 all, and the repeat finds that.
 """
 
-import asyncio
-import multiprocessing
 import os
 import signal
 from decimal import Decimal
@@ -15,18 +13,14 @@ import pytest
 from tests.billing import dying_issue
 from tests.billing.invoice_calls import NOW, get, issue, list_all, set_issuer, void
 from tests.billing.support import BillingServer, funded, refusal
+from tests.support.forked import exit_code_of
 from tollhouse.billing.v1 import invoice_pb2 as pb
 
 _TIMES = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 
 
 async def _die(url: str, organization_id: str, invoice_id: str, point: str) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.billing.dying_issue"])
-    child = context.Process(target=dying_issue.run, args=(url, organization_id, invoice_id, point))
-    child.start()
-    await asyncio.to_thread(child.join)
-    assert child.exitcode == -signal.SIGKILL
+    assert await exit_code_of(dying_issue.run, url, organization_id, invoice_id, point) == -signal.SIGKILL
 
 
 @pytest.mark.timeout(300)

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,12 +16,12 @@ from libs.common.ports import free_port
 from services.billing.clients import organizations as watch_module
 from services.billing.clients.organizations import Organization, backoff
 from services.identity.organization.watch import feed as feed_module
+from tests.billing import organization_follower
 from tests.billing.organization_watches import Billing, Handler, delete_organization, make_organizations, until_true
 from tests.identity.support import Identity, open_identity
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
-
-ROOT = Path(__file__).parents[2]
+from tests.support.forked import forked
 
 
 @pytest.fixture(autouse=True)
@@ -105,27 +104,19 @@ async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_
     ids = set(await make_organizations(identity_database, 30))
     output = tmp_path / "handled"
     output.touch()
-    killed = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.billing.organization_follower", f"127.0.0.1:{identity.port}", database_urls["billing"]),
-        *(str(callers.signing_key_file("billing", tmp_path)), str(output), "20", str(watch_module.LEASE_S)),
-        cwd=ROOT,
-    )
+    target, key_file = f"127.0.0.1:{identity.port}", callers.signing_key_file("billing", tmp_path)
+    follower = (target, database_urls["billing"], key_file, output, 20, watch_module.LEASE_S)
     handler = Handler()
-    try:
+    async with forked(organization_follower.run, *follower) as killed:
         await until_true(lambda: len(output.read_text().splitlines()) >= 20)
         async with billing.watch(identity.port, handler):
             await asyncio.sleep(0.5)
             assert not handler.calls, "the process that has the lease is alive"
             killed.kill()
-            await killed.wait()
+            await asyncio.to_thread(killed.join)
             killed_s = time.monotonic()
             await handler.until(*ids)
             assert time.monotonic() - killed_s < watch_module.LEASE_S + 5
-    finally:
-        if killed.returncode is None:
-            killed.kill()
-            await killed.wait()
     assert handler.ids == ids
     assert await billing.unhandled() == {}
 
@@ -192,7 +183,7 @@ async def test_ten_thousand_organizations_are_handled_a_page_at_a_time(
 
     handler = Handler(behaviour=keep_nothing)
     async with billing.watch(identity.port, handler):
-        await until_true(lambda: len(handled) == 10_000)
+        await until_true(lambda: len(handled) == 10_000, progress=lambda: len(handled))
         await until_true(lambda: billing.is_at(10_000))
     assert len(kept) == 4
     assert max(kept) <= 1_000

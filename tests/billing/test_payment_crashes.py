@@ -1,7 +1,5 @@
 """A process that is killed between any two statements of a payment leaves nothing lost and nothing brought twice."""
 
-import asyncio
-import multiprocessing
 import os
 import signal
 from decimal import Decimal
@@ -13,6 +11,7 @@ from libs.common.ids import new_id
 from services.billing.payment.domain import PaymentStatus
 from tests.billing import dying_payment
 from tests.billing.payment_house import fact, open_payments, paid, reference
+from tests.support.forked import exit_code_of
 from tests.support.sharded import SHARDS
 
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
@@ -21,8 +20,6 @@ KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if 
 @pytest.mark.shards
 async def test_sigkill_at_every_point_brings_and_takes_back_once(database_urls: dict[str, str]) -> None:
     url = database_urls["billing"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.billing.dying_payment"])
     async with open_payments(url) as house:
         for point in dying_payment.POINTS * KILLS:
             checkout, org = await house.checkout(), new_id()
@@ -32,10 +29,7 @@ async def test_sigkill_at_every_point_brings_and_takes_back_once(database_urls: 
                 fact(checkout, 2, references=(order,), disputed=True),
                 fact(checkout, 3, references=(order,), disputed=False),
             ]
-            child = context.Process(target=dying_payment.run, args=(url, point, facts, org))
-            child.start()
-            await asyncio.to_thread(child.join)
-            assert child.exitcode == -signal.SIGKILL, point
+            assert await exit_code_of(dying_payment.run, url, point, facts, org) == -signal.SIGKILL, point
             for one in facts:
                 await house.payments.apply(one)
             await dying_payment.record_and_refund(house, org)

@@ -1,7 +1,6 @@
 """The run of periods: each period once, in order, whatever crashes, however late; and one that fails stops no other."""
 
 import asyncio
-import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from services.billing.subscription.states import EventKind, State
 from tests.billing import dying_run
 from tests.billing.period_house import DAY, House, open_house, pending, terms, utc
 from tests.support.clock import FixedClock
+from tests.support.forked import exit_code_of
 from tests.support.sharded import execute_in_shards
 
 STARTED = EventKind.PERIOD_STARTED
@@ -247,14 +247,10 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
         await house.add(one)
         await house.pay_in(one.organization_id, "10000" if one is not ids["poor"] else "15")
     clock.set(utc("2030-01-15"))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.billing.dying_run"])
     killed: Counter[str] = Counter()
     for commit in dying_run.COMMITS * 20:
-        child = context.Process(target=dying_run.run, args=(database_urls["billing"], clock.now(), commit))
-        child.start()
-        await asyncio.to_thread(child.join)
-        assert child.exitcode == -signal.SIGKILL
+        ended = await exit_code_of(dying_run.run, database_urls["billing"], clock.now(), commit)
+        assert ended == -signal.SIGKILL
         killed[commit] += 1
     assert killed == dict.fromkeys(dying_run.COMMITS, 20)
     await house.work_off()

@@ -1,7 +1,6 @@
 """A process that is killed between a webhook and what follows from it loses nothing and doubles nothing."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from decimal import Decimal
@@ -13,6 +12,7 @@ from services.billing.payment.webhook.worker import CLAIMED_FOR
 from tests.billing import dying_inbox
 from tests.billing.shop import open_shop, organization
 from tests.support.clock import FixedClock
+from tests.support.forked import exit_code_of
 from tests.support.providers.stripe import FakeStripe
 from tests.support.sharded import SHARDS
 
@@ -24,18 +24,13 @@ async def test_sigkill_at_every_point_leaves_the_rest_to_the_provider_and_the_ne
     database_urls: dict[str, str],
 ) -> None:
     url = database_urls["billing"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.billing.dying_inbox"])
     async with open_shop(url) as shop:
         for point in dying_inbox.POINTS * KILLS:
             org = organization()
             webhooks = await shop.live("stripe", org, ["subscribe", "renew", "refund a part"])
             # The clock of the other process stands at the beginning.
             sent = [("stripe", *FakeStripe(clock=FixedClock()).webhook(one)) for one in webhooks]
-            child = context.Process(target=dying_inbox.run, args=(url, point, sent))
-            child.start()
-            await asyncio.to_thread(child.join)
-            assert child.exitcode == -signal.SIGKILL, point
+            assert await exit_code_of(dying_inbox.run, url, point, sent) == -signal.SIGKILL, point
             # What was not answered is sent again; what was claimed is free again after a minute.
             await asyncio.gather(*map(shop.house.send, webhooks))
             shop.clock.advance(CLAIMED_FOR)

@@ -120,7 +120,7 @@ async def test_every_shard_is_checked_and_two_at_a_time(database_urls: dict[str,
             await super()._read(run, database, checks, scope)
             running.pop()
 
-    walk = Walk("audit_heads", (ORGANIZATION,), (RULE,), "SELECT 'nothing_is_wrong', NULL, 'x', 'y'")
+    walk = _once("SELECT 'nothing_is_wrong', NULL, 'x', 'y'")
     platform = Part(await _opened(database_urls["billing"]), [walk])
     try:
         pieces = await _pieces(Watched(shards, SystemClock(), [walk], platform))

@@ -59,27 +59,47 @@ async def clustered(url: str, *, by_copy: bool = False) -> AsyncIterator[tuple[s
     query = parse_qs(parts.query)
     socket = f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}"
     cluster = Cluster(by_copy)
+    serving: set[asyncio.Task[None]] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_serve(reader, writer, socket, cluster))
+        serving.add(task)
+        await asyncio.wait((task,))
+        serving.discard(task)
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        yield f"postgresql://{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}{parts.path}?sslmode=disable", cluster
+    finally:
+        listener.close()
+        # What a client has just left is still being closed, and on a busy machine not yet when the test has ended.
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket: str, cluster: Cluster) -> None:
+    """Serve a client until it or the server leaves, or the proxy is closed."""
+    ends, pumps = [writer], list[asyncio.Task[None]]()
+    try:
         upstream, server = await asyncio.open_unix_connection(socket)
-        server.write(await read_startup(reader, writer))
-        asked: deque[str] = deque()
-        pumps = (
-            asyncio.create_task(_ask(reader, server, asked)),
-            asyncio.create_task(_answer(upstream, writer, asked, cluster)),
-        )
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        ends.append(server)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            server.write(await read_startup(reader, writer))
+            asked: deque[str] = deque()
+            pumps.append(asyncio.create_task(_ask(reader, server, asked)))
+            pumps.append(asyncio.create_task(_answer(upstream, writer, asked, cluster)))
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+    finally:
         for pump in pumps:
             pump.cancel()
-        for end in (server, writer):
+        await asyncio.gather(*pumps, return_exceptions=True)
+        for end in ends:
             end.close()
+        for end in ends:
             with suppress(ConnectionError):
                 await end.wait_closed()
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    yield f"postgresql://{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}{parts.path}?sslmode=disable", cluster
-    listener.close()
 
 
 async def _ask(client: asyncio.StreamReader, server: asyncio.StreamWriter, asked: deque[str]) -> None:

@@ -1,10 +1,9 @@
 """Runs `tollhouse` commands as processes that are forked from one which has imported the program.
 
-An interpreter spends most of a second on the imports of a command. What a test starts and does not wait for, such as
+What a test starts and does not wait for, such as
 `tollhouse up`, and the examples of the documentation have an interpreter of their own all the same.
 """
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from libs.cli.__main__ import COMMANDS, GROUPS, main
+from libs.cli.__main__ import main
 from libs.cli.installation.environment import repository
-
-_MODULES: Final = [f"libs.cli.commands.{name.replace('-', '_')}" for name in (*COMMANDS, *GROUPS)]
-_PROCESSES: Final = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, *_MODULES])
+from tests.support.forked import PROCESSES
 
 
 def run_command(
@@ -31,7 +27,7 @@ def run_command(
     """
     with tempfile.TemporaryDirectory(prefix="tollhouse-command-") as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        process = _PROCESSES.Process(
+        process = PROCESSES.Process(
             target=_run,
             args=(list(arguments), dict(environment), working_folder or repository(), output, errors),
         )

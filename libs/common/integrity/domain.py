@@ -46,9 +46,9 @@ class Walk:
     `violations` is a statement that returns a row for each violation among the rows of a range: the invariant's name,
     an organization or null, a resource, and what is wrong with it. It must find the same whatever the ranges are, and
     find nothing wrong that is only half committed: each range is read in a snapshot of its own. The same row may be
-    found in several ranges. `{range}` in it stands for the condition that limits `table` to the range. It may use
-    `:now`, the time when the check began, `:since_time`, which is null if nothing is left out, and `:settled_id`: see
-    `Pairing`.
+    found in several ranges, and a range without rows is not asked about. `{range}` in it stands for the condition that
+    limits `table` to the range. It may use `:now`, the time when the check began, `:since_time`, which is null if
+    nothing is left out, and `:settled_id`: see `Pairing`.
 
     `key` is the columns of the index; they are not null. A walk without a key is one statement over a table that
     is small, or no table at all.

@@ -53,6 +53,8 @@ class Piece:
     digests: Digests = ()
     until: Key | None = None
     """Where a range ended; None if it was the last, and for a window."""
+    is_all: bool = False
+    """Whether it is known that nothing else is to be read."""
 
 
 class Takes(Protocol):
@@ -85,21 +87,26 @@ class Reading:
 
     async def read(self, check: Walk | Sweep) -> None:
         """Check everything that a walk or sweep reads."""
-        progress = Progress(check.table, 0, 0)
-        if self._scope.is_everything:
-            estimate = await self._tried(partial(store.estimate_rows, table=check.table), check, "")
-            progress = Progress(check.table, 0, estimate)
         if isinstance(check, Sweep):
             pieces = self._windows(check)
         elif check.by_pages and self._scope.organization_id is None and await self._pages_of(check):
             pieces = self._pages(check)
         else:
             pieces = self._ranges(check)
+        progress: Progress | None = None
         async for piece in pieces:
+            if progress is None:
+                progress = Progress(check.table, 0, 0 if piece.is_all else await self._estimate(check))
             progress = progress.after(piece.rows)
             self._take(check, piece, progress)
             if self._take_digests is not None:
                 self._take_digests(piece.digests)
+
+    async def _estimate(self, check: Walk | Sweep) -> int:
+        """Return roughly how many rows there are to read; 0 if nobody knows."""
+        if not self._scope.is_everything:
+            return 0
+        return await self._tried(partial(store.estimate_rows, table=check.table), check, "")
 
     async def organizations(self, check: Walk | Sweep, tables: Sequence[str]) -> AsyncIterator[list[str]]:
         """Yield the organizations that have rows in the tables, some at a time, or the only one of the scope."""
@@ -159,7 +166,10 @@ class Reading:
         until = await store.find_bound(tx, walk, self._scope, after, rows_max)
         range_ = Range(after, until)
         rows = rows_max if until is not None else await store.count_rows(tx, walk, self._scope, range_)
-        return replace(await self._look(tx, walk, range_), rows=rows, until=until)
+        is_all = after is None and until is None
+        if not rows:
+            return Piece(0, is_all=is_all)  # A violation is one of a row.
+        return replace(await self._look(tx, walk, range_), rows=rows, until=until, is_all=is_all)
 
     async def _windows(self, sweep: Sweep) -> AsyncIterator[Piece]:
         """Check one window after the other, of some organizations at a time."""

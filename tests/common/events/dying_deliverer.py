@@ -4,7 +4,6 @@ import asyncio
 import functools
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -48,15 +47,15 @@ def dying(call: Callable[..., Awaitable[_T]], after: int) -> Callable[..., Await
     return run
 
 
-async def main(url: str, point: str, after: int) -> None:
-    """Deliver until the point is reached, or nothing is left to do."""
+def run(url: str, point: str, after: int) -> None:
+    """Deliver until the point is reached so many times, or nothing is left to do."""
+    asyncio.run(_deliver(url, point, after))
+
+
+async def _deliver(url: str, point: str, after: int) -> None:
     owner, name = POINTS[point]
     setattr(owner, name, dying(getattr(owner, name), after))
     database = open_database(url, schema="identity")
     house = House(one_home(database), FixedClock())
     await house.deliver()
     await database.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,9 +1,7 @@
 """A process that delivers events may be killed anywhere: every event arrives, in order, each time with the same id."""
 
-import asyncio
 import os
 import signal
-import sys
 from datetime import timedelta
 from typing import Final
 
@@ -13,10 +11,11 @@ from libs.common.database import Database
 from libs.common.events.domain import Status
 from libs.common.events.homes import one_home
 from libs.common.ids import new_id
-from tests.common.events.dying_deliverer import POINTS
+from tests.common.events.dying_deliverer import POINTS, run
 from tests.common.events.receiver import Receiver
 from tests.common.events.support import House
 from tests.support.clock import FixedClock
+from tests.support.forked import exit_code_of
 
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 SUBJECTS: Final = ("thing/1", "thing/2", "thing/3")
@@ -33,7 +32,7 @@ async def test_a_deliverer_that_is_killed_loses_no_event_and_no_order(
         for subject in SUBJECTS:
             await house.announce(org, subject, count=2)
         after = 1 + number % 3 if point in ("sent", "finished", "noted") else 1
-        assert await killed(database_urls["identity"], point, after) == -signal.SIGKILL
+        assert await exit_code_of(run, database_urls["identity"], point, after) == -signal.SIGKILL
         # Others may take what the dead process had when an attempt would be over.
         await house.pass_time(timedelta(minutes=1))
         await house.pass_time(timedelta(minutes=1))
@@ -48,12 +47,3 @@ async def test_a_deliverer_that_is_killed_loses_no_event_and_no_order(
     bodies = {(one.headers["webhook-id"], one.body) for one in receiver.received}
     assert len(bodies) == len(set(receiver.ids)) == len(found)
     assert await house.findings() == []
-
-
-async def killed(url: str, point: str, after: int) -> int:
-    """Run a process that dies at a point; return its exit status."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.common.events.dying_deliverer", url, point, str(after)
-    )
-    async with asyncio.timeout(60):
-        return await process.wait()

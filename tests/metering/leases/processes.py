@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +10,9 @@ import grpc
 
 from libs.common.database_url import plain_url
 from libs.common.ports import free_port
+from services.metering.__main__ import main
 from tests.metering.support import Metering, Platform, eventually
+from tests.support.forked import forked
 from tests.support.sharded import in_shard_of
 
 
@@ -30,7 +31,7 @@ async def servers_of(platform: Platform, count: int) -> AsyncIterator[list[Meter
 async def process(platform: Platform) -> AsyncIterator[tuple[Metering, int]]:
     """Run metering as a process of its own beside the platform's; killed at the end."""
     port = free_port()
-    environment = os.environ | {
+    environment = {
         "TOLLHOUSE_METERING_DATABASE_URL": platform.urls["metering"],
         "TOLLHOUSE_METERING_TRUST_BUNDLE_FILE": str(platform.callers.bundle_file),
         "TOLLHOUSE_METERING_SIGNING_KEY_FILE": str(platform.callers.signing_key_file("metering", platform.folder)),
@@ -39,16 +40,19 @@ async def process(platform: Platform) -> AsyncIterator[tuple[Metering, int]]:
         "TOLLHOUSE_METERING_PORT": str(port),
         "TOLLHOUSE_METERING_RELAY_AFTER_S": "0.3",
     }
-    running = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.metering", env=environment)
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            async with asyncio.timeout(30):
-                await channel.channel_ready()
-            yield Metering(platform.metering.service, channel, platform.callers), running.pid
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
+    async with (
+        forked(_serve, environment) as running,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        async with asyncio.timeout(30):
+            await channel.channel_ready()
+        assert running.pid is not None
+        yield Metering(platform.metering.service, channel, platform.callers), running.pid
+
+
+def _serve(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    main()
 
 
 @asynccontextmanager

@@ -13,12 +13,12 @@ import pytest
 from libs.common import database as database_module
 from libs.common.errors import Unavailable
 from libs.common.sharding import shard_number
-from libs.common.shards import VISIT_NAME
 from services.metering.quota.domain import Limit, Window
 from tests.metering.limits.support import counted, reserved, set_limit
 from tests.metering.support import Metering, Platform, eventually, refused, usage
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask, ends
 from tests.shards.support import locked
+from tests.support.background import is_background_work
 from tests.support.sharded import shard_count
 from tollhouse.metering.v1 import admission_pb2
 
@@ -40,10 +40,8 @@ async def processes(platform: Platform, count: int = PROCESSES) -> AsyncIterator
 
 
 def is_metering(transaction: database_module._RawTransaction) -> bool:
-    """Whether a transaction is of a call to metering. Billing runs in the same process, and so does background work."""
-    task = asyncio.current_task()
-    assert task is not None
-    return transaction._database.schema.startswith("metering") and not task.get_name().startswith(VISIT_NAME)
+    """Whether a transaction is that of calls of metering. Billing and the workers of both run in the same process."""
+    return transaction._database.schema.startswith("metering") and not is_background_work()
 
 
 async def decided(metering: Metering, request: admission_pb2.AuthorizeRequest) -> admission_pb2.AuthorizeResponse:

@@ -4,9 +4,7 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,9 +17,9 @@ from hypothesis import strategies as st
 
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
-from libs.common.ports import free_port
 from services.metering.quota import counter_store
 from services.metering.quota.domain import Window
+from tests.metering.leases.processes import process
 from tests.metering.limits.settling import ZERO, Limits, limits_of, of, processes, settling
 from tests.metering.support import Metering, Platform, eventually, usage
 
@@ -149,7 +147,7 @@ async def test_process_killed_while_it_counts_leaves_nothing_of_a_settlement_whi
     used = await limits.set(organization_id, TOKENS)
     await limits.authorize(organization_id, "call-1", {used: 100})
     lock = "SELECT FROM limit_counters WHERE organization_id = $1 FOR UPDATE"
-    async with _process(platform) as (server, pid), limits.database(organization_id).raw_transaction() as connection:
+    async with process(platform) as (server, pid), limits.database(organization_id).raw_transaction() as connection:
         await connection.execute(lock, organization_id)
         settlement = asyncio.create_task(_outcome(server.settle(settling(organization_id, "call-1", 30))))
         await _until_waiting(platform, 1)
@@ -262,28 +260,3 @@ async def _until_waiting(platform: Platform, count: int, *, terminate: bool = Fa
             await connection.execute(f"SELECT pg_terminate_backend(pid) {query}")
     finally:
         await connection.close()
-
-
-@asynccontextmanager
-async def _process(platform: Platform) -> AsyncIterator[tuple[Metering, int]]:
-    """Run metering as a process of its own beside the platform's; killed at the end."""
-    port = free_port()
-    environment = os.environ | {
-        "TOLLHOUSE_METERING_DATABASE_URL": platform.urls["metering"],
-        "TOLLHOUSE_METERING_TRUST_BUNDLE_FILE": str(platform.callers.bundle_file),
-        "TOLLHOUSE_METERING_SIGNING_KEY_FILE": str(platform.callers.signing_key_file("metering", platform.folder)),
-        "TOLLHOUSE_METERING_BILLING_TARGET": f"127.0.0.1:{platform.billing_port}",
-        "TOLLHOUSE_METERING_IDENTITY_TARGET": f"127.0.0.1:{platform.identity_port}",
-        "TOLLHOUSE_METERING_PORT": str(port),
-        "TOLLHOUSE_METERING_RELAY_AFTER_S": "0.3",
-    }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.metering", env=environment)
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            async with asyncio.timeout(20):
-                await channel.channel_ready()
-            yield Metering(platform.metering.service, channel, platform.callers), process.pid
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()

@@ -32,4 +32,4 @@ def test_top_up_policy_that_is_not_there_or_cannot_be_is_refused_in_one_line(ins
     assert "no such top-up policy" in refused(installation, 1, "payment", "top-up", "get", org)
     terms = ("--below", "5USD", "--amount", "20USD")
     assert "stripe" in refused(installation, 1, "payment", "top-up", "set", org, *terms, "--provider", "stripe")
-    assert "threshold" in refused(installation, 1, "payment", "top-up", "set", org)
+    assert "threshold" in refused(installation, 2, "payment", "top-up", "set", org)

@@ -1,5 +1,6 @@
 """Billing as a process: settings, objects, server."""
 
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -61,6 +62,7 @@ from services.billing.payment.webhook.counts import Counts
 from services.billing.payment.webhook.domain import World
 from services.billing.payment.webhook.inbox import Inbox
 from services.billing.payment.webhook.reconciliation import Reconciliation
+from services.billing.payment.webhook.retention import Retention
 from services.billing.payment.webhook.servicer import WebhookServicer
 from services.billing.payment.webhook.webhooks import Webhooks
 from services.billing.payment.webhook.worker import WebhookWorker
@@ -285,6 +287,8 @@ def _add_webhooks(
     service.background(worker.run, "webhooks")
     service.background(counts.run, "counts of webhooks")
     service.background(reconciliation.run, "changes at providers")
+    kept_for = timedelta(days=settings.webhook_retention_days)
+    service.background(Retention(platform, clock, kept_for).run, "old webhooks")
     for drain in (inbox.drain, worker.close, counts.write, *(one.close for one in providers.values())):
         service.on_drain(drain)
     return WebhookServicer(inbox, Webhooks(platform, clock, worker.wake), reconciliation)

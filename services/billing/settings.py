@@ -64,6 +64,8 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     invoice_link_lifetime_s: int = Field(default=604_800, ge=60, le=31_536_000)
     """How long a link to an invoice works."""
 
+    webhook_retention_days: int = Field(default=90, ge=7, le=3_650)
+    """For how many days a webhook of a payment provider is kept after it was applied, refused or set aside."""
     top_ups_every_s: float = Field(default=10, ge=0.05, le=3_600)
     """How often it is looked at which accounts are to be topped up by themselves."""
 

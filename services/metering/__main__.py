@@ -70,6 +70,7 @@ from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
 from services.metering.unit.units import CatalogueUnits
+from services.metering.usage.announcements import UsageEvents
 from services.metering.usage.charging import Charging
 from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
@@ -106,7 +107,6 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service = Service("metering", settings, platform, clock, telemetry, RemoteDirectory(to_identity), shards)
     billing = BillingClient(to_billing)
     identity = _identity_client(to_identity, settings, clock)
-
     catalogue = Catalogue(platform)
     entitlements = EntitlementsClient(to_billing, clock)
     limit_book = LimitBook(shards)
@@ -118,8 +118,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     named_subscriptions = NamedSubscriptions(subscriptions)
     relay_after = timedelta(seconds=settings.relay_after_s)
     counting = Counting(catalogue, limit_book, call_limits, counters, alerts, clock)
+    events = UsageEvents(sharded_homes(databases))
     engine = UsageEngine(
-        *(shards, catalogue, charging, counting, named_subscriptions, clock),
+        *(shards, catalogue, charging, counting, named_subscriptions, clock, events),
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )
@@ -147,7 +148,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(limit_book, call_limits, counters, alerts, clock),
     )
     settlements = Settlements(
-        *(shards, catalogue, counting, charging, billing, named_subscriptions, clock), relay_after=relay_after
+        *(shards, catalogue, counting, charging, billing, named_subscriptions, clock, events), relay_after=relay_after
     )
     leases = LeaseServicer(Leases(allocations, billing, clock), allocations, settlements, usages)
     service.add(lease_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
@@ -155,8 +156,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, settings, databases, clock)
-
+    _serve_checks(service, settings, databases, clock, events)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -196,7 +196,9 @@ def _serve_catalogue(service: Service, platform: Database, shards: Shards, catal
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
 
 
-def _serve_checks(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:
+def _serve_checks(
+    service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock, events: UsageEvents
+) -> None:
     """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
     charges = ChargeServicer(Charges(databases.reports, clock))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
@@ -207,6 +209,7 @@ def _serve_checks(service: Service, settings: MeteringSettings, databases: Shard
     trail = Trail(databases.home_of, databases.report_home_of)
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
     _serve_events(service, settings, databases, clock)
+    service.background(events.run, "who wants events of usage")
 
 
 def _serve_events(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:

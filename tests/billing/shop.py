@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -77,23 +77,32 @@ class Shop:
         match happening:
             case "renew":
                 self.stripe.bill(last["subscription"])
+            case "fail":
+                self.stripe.bill(last["subscription"], fails=True)
             case "fail and recover":
                 self.stripe.collect(self.stripe.bill(last["subscription"], fails=True)["id"])
             case "refund a part":
                 self.stripe.refund(last["charge"], min(left, 100))
             case "refund the rest":
                 self.stripe.refund(last["charge"], left)
+            case "refund above":
+                with suppress(ValueError):
+                    self.stripe.refund(last["charge"], left + 1)
+            case "dispute":
+                self.stripe.dispute(last["charge"])
             case "lose a dispute":
                 self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "lost")
             case "win a dispute":
                 self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "won")
             case "cancel":
                 self.stripe.cancel(last["subscription"], at_period_end=True)
+            case "end":
+                self.stripe.cancel(last["subscription"])
 
     def _lemon_squeezy(self, happening: str) -> None:
-        last = dict(iter(self.lemon.objects))
+        last = dict(one for one, of in self.lemon.objects.items() if of["attributes"].get("status") != "pending")
         subscription = last.get("subscriptions", "")
-        # A subscription's life goes on with its last invoice, an order's with itself.
+        # A subscription's life goes on with the last invoice that was paid, an order's with itself.
         kind = "subscription-invoices" if self.renews else "orders"
         paid = kind, last[kind]
         attributes = self.lemon.objects[paid]["attributes"]
@@ -101,14 +110,23 @@ class Shop:
         match happening:
             case "renew":
                 self.lemon.bill(subscription)
+            case "fail":
+                self.lemon.bill(subscription, fails=True)
             case "fail and recover":
                 self.lemon.recover(self.lemon.bill(subscription, fails=True)["id"])
             case "refund a part":
                 self.lemon.refund(*paid, min(left, 100))
             case "refund the rest":
                 self.lemon.refund(*paid, left)
+            case "refund above":
+                with suppress(ValueError):
+                    self.lemon.refund(*paid, left + 1)
+            case "dispute":
+                self.lemon.find_fraud(last["orders"])
             case "cancel":
                 self.lemon.cancel(subscription)
+            case "end":
+                self.lemon.expire(subscription)
 
     async def deliver(self, webhooks: list[dict[str, Any]]) -> None:
         """Send webhooks, some at a time, and apply them meanwhile."""

@@ -23,15 +23,22 @@ async def events(ledger: Ledger, org: str, kind: str) -> list[dict[str, object]]
 
 
 async def set_threshold(ledger: Ledger, org: str, value: str | None) -> account_pb2.Account:
+    """Set it by UpdateAccount and then by SetLowBalanceThreshold, which is to change nothing more."""
     listed = await ledger.accounts.ListAccounts(
         account_pb2.ListAccountsRequest(organization_id=org), metadata=ledger.metadata
     )
     account = account_pb2.Account(account_id=listed.accounts[0].account_id)
-    if value is not None:
-        account.low_balance_threshold.CopyFrom(usd(value))
+    threshold = None if value is None else usd(value)
+    account.low_balance_threshold.CopyFrom(threshold) if threshold else None
     request = account_pb2.UpdateAccountRequest(organization_id=org, account=account)
     request.update_mask.paths.append("low_balance_threshold")
-    return (await ledger.accounts.UpdateAccount(request, metadata=ledger.metadata)).account
+    updated = (await ledger.accounts.UpdateAccount(request, metadata=ledger.metadata)).account
+    set_request = account_pb2.SetLowBalanceThresholdRequest(
+        organization_id=org, account_id=account.account_id, threshold=threshold
+    )
+    answer = await ledger.accounts.SetLowBalanceThreshold(set_request, metadata=ledger.metadata)
+    assert answer.account.low_balance_threshold == updated.low_balance_threshold
+    return answer.account
 
 
 async def test_a_low_balance_is_announced_once_for_each_crossing(

@@ -52,12 +52,36 @@ async def test_twenty_first_messages_at_once_bring_the_credits_once(house: Payme
     checkout = await house.checkout()
     told = await asyncio.gather(
         *(
-            house.payments.apply(paid(checkout, references=(reference("ORDER", f"o-{n}-{checkout.payment_id}"),)))
+            house.payments.apply(paid(checkout, references=(reference("CHARGE", f"c-{n}-{checkout.payment_id}"),)))
             for n in range(20)
         )
     )
     assert {one.result for one in told} == {Result.APPLIED, Result.REPEATED}
     assert await house.posted(checkout.organization_id) == {"CREDIT": 10}
+
+
+async def test_a_checkout_that_is_paid_by_two_orders_counts_once_and_the_second_is_refused_by_name(
+    house: PaymentHouse,
+) -> None:
+    checkout = await house.checkout()
+    orders = [
+        paid(checkout, minute, references=(reference("ORDER", f"o-{minute}-{checkout.payment_id}"),))
+        for minute in range(1, 6)
+    ]
+    told = await asyncio.gather(*map(house.payments.apply, orders))
+    assert sorted(one.result for one in told) == [Result.APPLIED, *[Result.REFUSED] * 4]
+    assert {one.reason for one in told} == {None, RefusedFor.ANOTHER_PAYMENT}
+    # What was paid too much is given back at the provider, which is not to take the credits.
+    for order, answer in zip(orders, told, strict=True):
+        if answer.result is Result.REFUSED:
+            again = await house.payments.apply(newer(order, 60, refunded_amount=Decimal(10)))
+            assert again == Applied(
+                Result.REFUSED, RefusedFor.ANOTHER_PAYMENT, checkout.organization_id, checkout.payment_id, answer.detail
+            )
+    assert await house.posted(checkout.organization_id) == {"CREDIT": 10}
+    (first,) = [order for order, answer in zip(orders, told, strict=True) if answer.result is Result.APPLIED]
+    await house.payments.apply(newer(first, 61, refunded_amount=Decimal(10)))
+    assert await house.posted(checkout.organization_id) == {"CREDIT": 0}
 
 
 async def test_a_late_message_changes_nothing(house: PaymentHouse) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,10 +15,21 @@ from hypothesis import strategies as st
 from tests.billing.shop import PROVIDERS, Shop, open_shop, organization
 
 each = pytest.mark.parametrize("provider", PROVIDERS)
-ONE_OFF = ["refund a part", "refund the rest"]
-PERIODS = ["renew", "fail and recover", "refund a part", "refund the rest"]
-DISPUTES = ["lose a dispute", "win a dispute"]
+ONE_OFF = ["refund a part", "refund the rest", "refund above"]
+PERIODS = ["renew", "fail", "fail and recover", *ONE_OFF]
+DISPUTES = ["dispute", "lose a dispute", "win a dispute"]
+"""Stripe's. Lemon Squeezy, which answers disputes for its sellers, only says of an order that it is fraudulent."""
 _EXAMPLES = 12
+_PAID, _FAILED = ("COMPLETED", 10, 0, True), ("FAILED", 10, 0, True)
+FLOWS: dict[str, tuple[list[tuple[object, ...]], list[str], dict[str, int]]] = {
+    "buy": ([_PAID], [], {"CREDIT": 10}),
+    "buy, refund a part": ([("PARTIALLY_REFUNDED", 10, 1, True)], [], {"CREDIT": 9}),
+    "buy, refund a part, refund above, refund the rest": ([("REFUNDED", 10, 10, True)], [], {"CREDIT": 0}),
+    "buy, dispute": ([("DISPUTED", 10, 0, True)], [], {"CREDIT": 0}),
+    "subscribe, fail, cancel": ([_PAID, _FAILED], ["CANCELLED"], {"USD": 10}),
+    "subscribe, renew, fail and recover, end": ([_PAID] * 3, ["CANCELLED"], {"USD": 30}),
+}
+"""What becomes of flows: the payments with what was refunded, the subscriptions, and what the account holds."""
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +119,21 @@ async def test_webhooks_lost_for_a_week_are_made_up_for_by_asking(shop: Shop, pr
     assert await shop.outcome(silent) == before
 
 
+@each
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_each_flow_ends_as_it_should_in_order_and_shuffled_doubled_and_lost(
+    shop: Shop, provider: str, flow: str
+) -> None:
+    payments, subscriptions, posted = FLOWS[flow]
+    if flow.endswith("end") and provider == "lemon_squeezy":
+        subscriptions = ["EXPIRED"]
+    if "fail, cancel" in flow and provider == "stripe":
+        # It is cancelled at the end of a period that is not paid.
+        subscriptions = ["PAST_DUE"]
+    outcome = await ends_alike(shop, provider, flow.split(", "), random.Random(flow))
+    assert outcome == {"payments": payments, "subscriptions": subscriptions, "posted": posted}
+
+
 async def test_any_order_repetition_and_loss_ends_like_in_order(shop: Shop) -> None:
     running = asyncio.get_running_loop()
 
@@ -114,20 +141,25 @@ async def test_any_order_repetition_and_loss_ends_like_in_order(shop: Shop) -> N
     @given(
         provider=st.sampled_from(PROVIDERS),
         renews=st.booleans(),
-        happenings=st.lists(st.integers(0, 5), max_size=4),
+        happenings=st.lists(st.integers(0, 17), max_size=4),
+        end=st.sampled_from(["cancel", "end", ""]),
         seed=st.integers(0, 2**32),
     )
-    def check(provider: str, renews: bool, happenings: list[int], seed: int) -> None:
-        possible = (PERIODS if renews else ONE_OFF) + (DISPUTES if provider == "stripe" else [])
+    def check(provider: str, renews: bool, happenings: list[int], end: str, seed: int) -> None:
+        disputes = DISPUTES if provider == "stripe" else [] if renews else DISPUTES[:1]
+        possible = (PERIODS if renews else ONE_OFF) + disputes
         life = ["subscribe" if renews else "buy", *(possible[one % len(possible)] for one in happenings)]
-        life += ["cancel"] * renews
+        life += [end] * (renews and bool(end))
         asyncio.run_coroutine_threadsafe(ends_alike(shop, provider, life, random.Random(seed)), running).result(60)
 
     await asyncio.to_thread(check)
 
 
-async def ends_alike(shop: Shop, provider: str, life: list[str], chance: random.Random) -> None:
-    """Check that a life ends the same for one whose webhooks come in order and one whose do not, or not at all."""
+async def ends_alike(shop: Shop, provider: str, life: list[str], chance: random.Random) -> dict[str, object]:
+    """Check that a life ends the same for one whose webhooks come in order and one whose do not, or not at all.
+
+    Return how it ends.
+    """
     in_order, mixed = organization(), organization()
     await shop.deliver(await shop.live(provider, in_order, life))
     assert await shop.settle() <= {"APPLIED"}
@@ -135,6 +167,10 @@ async def ends_alike(shop: Shop, provider: str, life: list[str], chance: random.
     sent: list[dict[str, Any]] = list(itertools.chain(webhooks, (one for one in webhooks if chance.random() < 0.4)))
     chance.shuffle(sent)
     await shop.deliver(sent)
+    # Lemon Squeezy says of no invoice that its payment failed but in the webhook; it is taken so after an hour.
+    shop.clock.advance(timedelta(hours=2))
     await shop.reconcile(provider)
     assert await shop.settle() <= {"APPLIED"}
-    assert await shop.outcome(mixed) == await shop.outcome(in_order), life
+    outcome = await shop.outcome(in_order)
+    assert await shop.outcome(mixed) == outcome, life
+    return outcome

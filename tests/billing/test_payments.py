@@ -214,7 +214,11 @@ async def test_products_are_changed_archived_and_found(ledger: Ledger) -> None:
     assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "PRODUCT_EXISTS")
     code, reason, _ = await refusal(product(ledger, provider_references=[reference]))
     assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "PROVIDER_REFERENCE_TAKEN")
-    code, _, _ = await refusal(product(ledger, price=usd("0")))
+    for wrong in ({"price": usd("0")}, {"price": None}, {"credits": credit("0")}, {"credits": None}):
+        code, _, _ = await refusal(product(ledger, **wrong))
+        assert code is INVALID
+    free = pb.UpdateProductRequest(product_id=pack.product_id, update_mask=FieldMask(paths=["price"]))
+    code, _, _ = await refusal(ledger.payments.UpdateProduct(free, metadata=ledger.metadata))
     assert code is INVALID
     change = pb.UpdateProductRequest(
         product_id=pack.product_id, update_mask=FieldMask(paths=["price", "active"]), price=usd("12"), etag=pack.etag

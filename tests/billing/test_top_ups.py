@@ -11,10 +11,10 @@ import pytest
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.payment.domain import Brings, Credits, PaymentType
-from services.billing.payment.provider import ProviderDeclined, ProviderDown
+from services.billing.payment.provider import FactStatus, ProviderDeclined, ProviderDown
 from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.payment.top_ups import TopUps
-from tests.billing.payment_house import PaymentHouse, open_payments, paid, reference
+from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
 from tests.billing.test_payment_providers import Acme
 from tests.support.clock import DEFAULT_NOW, FixedClock
 
@@ -114,6 +114,31 @@ async def test_a_charge_whose_answer_is_lost_stays_pending_and_is_made_once(shop
     await shop.sweep()
     assert shop.charged(org) == [20]
     assert (await shop.top_ups.get(org)).pending_payment_id is None
+    assert await shop.house.posted(org) == {"USD": 24}
+
+
+async def test_a_charge_that_is_not_answered_for_a_day_is_not_asked_for_again_and_counts_if_it_was_made(
+    shop: Shop,
+) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.house.spend(org, "6", "USD")
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    await shop.sweep()
+    pending = (await shop.top_ups.get(org)).pending_payment_id
+    assert pending is not None
+    # The provider has forgotten the id by now: asked again, it would charge again.
+    charge = shop.acme.charges.pop(pending)
+    shop.clock.advance(timedelta(hours=24))
+    await shop.sweep()
+    await shop.sweep()
+    off = await shop.top_ups.get(org)
+    assert (off.enabled, off.pending_payment_id, "did not say" in off.paused_reason) == (False, None, True)
+    assert pending not in shop.acme.charges
+    assert await shop.house.posted(org) == {"USD": 4}
+    told = fact(None, 1, checkout_id=pending, status=FactStatus.COMPLETED, amount=charge.amount, currency_code="USD")
+    await shop.house.payments.apply(told)
     assert await shop.house.posted(org) == {"USD": 24}
 
 

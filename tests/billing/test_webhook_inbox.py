@@ -14,6 +14,7 @@ from libs.common.errors import InvalidArgument, NotFound, Refusal, Unavailable
 from services.billing.errors import WebhookIdReused, WebhookNotWaiting, WebhookSignatureRefused
 from services.billing.payment.provider import Applied, Fact, RefusedFor, Result
 from services.billing.payment.providers import http
+from services.billing.payment.webhook import retention
 from services.billing.payment.webhook import worker as worker_module
 from services.billing.payment.webhook.domain import BODY_BYTES_MAX, FAILURES_MAX, State
 from services.billing.payment.webhook.webhooks import Filter
@@ -311,3 +312,46 @@ async def test_counts_are_kept_until_they_can_be_written(house: House, monkeypat
     with suppress(Refusal):
         await house.counts.write()
     assert await house.counted() == {"RECEIVED": 1}
+
+
+async def test_webhooks_are_deleted_90_days_after_their_end_and_those_that_wait_are_not(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than is deleted at a time.
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    events = [one for one in EVENTS if one["type"] == "payment_intent.succeeded"] * 3
+    decisions = {
+        "PARKED": Applied(Result.PARKED),
+        "APPLIED": Applied(Result.APPLIED),
+        "REFUSED": Applied(Result.REFUSED, RefusedFor.WRONG_AMOUNT),
+    }
+    for end, applied in decisions.items():
+        house.book.decide = lambda _, applied=applied: applied  # type: ignore[misc]
+        for number, event in enumerate(events):
+            await house.send(event | {"id": f"{end}_{number}"})
+        await house.work()
+    house.book.decide = lambda _: decisions["PARKED"]
+    house.clock.advance(timedelta(days=4))
+    await house.work()
+    await house.send(events[0] | {"id": "later"})
+    await house.work()
+    await house.counts.write()
+    processes = [retention.Retention(house.platform, house.clock, timedelta(days=90)) for _ in range(2)]
+    for hours, left in (
+        (0, {"APPLIED", "REFUSED", "SET_ASIDE", "PARKED"}),
+        (2_076, {"SET_ASIDE", "PARKED"}),
+        (96, {"PARKED"}),
+    ):
+        house.clock.advance(timedelta(hours=hours))
+        await asyncio.gather(*(one.delete_old() for one in processes))
+        assert set((await house.states()).values()) == left
+    assert not (await house.send(events[0] | {"id": "APPLIED_0"})).replayed
+    assert await _count_rows(house) > 0
+    house.clock.advance(timedelta(days=400))
+    await processes[0].delete_old()
+    assert await _count_rows(house) == 0
+
+
+async def _count_rows(house: House) -> int:
+    async with house.platform.raw_connection() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM billing.webhook_counts"))

@@ -1,6 +1,8 @@
 """Webhooks through the server: from a checkout to credits and back, and what is refused."""
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from tests.support.providers import lemon_squeezy as lemon_fake
 from tests.support.providers import stripe as stripe_fake
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
+from tests.system.forked_commands import run_command
 from tollhouse.billing.v1 import payment_pb2 as pb
 
 PAGES: dict[str, Any] = {"success_url": "https://app.example.com/done", "cancel_url": "https://app.example.com/back"}
@@ -104,6 +107,34 @@ async def test_checkout_is_paid_brings_money_and_is_refunded_at_the_provider(til
         ],
     }
     assert at_provider[provider]() == [500]
+
+
+async def test_top_up_policy_is_set_changed_and_switched_off_from_a_terminal(till: Till, callers: Callers) -> None:
+    async def run(*arguments: str) -> dict[str, Any]:
+        environment = dict(os.environ) | {"TOLLHOUSE_TOKEN": callers.token(callers.operator_key)}
+        words = ("payment", "top-up", *arguments, "--json", "--billing", till.ledger.target)
+        done = await asyncio.to_thread(run_command, words, environment, 60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    org = new_id()
+    buy = pb.CreateCheckoutRequest(
+        organization_id=org, request_id="first", provider="stripe", top_up_amount=usd("25"), **PAGES
+    )
+    opened = (await till.ledger.payments.CreateCheckout(buy, metadata=till.ledger.metadata, timeout=20)).payment
+    till.stripe.pay(opened.checkout_url.rpartition("/")[2])
+    await till.send(till.stripe.events[-1])
+    await till.becomes(org, opened.payment_id, pb.PAYMENT_STATUS_COMPLETED)
+    made = await run("set", org, "--below", "5USD", "--amount", "20USD", "--provider", "stripe", "--per-day", "3")
+    assert (made["enabled"], made["threshold"]["value"], made["top_up_amount"]["value"]) == (True, "5", "20")
+    assert await run("get", org) == made
+    changed = await run("set", org, "--up-to", "50.50USD", "--off")
+    assert (changed["enabled"], changed["target_balance"]["value"]) == (False, "50.5")
+    assert "top_up_amount" not in changed
+    assert [changed[name] for name in ("threshold", "provider", "max_per_day", "max_per_month")] == [
+        made[name] for name in ("threshold", "provider", "max_per_day", "max_per_month")
+    ]
+    assert (await run("set", org))["enabled"] is True
 
 
 async def test_refusals_have_the_codes_that_gateways_turn_into_400_401_404_and_409(till: Till) -> None:

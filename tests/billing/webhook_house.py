@@ -92,7 +92,7 @@ class House:
 
 def providers_of(stripe: FakeStripe, lemon: FakeLemonSqueezy, clock: FixedClock) -> Providers:
     to_stripe = Stripe(stripe_fake.SECRET_KEY, stripe.url, clock)
-    to_lemon = LemonSqueezy(lemon_fake.API_KEY, str(lemon_fake.STORE), None, lemon.url, clock)
+    to_lemon = LemonSqueezy(lemon_fake.API_KEY, str(lemon_fake.STORE), "56", lemon.url, clock)
     return {
         "stripe": Configured(to_stripe, (stripe_fake.WEBHOOK_SECRET,), "", True, to_stripe.close),
         "lemon_squeezy": Configured(

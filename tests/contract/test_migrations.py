@@ -65,7 +65,7 @@ _QUEUES = {
     *("subscriptions_due", "subscriptions_set_aside", "entitlement_revisions_in_order"),
     *("events_to_dispatch", "events_by_age", "event_deliveries_due", "event_deliveries_waiting"),
     "credit_grants_expiring",
-    "event_requests_by_age",
+    *("event_requests_by_age", "event_endpoints_deleted"),
 }
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
 _OF_THE_PLATFORM = {

@@ -47,6 +47,7 @@ STATE_SETTING_VERBS = (
         "RunPeriods",
         "SetEntitlementOverride",
         "SetInvoice",
+        "SetLowBalanceThreshold",
         "SetPlanExperiment",
         "SetPassword",
         "SetTopUpPolicy",

@@ -36,7 +36,7 @@ _NOT_OF_ONE_ORGANIZATION: Final = {
     *("plans_code_once", "plan_versions_published_once"),
     *("credit_grants_expiring", "limit_alerts_to_deliver"),
     *("events_to_dispatch", "events_by_age", "event_requests_by_age"),
-    *("event_deliveries_due", "event_deliveries_waiting"),
+    *("event_deliveries_due", "event_deliveries_waiting", "event_endpoints_deleted", "event_endpoints_of_usage"),
 }
 """Indexes by which a worker finds what is due in a shard, and those of rows that no organization has."""
 

@@ -53,9 +53,12 @@ PAGES = {
         *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Credit", "Debit")),
     },
     "payments.md": {
-        rpc
-        for rpc in rpcs_of("billing")
-        if rpc.startswith("billing.v1.PaymentService/") and not OF_WEBHOOKS.search(rpc)
+        *(f"billing.v1.AccountService/{rpc}" for rpc in ("ListAccounts", "SetLowBalanceThreshold")),
+        *(
+            rpc
+            for rpc in rpcs_of("billing")
+            if rpc.startswith("billing.v1.PaymentService/") and not OF_WEBHOOKS.search(rpc)
+        ),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},

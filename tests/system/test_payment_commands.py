@@ -1,7 +1,7 @@
-"""`tollhouse payment`: products, payments and refunds."""
+"""`tollhouse payment`: products, payments, refunds and policies of top-ups."""
 
 from libs.common.ids import new_id
-from tests.system.commands import found, made
+from tests.system.commands import found, made, refused
 from tests.system.installation import Installation, create_organization_and_owner
 
 
@@ -25,3 +25,11 @@ async def test_products_payments_and_refunds_are_made_and_found(installation: In
     assert "400" in str(refunded["taken_back_amount"])
     assert made(installation, "payment", "get", org, paid["payment_id"]) == refunded
     assert made(installation, "payment", "products", "archive", code, "--yes")["archive_time"]
+
+
+def test_top_up_policy_that_is_not_there_or_cannot_be_is_refused_in_one_line(installation: Installation) -> None:
+    org = new_id()
+    assert "no such top-up policy" in refused(installation, 1, "payment", "top-up", "get", org)
+    terms = ("--below", "5USD", "--amount", "20USD")
+    assert "stripe" in refused(installation, 1, "payment", "top-up", "set", org, *terms, "--provider", "stripe")
+    assert "threshold" in refused(installation, 2, "payment", "top-up", "set", org)

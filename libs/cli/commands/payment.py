@@ -1,8 +1,9 @@
-"""`tollhouse payment …`: payments, refunds, and the products that are sold for credits."""
+"""`tollhouse payment …`: payments, refunds, automatic top-ups, and the products that are sold for credits."""
 
 from enum import StrEnum
 from typing import Annotated, Final
 
+import grpc
 import typer
 
 from libs.cli.terminal.calling import calling, listed
@@ -18,7 +19,9 @@ from tollhouse.common.v1.amount_pb2 import Amount
 
 group = typer.Typer(name="payment", help="Payments, refunds, and products that are sold.", no_args_is_help=True)
 products = typer.Typer(name="products", help="What is sold for credits.", no_args_is_help=True)
+top_up = typer.Typer(name="top-up", help="Accounts that are topped up by themselves.", no_args_is_help=True)
 group.add_typer(products)
+group.add_typer(top_up)
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 PaymentArgument = Annotated[str, typer.Argument(help="The payment's id.", metavar="PAYMENT")]
 _BILLING: Final = ("billing",)
@@ -166,6 +169,54 @@ async def refund(
         organization_id=organization, payment_id=payment, request_id=request_id, amount=money, reason=reason
     )
     output.one((await stub.RefundPayment(request)).payment)
+
+
+@calling(top_up, "set", _BILLING)
+async def set_top_up(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    below: Annotated[str, typer.Option(help="Below which available balance, such as 5USD.")] = "",
+    amount: Annotated[str, typer.Option(help="By how much, such as 20USD.")] = "",
+    up_to: Annotated[str, typer.Option(help="Up to what balance, such as 50USD, in the place of --amount.")] = "",
+    provider: Annotated[str, typer.Option(help="Whose saved method is charged: stripe.")] = "",
+    per_day: Annotated[int, typer.Option(help="How many in a day of UTC at most; 1 at first.", min=0, max=24)] = 0,
+    per_month: Annotated[int, typer.Option(help="How many in a month at most; 10 at first.", min=0, max=200)] = 0,
+    off: Annotated[bool, typer.Option("--off", help="Switch it off; without it, it is switched on.")] = False,
+) -> None:
+    """Have an organization's account topped up by itself; what is not given stays as it is."""
+    stub = payment_pb2_grpc.PaymentServiceStub(channels.billing)
+    known = await _policy(stub, organization)
+    request = pb.SetTopUpPolicyRequest(
+        organization_id=organization,
+        enabled=not off,
+        threshold=_amount(below) if below else known.threshold,
+        provider=provider or known.provider,
+        max_per_day=per_day or known.max_per_day,
+        max_per_month=per_month or known.max_per_month,
+    )
+    if amount or (known.HasField("top_up_amount") and not up_to):
+        request.top_up_amount.CopyFrom(_amount(amount) if amount else known.top_up_amount)
+    if up_to or (known.HasField("target_balance") and not amount):
+        request.target_balance.CopyFrom(_amount(up_to) if up_to else known.target_balance)
+    output.one((await stub.SetTopUpPolicy(request)).policy)
+
+
+@calling(top_up, "get", _BILLING)
+async def get_top_up(channels: Channels, output: Output, organization: OrganizationArgument) -> None:
+    """Show when and by how much an organization's account is topped up, and why it is not."""
+    stub = payment_pb2_grpc.PaymentServiceStub(channels.billing)
+    output.one((await stub.GetTopUpPolicy(pb.GetTopUpPolicyRequest(organization_id=organization))).policy)
+
+
+async def _policy(stub: payment_pb2_grpc.PaymentServiceStub, organization: str) -> pb.TopUpPolicy:
+    """Return an organization's policy; an empty one where it has none."""
+    try:
+        return (await stub.GetTopUpPolicy(pb.GetTopUpPolicyRequest(organization_id=organization))).policy
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return pb.TopUpPolicy()
 
 
 @calling(products, "list", _BILLING)

@@ -136,6 +136,14 @@ _FORGET: Final = """
     DELETE FROM events AS e USING gone
     WHERE e.organization_id = ANY (ARRAY[gone.organization_id]) AND e.event_id = gone.event_id
 """
+# Along `event_endpoints_deleted`, a bounded number of rows.
+_FORGET_ENDPOINTS: Final = """
+    DELETE FROM event_endpoints AS p USING (
+        SELECT organization_id, endpoint_id FROM event_endpoints WHERE delete_time < $1::timestamptz
+        ORDER BY delete_time LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE p.organization_id = ANY (ARRAY[old.organization_id]) AND p.endpoint_id = old.endpoint_id
+"""
 # Along `event_requests_by_age`, a bounded number of rows.
 _FORGET_REQUESTS: Final = """
     DELETE FROM event_requests AS r USING (
@@ -259,10 +267,17 @@ async def release(connection: RawConnection, waiting_since: datetime, limit: int
     await connection.execute(_RELEASE, waiting_since, limit)
 
 
-async def forget(connection: RawConnection, before: datetime, requests_before: datetime, limit: int) -> None:
-    """Delete events of before a time with their deliveries, unless some are unfinished; and old request ids."""
-    await connection.execute(_FORGET, before, limit)
-    await connection.execute(_FORGET_REQUESTS, requests_before, limit)
+async def forget(connection: RawConnection, before: datetime, requests_before: datetime, limit: int) -> bool:
+    """Delete events of before a time with their deliveries, unless some are unfinished.
+
+    Delete endpoints that were deleted before it, and old request ids, too. Return whether there may be more.
+    """
+    done = [
+        await connection.execute(_FORGET, before, limit),
+        await connection.execute(_FORGET_ENDPOINTS, before, limit),
+        await connection.execute(_FORGET_REQUESTS, requests_before, limit),
+    ]
+    return f"DELETE {limit}" in done
 
 
 async def list_of_event(

@@ -16,6 +16,9 @@ ENDPOINTS_MAX: Final = 50
 """How many endpoints an organization has in one service, and the platform."""
 URL_MAX: Final = 2048
 MAIL_SCHEME: Final = "mailto"
+USAGE_RECORDED: Final = "tollhouse.usage.recorded"
+_ONLY_WHERE_NAMED: Final = frozenset({USAGE_RECORDED})
+"""The types of which there are so many events that an endpoint for all types is not sent them."""
 
 
 class Status(StrEnum):
@@ -106,7 +109,9 @@ class Endpoint:
 
     def wants(self, event_type: str) -> bool:
         """Tell whether events of a type are sent to it."""
-        return not self.types or any(_matches(pattern, event_type) for pattern in self.types)
+        if not self.types:
+            return event_type not in _ONLY_WHERE_NAMED
+        return any(_matches(pattern, event_type) for pattern in self.types)
 
     def __repr__(self) -> str:
         return f"Endpoint(endpoint_id={self.endpoint_id})"

@@ -9,7 +9,7 @@ An event that is announced is there exactly if the change is. Whoever wants it i
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -73,19 +73,18 @@ class NewEvent:
     subject: str
     data: Data
     sealed_data: bytes | None = None
+    json: str = field(init=False, repr=False, compare=False)
+    """The data as JSON in ASCII."""
 
     def __post_init__(self) -> None:
         if not _TYPE.fullmatch(self.type):
             raise ValueError(f"{self.type!r} is not of the form tollhouse.<noun>.<what>")
         if not _SUBJECT.fullmatch(self.subject):
             raise ValueError("the subject is not 1 to 256 characters of visible ASCII")
-        if len(self.json) > DATA_BYTES_MAX:
+        text = json.dumps(_storable(self.data), separators=(",", ":"), allow_nan=False)
+        if len(text) > DATA_BYTES_MAX:
             raise ValueError(f"the data of {self.type} is larger than {DATA_BYTES_MAX} bytes")
-
-    @property
-    def json(self) -> str:
-        """The data as JSON in ASCII."""
-        return json.dumps(_storable(self.data), separators=(",", ":"), allow_nan=False)
+        object.__setattr__(self, "json", text)
 
 
 def _storable(value: object) -> object:

@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy import PrimaryKeyConstraint as PrimaryKey
 from sqlalchemy.dialects.postgresql import JSONB
 
+DELETED_ENDPOINTS: Final = "event_endpoints_deleted"
+"""The index of deleted endpoints, which is newer than the tables."""
 _ID: Final = Uuid(as_uuid=False)
 _TIME: Final = DateTime(timezone=True)
 _KEY: Final = Text(collation="C")
@@ -104,6 +106,8 @@ def _endpoints(metadata: MetaData) -> Table:
         Column("update_time", _TIME, nullable=False),
         Column("delete_time", _TIME),
         PrimaryKey("organization_id", "endpoint_id", name="event_endpoints_pkey"),
+        # Over all organizations: which of a schema were deleted long ago.
+        Index(DELETED_ENDPOINTS, "delete_time", postgresql_where=text("delete_time IS NOT NULL")),
     )
 
 

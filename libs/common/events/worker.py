@@ -86,12 +86,13 @@ class Deliverer:
             await self.tidy(home)
 
     async def tidy(self, home: Database) -> None:
-        """Delete events that are finished and old, and old request ids."""
+        """Delete events that are finished and old, endpoints that were deleted long ago, and old request ids."""
         now = self._clock.now()
-        async with home.raw_transaction() as connection:
-            await delivery_store.forget(
-                connection, now - self._options.kept_for, now - _REQUESTS_KEPT, _FORGOTTEN_AT_ONCE
-            )
+        before, requests_before = now - self._options.kept_for, now - _REQUESTS_KEPT
+        for _ in range(_ROUNDS_MAX):
+            async with home.raw_transaction() as connection:
+                if not await delivery_store.forget(connection, before, requests_before, _FORGOTTEN_AT_ONCE):
+                    break
 
     async def finish_all(self) -> None:
         """Return when no attempt is under way, nor any that follows from one."""

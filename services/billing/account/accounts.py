@@ -123,10 +123,10 @@ class Accounts:
         organization_id: str,
         account_id: str,
         *,
-        etag: str,
-        overdraft_limit: Decimal | None,
-        currency_code: str | None,
-        metadata: Metadata | None,
+        etag: str = "",
+        overdraft_limit: Decimal | None = None,
+        currency_code: str | None = None,
+        metadata: Metadata | None = None,
         low_balance: LowBalance | None = None,
     ) -> AccountTerms:
         """Change what is not None; an empty mapping removes the metadata."""
@@ -141,6 +141,12 @@ class Accounts:
             for code in (currency_code, low_balance.currency_code if low_balance else None):
                 if code not in (None, held_in):
                     raise errors.CurrencyMismatch(currency_code=code, account_currency_code=held_in)
+            if (
+                low_balance
+                and low_balance.threshold == account.low_balance_threshold
+                and not (overdraft_limit or metadata)
+            ):
+                return account
             await store.update(
                 connection,
                 account,

@@ -57,6 +57,17 @@ def _read_change(request: pb.UpdateAccountRequest) -> tuple[Decimal | None, LowB
     return limit, low_balance
 
 
+def _read_threshold(request: pb.SetLowBalanceThresholdRequest) -> LowBalance:
+    """Return the threshold of a low balance that is to be set."""
+    if not request.HasField("threshold"):
+        return LowBalance(None, None)
+    violations: list[FieldViolation] = []
+    threshold = _limit("threshold", request.threshold, violations)
+    if violations:
+        raise InvalidArgument(violations)
+    return LowBalance(threshold, request.threshold.currency_code)
+
+
 def _read_balance_query(request: pb.GetBalanceRequest) -> None:
     """Check that an account is named in one way only."""
     if request.account_id and request.project_id:
@@ -75,6 +86,7 @@ class AccountServicer(rpc.AccountServiceServicer):
         return {
             "OpenAccount": _read_opening,
             "UpdateAccount": _read_change,
+            "SetLowBalanceThreshold": _read_threshold,
             "GetBalance": _read_balance_query,
         }
 
@@ -121,6 +133,14 @@ class AccountServicer(rpc.AccountServiceServicer):
             low_balance=low_balance,
         )
         return pb.UpdateAccountResponse(account=_render(account))
+
+    async def SetLowBalanceThreshold(
+        self, request: pb.SetLowBalanceThresholdRequest, context: _Context
+    ) -> pb.SetLowBalanceThresholdResponse:
+        account = await self._accounts.update(
+            request.organization_id.lower(), request.account_id.lower(), low_balance=_read_threshold(request)
+        )
+        return pb.SetLowBalanceThresholdResponse(account=_render(account))
 
     async def CloseAccount(self, request: pb.CloseAccountRequest, context: _Context) -> pb.CloseAccountResponse:
         account = await self._accounts.close(request.organization_id.lower(), request.account_id.lower())

@@ -237,8 +237,11 @@ class Checkouts:
         return await self._note(payment, opened.url)
 
     async def _note(self, payment: Payment, url: str) -> Payment:
-        """Store the page of a checkout. A webhook may have changed the payment meanwhile."""
-        while True:
+        """Store the page of a checkout. A webhook may have changed the payment meanwhile.
+
+        Where another process has opened the checkout, too, its page stays: all callers get one page, and pay once.
+        """
+        while not payment.checkout_url:
             try:
                 return await self._steps.store(replace(payment, checkout_url=url))
             except errors.PaymentChanged:
@@ -246,6 +249,7 @@ class Checkouts:
                     found = await store.find(connection, payment.organization_id, payment.payment_id)
                 assert found is not None, "payments are never deleted"
                 payment = found
+        return payment
 
 
 async def _audit(connection: RawConnection, payment: Payment) -> None:

@@ -21,6 +21,7 @@ from services.billing.payment.provider import (
     MANUAL,
     Applied,
     Fact,
+    FactStatus,
     Occasion,
     PaymentFact,
     Reference,
@@ -95,6 +96,8 @@ class Payments:
             problem = mismatch(payment, fact)
             if problem is not None:
                 return problem
+            if await self._is_paid_by_another_order(payment, place):
+                return refused(RefusedFor.ANOTHER_PAYMENT, "the checkout was paid by another order before", payment)
             await self._claim(place)
             changed = _told(payment, fact)
             if changed == payment and payment.revision and is_settled(payment):
@@ -150,6 +153,22 @@ class Payments:
             raise payment_errors.PaymentChanged(payment_id=place.claim.payment_id)
         if place.first is not None and await self._references.claim(place.unclaimed_subscription, place.first, now):
             raise payment_errors.PaymentChanged(payment_id=place.claim.payment_id)
+
+    async def _is_paid_by_another_order(self, payment: Payment, place: _Place) -> bool:
+        """Tell whether a fact is of a second order of a checkout: the payer has paid its page twice.
+
+        The first one counts. An operator sees the refused webhook, and gives the second one's money back.
+        """
+        if payment.base is not FactStatus.COMPLETED:
+            return False
+        orders = [one for one in place.unclaimed if one.reference.kind is ReferenceKind.ORDER]
+        if not orders:
+            return False
+        known = await self._references.of_payments(payment.organization_id, [payment.payment_id])
+        return any(
+            one.provider == orders[0].provider and one.reference.kind is ReferenceKind.ORDER
+            for one in known[payment.payment_id]
+        )
 
     async def _find(self, claim: Claim) -> Payment | None:
         async with self._shards.of(claim.organization_id).raw_connection() as connection:

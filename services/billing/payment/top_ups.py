@@ -2,11 +2,13 @@
 
 A top-up is stored as a pending payment, together with its name in the policy, before the provider is asked under the
 payment's id. A process that dies in between leaves it pending; the next round asks again under the same id, for which
-the provider charges once.
+the provider charges once. Providers know such an id for a day; a top-up of which nothing is known for nearly so long is
+not asked for again, and the policy is off until it is set again.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final, NoReturn
 
@@ -41,6 +43,10 @@ from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.top_up_domain import TopUpPolicy, beginnings
 
 _log = structlog.get_logger("top-ups")
+_ASKED_FOR: Final = timedelta(hours=20)
+"""For how long a charge is asked for. Stripe forgets an idempotency key after 24 hours
+(docs.stripe.com/api/idempotent_requests), and would charge twice then. What it has charged is known by then from its
+webhooks, or from asking what changed."""
 _POLICIES_MAX: Final = 200
 """How many policies are read together."""
 _ACTOR: Final = "system"
@@ -203,6 +209,8 @@ class TopUps:
             payment.is_test,
         )
         try:
+            if self._clock.now() - payment.create_time >= _ASKED_FOR:
+                raise ProviderDeclined(f"{policy.provider} did not say for too long whether it has charged")
             if provider is None:
                 raise ProviderCannot(f"{policy.provider} is not set up")
             return await provider.charge_saved(charge)

@@ -54,6 +54,7 @@ webhooks: Final = Table(
     CheckConstraint("(state = 'APPLIED') = (body IS NULL)", name="webhooks_body_until_applied"),
     Index("webhooks_due", "next_attempt_time", postgresql_where=text("next_attempt_time IS NOT NULL")),
     Index("webhooks_by_state", "state", "webhook_id"),
+    Index("webhooks_by_age", "finish_time", postgresql_where=text("finish_time IS NOT NULL")),
 )
 
 # How many webhooks came to what, by day in UTC. Of those that are refused at once, nothing else is kept.
@@ -68,6 +69,7 @@ webhook_counts: Final = Table(
     Column("count", BigInteger, nullable=False),
     PrimaryKeyConstraint("provider", "count_date", "outcome", "kind", name="webhook_counts_pkey"),
     CheckConstraint("count >= 1", name="webhook_counts_count"),
+    Index("webhook_counts_by_day", "count_date"),
 )
 
 # When each provider is asked next for what changed: once often for the last days, once a day for the last weeks.

@@ -25,6 +25,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.quota import allocation_store
 from services.metering.quota.allocation_domain import Allocation
 from services.metering.usage import store
+from services.metering.usage.announcements import UsageEvents, announce_usage
 from services.metering.usage.charging import Charging
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
@@ -78,9 +79,11 @@ class Settlements:
         billing: BillingClient,
         named_subscriptions: NamedSubscriptions,
         clock: Clock,
+        events: UsageEvents,
         *,
         relay_after: timedelta,
     ) -> None:
+        self._events = events
         self._named_subscriptions = named_subscriptions
         self._shards = shards
         self._catalogue = catalogue
@@ -213,11 +216,13 @@ class Settlements:
         self, database: Database, batch: _Batch, recorded: Sequence[Recorded], used: Used, now: datetime
     ) -> tuple[Allocation, Sequence[Recorded]]:
         """Write usages and what the lease has reserved then; return the lease and the usages that were new."""
+        wanted = await self._events.wanted(database, recorded)
         async with database.raw_transaction() as connection:
             lease = await allocation_store.lock_lease(connection, batch.key)
             if lease is None:
                 raise Conflict
             new: Sequence[Recorded] = ()
+            new_ids: set[str] = set()
             if recorded:
                 due_time = now + self._relay_after
                 new_ids = await store.record(connection, recorded, now=now, due_time=due_time, done=())
@@ -227,6 +232,7 @@ class Settlements:
             added = await self._counting.add(connection, new, given_back)
             if new or batch.end:
                 await allocation_store.settle_lease(connection, changed)
+            await announce_usage(connection, wanted, new_ids, now)
         batch.limits = await self._counting.states(database, new, added)
         return changed, new
 

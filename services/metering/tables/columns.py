@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import DateTime, MetaData, Numeric, Text, Uuid
+from sqlalchemy import DateTime, Index, MetaData, Numeric, Text, Uuid, text
 
 from libs.common.audit.tables import declare_audit_tables
 from libs.common.events.tables import declare_event_tables
@@ -13,10 +13,18 @@ SCHEMA: Final = "metering"
 metadata: Final = MetaData(schema=SCHEMA)
 declare_sharding_table(metadata)
 declare_audit_tables(metadata)
-declare_event_tables(metadata)
 shard_metadata: Final = MetaData()
 declare_audit_tables(shard_metadata)
-declare_event_tables(shard_metadata)
+for _endpoints in (declare_event_tables(metadata)[2], declare_event_tables(shard_metadata)[2]):
+    # Who wants events of usage: metering looks at it all the time, so that no call has to.
+    Index(
+        "event_endpoints_of_usage",
+        _endpoints.c.organization_id,
+        postgresql_where=text(
+            "types && ARRAY['tollhouse.usage.recorded', 'tollhouse.usage.*']::text[]"
+            " AND enabled AND delete_time IS NULL"
+        ),
+    )
 
 TOKEN_CLASSES: Final = (
     "input",

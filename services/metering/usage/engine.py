@@ -23,6 +23,7 @@ from services.metering.quota.counter_store import Counted
 from services.metering.quota.counters import CAREFUL_BATCHES
 from services.metering.quota.quick_store import QuickChange
 from services.metering.usage import store
+from services.metering.usage.announcements import UsageEvents, announce_usage
 from services.metering.usage.charging import Charging
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
@@ -100,10 +101,12 @@ class UsageEngine:
         counting: Counting,
         named_subscriptions: NamedSubscriptions,
         clock: Clock,
+        events: UsageEvents,
         *,
         queue_max: int,
         relay_after: timedelta,
     ) -> None:
+        self._events = events
         self._named_subscriptions = named_subscriptions
         self._shards = shards
         self._catalogue = catalogue
@@ -119,7 +122,7 @@ class UsageEngine:
         self._counting = counting
         self._careful_batches = 0
         self._last_settlements = LastSettlements(
-            self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after
+            *(self._proposals, self._counting, self._dimensions, clock, events), relay_after=relay_after
         )
 
     async def record(self, works: Sequence[Work]) -> list[Outcome]:
@@ -227,21 +230,24 @@ class UsageEngine:
     async def _commit(self, batch: _Batch, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime.
 
-        One statement is enough, unless limits count some of it and something is not as it seems: then it is one
-        transaction.
+        One statement is enough, unless limits count some of it and something is not as it seems, or some of it is
+        announced: then it is one transaction.
         """
         database = batch.database
         await store.know_dimensions(database, self._dimensions, proposed)
+        wanted = await self._events.wanted(database, proposed)
         done = self._charging.take_done(database)
         due_time = now + self._relay_after
         try:
             if not any(one.counts is not None for one in proposed):
-                async with database.raw_connection() as connection:
-                    return await store.record(connection, proposed, now=now, due_time=due_time, done=done)
+                async with database.raw_transaction() if wanted else database.raw_connection() as connection:
+                    new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
+                    await announce_usage(connection, wanted, new_ids, now)
+                    return new_ids
             changes = self._counting.changes(proposed)
             new, added = await self._record_quickly(
-                database, proposed, changes, now=now, due_time=due_time, done=done
-            ) or await self._record_carefully(database, proposed, now=now, due_time=due_time, done=done)
+                database, proposed, wanted, changes, now=now, due_time=due_time, done=done
+            ) or await self._record_carefully(database, proposed, wanted, now=now, due_time=due_time, done=done)
         except BaseException:
             self._charging.keep_done(database, done)
             raise
@@ -252,6 +258,7 @@ class UsageEngine:
         self,
         database: Database,
         proposed: list[Recorded],
+        wanted: Sequence[Recorded],
         changes: Sequence[tuple[Key, QuickChange]],
         *,
         now: datetime,
@@ -268,10 +275,12 @@ class UsageEngine:
         if not changes:
             return None
         try:
-            async with database.raw_connection() as connection:
+            async with database.raw_transaction() if wanted else database.raw_connection() as connection:
                 counted = await store.record_counted(
                     connection, proposed, changes, now=now, due_time=due_time, done=done
                 )
+                if counted:
+                    await announce_usage(connection, wanted, {one.usage_id for one in wanted}, now)
         except ConstraintViolation:
             self._careful_batches = CAREFUL_BATCHES
             return None
@@ -281,13 +290,22 @@ class UsageEngine:
         return proposed, {key: found for (key, _), found in zip(changes, counted, strict=True)}
 
     async def _record_carefully(
-        self, database: Database, proposed: list[Recorded], *, now: datetime, due_time: datetime, done: Collection[Key]
+        self,
+        database: Database,
+        proposed: list[Recorded],
+        wanted: Sequence[Recorded],
+        *,
+        now: datetime,
+        due_time: datetime,
+        done: Collection[Key],
     ) -> tuple[list[Recorded], dict[Key, Counted]]:
         """Write a batch and count what is new of it; return that, and the counters as they are then."""
         async with database.raw_transaction() as connection:
             new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
             new = [one for one in proposed if one.usage_id in new_ids]
-            return new, await self._counting.add(connection, new)
+            added = await self._counting.add(connection, new)
+            await announce_usage(connection, wanted, new_ids, now)
+            return new, added
 
     async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
         """Answer works whose operation ids are taken, by usage or by parts of the same call, or that cost too much."""

@@ -14,6 +14,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
 from services.metering.usage import part_store, store
+from services.metering.usage.announcements import UsageEvents, announce_usage
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import Accepted, Authorization, LimitState, Recorded, Work, repeat_of
@@ -44,9 +45,11 @@ class LastSettlements:
         counting: Counting,
         dimensions: KnownDimensions,
         clock: Clock,
+        events: UsageEvents,
         *,
         relay_after: timedelta,
     ) -> None:
+        self._events = events
         self._proposals = proposals
         self._counting = counting
         self._dimensions = dimensions
@@ -132,12 +135,14 @@ class LastSettlements:
         """Write usages, and return the ids of those that were written, with the limits that they are counted in."""
         await store.know_dimensions(database, self._dimensions, (one.recorded for one in last))
         due_time = now + self._relay_after
-        if not any(one.recorded.counts is not None for one in last):
+        wanted = await self._events.wanted(database, [one.recorded for one in last])
+        if not wanted and not any(one.recorded.counts is not None for one in last):
             async with database.raw_connection() as connection:
                 return dict.fromkeys(await store.record_last(connection, last, now=now, due_time=due_time), ())
         async with database.raw_transaction() as connection:
             claimed = await store.record_last(connection, last, now=now, due_time=due_time)
             new = [one.recorded for one in last if one.recorded.usage_id in claimed]
             added = await self._counting.add(connection, new)
+            await announce_usage(connection, wanted, claimed, now)
         states = await self._counting.states(database, new, added)
         return {usage_id: states.get(usage_id, ()) for usage_id in claimed}

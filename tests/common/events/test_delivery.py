@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from libs.common.events import worker
 from libs.common.events.domain import Status, delay_after
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
@@ -286,6 +287,31 @@ async def test_nothing_more_is_sent_to_an_endpoint_that_is_deleted_or_switched_o
         found = await house.deliveries(org, one.endpoint.endpoint_id)
         assert [(delivery.status, delivery.last_reason) for delivery in found] == [(Status.FAILED, reason)] * 3
     assert len(receiver.received) == before
+
+
+async def test_endpoints_are_forgotten_after_their_time_and_as_many_events_as_there_are(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_FORGOTTEN_AT_ONCE", 2)
+    org = new_id()
+    kept, *gone = [(await house.add_endpoint(org, receiver.url)).endpoint.endpoint_id for _ in range(4)]
+    await house.announce(org, "done/1", count=5)
+    await house.deliver()
+    for endpoint_id in gone:
+        await house.endpoints.delete(org, endpoint_id, etag="")
+    late = house.another(kept_for=7 * DAY)
+    for days, left in ((6, {kept, *gone}), (2, {kept})):
+        late.clock.advance(days * DAY)
+        for home in house.homes.all:
+            await late.deliverer.tidy(home)
+        async with house.homes.of(org).raw_connection() as connection:
+            found = await connection.fetch(
+                "SELECT endpoint_id::text FROM event_endpoints WHERE organization_id = $1", org
+            )
+            events = await connection.fetchval("SELECT count(*) FROM events WHERE organization_id = $1", org)
+        assert {row[0] for row in found} == left
+        assert events == (0 if days == 2 else 5)
+    assert await house.findings() == []
 
 
 async def test_finished_events_are_deleted_after_their_time_and_unfinished_ones_stay(

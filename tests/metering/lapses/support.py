@@ -12,6 +12,7 @@ import grpc
 from libs.common.authentication import SigningKey, TokenSource
 from libs.common.channel import open_channel
 from libs.common.database import open_database
+from libs.common.events.homes import Homes
 from libs.common.shards import Shards, open_shards
 from services.metering.admission.lapses import LEASE, Lapses
 from services.metering.admission.parsing import read_kept
@@ -24,6 +25,7 @@ from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
+from services.metering.usage.announcements import UsageEvents
 from services.metering.usage.charging import Charging
 from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
@@ -78,6 +80,7 @@ async def worker(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worke
     counting = Counting(catalogue, book, limits, Counters(shards, clock), Alerts(shards, clock), clock)
     engine = UsageEngine(
         *(shards, catalogue, charging, counting, NamedSubscriptions(SubscriptionsClient(channel)), clock),
+        UsageEvents(Homes(platform_database, Shards([platform_database, *shards]), shards.of)),
         queue_max=1_000,
         relay_after=timedelta(seconds=1),
     )

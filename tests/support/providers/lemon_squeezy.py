@@ -152,6 +152,12 @@ class FakeLemonSqueezy(FakeApi):
         self._tell("order_refunded" if kind == "orders" else "subscription_payment_refunded", found)
         return found
 
+    def find_fraud(self, order_id: str) -> None:
+        """Lemon Squeezy takes an order for fraud, of which it sends no webhook."""
+        order = self.objects["orders", order_id]
+        order["attributes"]["status"] = "fraudulent"
+        self._touch(order)
+
     def _post(self, parts: list[str], data: Object) -> Reply:
         if parts == ["checkouts"]:
             attributes, related = data["attributes"], data["relationships"]
@@ -190,10 +196,13 @@ class FakeLemonSqueezy(FakeApi):
         subscription["attributes"] |= changes
         self._tell(event, subscription)
 
-    def _tell(self, event: str, what: Object) -> None:
+    def _touch(self, what: Object) -> None:
         # Each change has a second of its own.
         self._last = max(self._last + timedelta(seconds=1), self.clock.now().replace(microsecond=0))
         what["attributes"]["updated_at"] = _text(self._last)
+
+    def _tell(self, event: str, what: Object) -> None:
+        self._touch(what)
         meta = {
             "event_name": event,
             "test_mode": self.test_mode,

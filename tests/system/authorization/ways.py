@@ -44,8 +44,8 @@ def _all(way: Way, service: str, verbs: str) -> dict[str, Way]:
 WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.AccountService", "OpenAccount"),
     **_all(Way.STALE, "billing.v1.AccountService", "UpdateAccount"),
-    # The accounts hold money, so that they cannot be closed.
-    **_all(Way.ADDS, "billing.v1.AccountService", "CloseAccount"),
+    # The accounts hold money, so that they cannot be closed. Their threshold of a low balance is taken away, if any.
+    **_all(Way.ADDS, "billing.v1.AccountService", "CloseAccount SetLowBalanceThreshold"),
     **_all(Way.TRIED, "billing.v1.LedgerService", "Debit Credit Transfer CreateHold ReverseTransaction"),
     **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
     # A hold can be read in any state.

@@ -475,6 +475,62 @@ class UpdateAccountResponse(_message.Message):
 Global___UpdateAccountResponse: _TypeAlias = UpdateAccountResponse  # noqa: Y015
 
 @_typing.final
+class SetLowBalanceThresholdRequest(_message.Message):
+    """Below which balance an account is low."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization that owns the money: a lower-case UUID."""
+    account_id: _builtins.str
+    """The account."""
+    @_builtins.property
+    def threshold(self) -> _amount_pb2.Amount:
+        """Below which posted balance it is low: zero or more, in the account's currency. Absent to take it away."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        threshold: _amount_pb2.Amount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "organization_id", b"organization_id", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLowBalanceThresholdRequest: _TypeAlias = SetLowBalanceThresholdRequest  # noqa: Y015
+
+@_typing.final
+class SetLowBalanceThresholdResponse(_message.Message):
+    """The changed account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """The account."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLowBalanceThresholdResponse: _TypeAlias = SetLowBalanceThresholdResponse  # noqa: Y015
+
+@_typing.final
 class CloseAccountRequest(_message.Message):
     """Names an account to close."""
 

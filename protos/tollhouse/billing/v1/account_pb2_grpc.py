@@ -58,6 +58,11 @@ class AccountServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
                 _registered_method=True)
+        self.SetLowBalanceThreshold = channel.unary_unary(
+                '/tollhouse.billing.v1.AccountService/SetLowBalanceThreshold',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdResponse.FromString,
+                _registered_method=True)
         self.CloseAccount = channel.unary_unary(
                 '/tollhouse.billing.v1.AccountService/CloseAccount',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.CloseAccountRequest.SerializeToString,
@@ -116,6 +121,18 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetLowBalanceThreshold(self, request, context):
+        """Sets below which posted balance an account is low, so that `tollhouse.balance.low` is announced once each time it
+        falls below; or takes that away. Organizations do so by themselves.
+
+        Repeating it changes nothing. Setting another threshold than before begins anew: a balance that is below it is
+        announced within seconds. NOT_FOUND where the organization has no account with this id; INVALID_ARGUMENT for a
+        threshold below zero; FAILED_PRECONDITION `CURRENCY_MISMATCH` for one in another currency than the account's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseAccount(self, request, context):
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
@@ -166,6 +183,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.UpdateAccount,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'SetLowBalanceThreshold': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLowBalanceThreshold,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdResponse.SerializeToString,
             ),
             'CloseAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseAccount,
@@ -295,6 +317,33 @@ class AccountService:
             '/tollhouse.billing.v1.AccountService/UpdateAccount',
             tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLowBalanceThreshold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.AccountService/SetLowBalanceThreshold',
+            tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_account__pb2.SetLowBalanceThresholdResponse.FromString,
             options,
             channel_credentials,
             insecure,

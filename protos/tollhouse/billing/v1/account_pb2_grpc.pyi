@@ -36,6 +36,14 @@ class AccountServiceStub:
 
     Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
     """
+    SetLowBalanceThreshold: _aio.UnaryUnaryMultiCallable[_account_pb2.SetLowBalanceThresholdRequest, _account_pb2.SetLowBalanceThresholdResponse]
+    """Sets below which posted balance an account is low, so that `tollhouse.balance.low` is announced once each time it
+    falls below; or takes that away. Organizations do so by themselves.
+
+    Repeating it changes nothing. Setting another threshold than before begins anew: a balance that is below it is
+    announced within seconds. NOT_FOUND where the organization has no account with this id; INVALID_ARGUMENT for a
+    threshold below zero; FAILED_PRECONDITION `CURRENCY_MISMATCH` for one in another currency than the account's.
+    """
     CloseAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CloseAccountRequest, _account_pb2.CloseAccountResponse]
     """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
@@ -97,6 +105,20 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an account's terms. ABORTED `STALE_ETAG` where the etag given is not the current one.
 
         Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
+        """
+
+    @_abc_1.abstractmethod
+    def SetLowBalanceThreshold(
+        self,
+        request: _account_pb2.SetLowBalanceThresholdRequest,
+        context: _aio.ServicerContext[_account_pb2.SetLowBalanceThresholdRequest, _abc.Awaitable[_account_pb2.SetLowBalanceThresholdResponse]],
+    ) -> _abc.Awaitable[_account_pb2.SetLowBalanceThresholdResponse]:
+        """Sets below which posted balance an account is low, so that `tollhouse.balance.low` is announced once each time it
+        falls below; or takes that away. Organizations do so by themselves.
+
+        Repeating it changes nothing. Setting another threshold than before begins anew: a balance that is below it is
+        announced within seconds. NOT_FOUND where the organization has no account with this id; INVALID_ARGUMENT for a
+        threshold below zero; FAILED_PRECONDITION `CURRENCY_MISMATCH` for one in another currency than the account's.
         """
 
     @_abc_1.abstractmethod

@@ -1,5 +1,6 @@
 """Statements on received webhooks. All are in billing's own schema."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -152,6 +153,26 @@ _COUNTS: Final = """
 """
 
 
+# Along `webhooks_by_age`. What another process deletes is passed over.
+_DELETE_FINISHED: Final = """
+    DELETE FROM billing.webhooks AS w USING (
+        SELECT provider, event_id FROM billing.webhooks WHERE finish_time < $1
+        ORDER BY finish_time LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE w.provider = old.provider AND w.event_id = old.event_id
+    RETURNING w.state
+"""
+# By `webhook_counts_by_day`.
+_DELETE_COUNTS: Final = """
+    DELETE FROM billing.webhook_counts AS c USING (
+        SELECT provider, count_date, outcome, kind FROM billing.webhook_counts WHERE count_date < $1
+        ORDER BY count_date LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE c.provider = old.provider AND c.count_date = old.count_date AND c.outcome = old.outcome AND c.kind = old.kind
+    RETURNING 1
+"""
+
+
 async def insert(tx: RawConnection, new: Sequence[NewWebhook]) -> set[str]:
     """Keep webhooks that have not come before; return the ids of those."""
     rows = await tx.fetch(
@@ -241,6 +262,16 @@ async def read_counts(connection: RawConnection, provider: str, since: date, lim
     """Return the outcomes and kinds of a provider with their counts since a day."""
     rows = await connection.fetch(_COUNTS, provider, since, limit)
     return [(row["outcome"], row["kind"], row["count"]) for row in rows]
+
+
+async def delete_finished(connection: RawConnection, before: datetime, limit: int) -> Counter[State]:
+    """Delete webhooks that were finished before a moment, at most so many; return how many were in each state."""
+    return Counter(State(row[0]) for row in await connection.fetch(_DELETE_FINISHED, before, limit))
+
+
+async def delete_counts(connection: RawConnection, before: date, limit: int) -> int:
+    """Delete counts of days before one, at most so many; return how many those were."""
+    return len(await connection.fetch(_DELETE_COUNTS, before, limit))
 
 
 def _webhook(row: asyncpg.Record) -> Webhook:

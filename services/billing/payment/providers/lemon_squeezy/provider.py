@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -50,6 +51,9 @@ _PAGES_MAX: Final = 200
 _LOOK_BACK: Final = 5
 """Lists are ordered by the time of creation alone. So objects are looked through that were created up to five times as
 long ago as changes are asked for."""
+_FAILED_AFTER: Final = timedelta(hours=1)
+"""From which age a listed invoice that waits for payment is taken as one of which a payment failed. If it is paid after
+all, it counts."""
 _EVERY_SUBSCRIPTION_FROM: Final = timedelta(days=7)
 """From which age of changes on all subscriptions are looked through. They last for years."""
 
@@ -143,13 +147,14 @@ class LemonSqueezy:
 
         Lists are ordered by the time of creation, the newest first (docs.lemonsqueezy.com/api/orders/list-all-orders).
         """
-        asked_for = self._clock.now() - since
+        now = self._clock.now()
+        asked_for = now - since
         created_from = since - asked_for * (_LOOK_BACK - 1)
         every = asked_for >= _EVERY_SUBSCRIPTION_FROM
         lists: tuple[tuple[str, Callable[[Json], Fact], datetime | None], ...] = (
             ("orders", _order, created_from),
             ("subscriptions", _subscription, None if every else created_from),
-            ("subscription-invoices", _invoice, created_from),
+            ("subscription-invoices", partial(_listed_invoice, now), created_from),
         )
         for kind, read, begin in lists:
             for page in reversed([page async for page in self._pages(kind, read, since, begin)]):
@@ -222,6 +227,11 @@ def _order(data: Json) -> PaymentFact:
 
 def _invoice(data: Json) -> PaymentFact:
     return objects.invoice(data, {}, failed=False)
+
+
+def _listed_invoice(now: datetime, data: Json) -> PaymentFact:
+    """Read an invoice of a list. That a payment has failed only a webhook says: the invoice of it stays pending."""
+    return objects.invoice(data, {}, failed=_created(data) <= now - _FAILED_AFTER)
 
 
 def _subscription(data: Json) -> Fact:

@@ -72,6 +72,7 @@ from services.metering.unit.servicer import UnitServicer
 from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.announcements import UsageEvents
 from services.metering.usage.charging import Charging
+from services.metering.usage.correction.corrections import Corrections
 from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
@@ -139,8 +140,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         queue_max=settings.queue_max,
     )
 
-    _serve_catalogue(service, platform, shards, catalogue, clock)
-    service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
+    corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
+    _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
+    service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages, corrections))
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -187,13 +189,20 @@ def _identity_client(channel: grpc.aio.Channel, settings: MeteringSettings, cloc
     )
 
 
-def _serve_catalogue(service: Service, platform: Database, shards: Shards, catalogue: Catalogue, clock: Clock) -> None:
+def _serve_catalogue(
+    service: Service,
+    platform: Database,
+    shards: Shards,
+    catalogue: Catalogue,
+    corrections: Corrections,
+    clock: Clock,
+) -> None:
     """Add the services of models, prices and units."""
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
     service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
-    service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
+    service.background(LatePricing(shards, catalogue, corrections, clock).run, "late pricing")
 
 
 def _serve_checks(

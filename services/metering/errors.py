@@ -304,3 +304,48 @@ class TooManyUnknownKeys(Refusal):
     def __init__(self, *, wait_ms: int) -> None:
         super().__init__(wait_ms=wait_ms)
         self.retry_after_ms = wait_ms
+
+
+class UsageVoided(Refusal):
+    """Voided usage costs nothing and counts nowhere; it can only be restored."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_VOIDED"
+    template = "The usage of {operation_id} is voided."
+    remedy = "Restore the usage first, if it is to be changed."
+
+
+class UsageNotVoided(Refusal):
+    """Only voided usage can be restored."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_NOT_VOIDED"
+    template = "The usage of {operation_id} is not voided."
+    remedy = "Nothing needs to be done."
+
+
+class NothingToAmend(Refusal):
+    """The usage is already as the amendment says, so there is nothing to store."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NOTHING_TO_AMEND"
+    template = "The usage of {operation_id} is so already."
+    remedy = "Nothing needs to be done."
+
+
+class AmountNotStated(Refusal):
+    """The cost of the usage is computed from a price, so no amount can be stated for it."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AMOUNT_NOT_STATED"
+    template = "The cost of the usage of {operation_id} is computed from a price."
+    remedy = "Amend the quantities instead."
+
+
+class TooManyCorrections(Refusal):
+    """The number of corrections of one usage is limited, since all of them are read for the next one."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_CORRECTIONS"
+    template = "The usage of {operation_id} has had {corrections} corrections, which is the maximum."
+    remedy = "Void the usage, and record what is right under another operation id."

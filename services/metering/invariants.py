@@ -12,10 +12,10 @@ from typing import Final
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
+from services.metering.correction_invariants import CORRECTIONS
+from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
 from services.metering.limit_invariants import COUNTERS
-from services.metering.model.domain import INPUT_CLASSES
-from services.metering.model.units import TOKEN_CLASS_UNITS
-from services.metering.tables import HOUR_KEY, TOKEN_CLASSES
+from services.metering.tables import HOUR_KEY
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
 
 LAG_MAX_S: Final = 60
@@ -55,91 +55,6 @@ _UNPRICED: Final = Invariant(
     "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
 )
 
-_PRICES: Final = {
-    "input": "v.input",
-    "output": "v.output",
-    "cache_read": "coalesce(v.cache_read, v.input)",
-    "cache_write": "coalesce(v.cache_write, v.input)",
-    "reasoning": "coalesce(v.reasoning, v.output)",
-    "audio_input": "coalesce(v.audio_input, v.input)",
-    "audio_output": "coalesce(v.audio_output, v.output)",
-    "image": "coalesce(v.image, v.input)",
-}
-
-
-def _priced(token_classes: Sequence[str]) -> str:
-    return " + ".join(f"r.{token_class} * {_PRICES[token_class]}" for token_class in token_classes)
-
-
-# Most usage has tokens alone, in the standard tier, below the first threshold of its price: its cost follows from the
-# columns of its price version. And most of that has tokens of the first two classes alone.
-_RARE: Final = TOKEN_CLASSES[2:]
-_CONTEXT: Final = " + ".join(f"r.{name}" for name in INPUT_CLASSES)
-_IS_PLAIN: Final = (
-    "(v.is_plain AND r.quantities IS NULL AND coalesce(d.service_tier, 'standard') = 'standard'"
-    f" AND (v.context_max IS NULL OR {_CONTEXT} <= v.context_max))"
-)
-# In millionths of the currency's unit, before rounding.
-_PLAIN_COST: Final = (
-    f"(({_priced(TOKEN_CLASSES[:2])} + CASE WHEN {' | '.join(f'r.{name}' for name in _RARE)} = 0 THEN 0"
-    f" ELSE {_priced(_RARE)} END + coalesce(v.per_request, 0) * 1000000) * v.factor)"
-)
-_CLASSES: Final = ", ".join(f"('{unit}', CAST(r.{name} AS numeric))" for name, unit in TOKEN_CLASS_UNITS.items())
-_HOURS: Final = "coalesce(r.rate_hours, p.rate_hours)"
-# The rates for all day, and those for the hours that the usage was priced in. Postgres is not asked which hours a time
-# is in: its time zone data may differ from that of the process which priced the usage.
-_RATES: Final = f"""CASE WHEN {_HOURS} IS NULL THEN v.rate_card->'rates'
-            ELSE v.rate_card->'rates' || jsonb_path_query_array(
-                v.rate_card, '$.schedule.rates[*] ? (@.hours == $hours)', jsonb_build_object('hours', {_HOURS})) END"""
-# Any usage by any card, as `services.metering.model.rates` says it: each unit has the rate of its tier or of any tier,
-# for the hours or else for all day, with the greatest threshold below the context, or that of the unit it falls back
-# to. Null if a unit has none.
-_CARD_COST: Final = f"""
-    SELECT CASE WHEN count(*) = count(chosen.cost) THEN coalesce(sum(chosen.cost), 0) * v.factor END
-    FROM (SELECT {_RATES} AS rates) AS l CROSS JOIN LATERAL (
-        SELECT unit_id, quantity, sum(CASE WHEN u.counts_toward_context THEN quantity END) OVER () AS context
-        FROM (
-            SELECT * FROM (VALUES {_CLASSES}) AS classes (unit_id, quantity) WHERE quantity > 0
-            UNION ALL SELECT key, CAST(value AS numeric) FROM jsonb_each_text(r.quantities)
-            UNION ALL SELECT 'requests', 1
-            WHERE l.rates @? '$[*] ? (@.unit == "requests")'
-                AND NOT coalesce(r.quantities ? 'requests', false)
-        ) AS used LEFT JOIN units AS u USING (unit_id)
-    ) AS used
-    LEFT JOIN LATERAL (
-        WITH RECURSIVE chain AS (
-            SELECT used.unit_id AS unit_id, 0 AS depth
-            UNION ALL
-            SELECT v.rate_card->'fallbacks'->>chain.unit_id, depth + 1 FROM chain
-            WHERE v.rate_card->'fallbacks' ? chain.unit_id AND depth < 200
-        )
-        SELECT used.quantity * CAST(rate->>'price' AS numeric) * 1000000 / coalesce(CAST(rate->>'per' AS bigint), 1)
-            AS cost
-        FROM chain JOIN jsonb_array_elements(l.rates) AS listed (rate) ON rate->>'unit' = chain.unit_id
-        WHERE coalesce(rate->>'service_tier', 'standard') IN (coalesce(d.service_tier, 'standard'), 'any')
-            AND coalesce(CAST(rate->>'above' AS bigint), 0) < greatest(coalesce(used.context, 0), 1)
-        ORDER BY chain.depth, rate->>'service_tier' IS NOT DISTINCT FROM 'any', rate->>'hours' IS NULL,
-            coalesce(CAST(rate->>'above' AS bigint), 0) DESC
-        LIMIT 1
-    ) AS chosen ON true
-"""
-_EXACT: Final = "x.exact"
-_COST: Final = "coalesce(r.cost, p.cost)"
-# A cost is right if it is less than half a billionth away; at exactly half, if its last digit is even.
-_IS_OFF: Final = f"""CASE WHEN {_COST} IS NULL OR r.stated THEN false WHEN v.price_version_id IS NULL THEN true
-            WHEN coalesce(r.currency_code, p.currency_code) <> v.currency_code OR {_EXACT} IS NULL THEN true
-            ELSE abs({_EXACT} - {_COST} * 1000000) >= 0.0005 AND NOT (
-                abs({_EXACT} - {_COST} * 1000000) = 0.0005 AND mod({_COST} * 1000000000, 2) = 0)
-        END"""
-_ROUNDED: Final = (
-    f"trim_scale(CASE WHEN {_EXACT} * 1000 - floor({_EXACT} * 1000) = 0.5"
-    f" THEN 2 * round(floor({_EXACT} * 1000 + 1) / 2 - 0.25) ELSE round({_EXACT} * 1000) END / 1000000000)"
-)
-_COST_DETAIL: Final = (
-    "format('its cost is %s, but its price version gives %s', coalesce(r.cost, p.cost),"
-    f" coalesce(CAST({_ROUNDED} AS text), 'none'))"
-)
-
 
 def _found(invariant: str, resource: str, detail: str, condition: str, name: str) -> str:
     values = f"ARRAY['{invariant}', 'usages/' || {resource}, {detail}]"
@@ -170,19 +85,43 @@ _RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
 _FINAL_CURRENCY: Final = "coalesce(r.currency_code, p.currency_code, '')"
 _FINAL_PROVIDER_CURRENCY: Final = "coalesce(r.provider_currency_code, p.provider_currency_code, '')"
 
+_KEY: Final = ", ".join(HOUR_KEY)
+_OF_LINE: Final = hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")
+
+
+def _both(name: str) -> str:
+    return f"(coalesce(s.{name}, 0) + coalesce(c.{name}, 0))"
+
+
+def _lines(sign: str, added: str) -> str:
+    sums = hour_sums("cost", "provider_cost", sign)
+    return f"SELECT {_OF_LINE}, {sums} FROM line WHERE {added} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
+
+
+# What corrections take out of the sums and put into them.
+_CORRECTED: Final = f"""line AS MATERIALIZED (
+        SELECT *, {LATENCY_BUCKET} FROM usage_correction_lines WHERE {{window of usage_correction_lines}}
+    ), corrected AS (
+        SELECT {_KEY}, {", ".join(f"sum({name}) AS {name}" for name in HOUR_SUMS)}
+        FROM ({_lines("", "added")} UNION ALL {_lines("-", "NOT added")}) AS signed GROUP BY {_KEY}
+    )"""
+
 # One pass over the usage of whole hours. Usage is summed by hour, and what is wrong with single rows is collected on
 # the way. No join repeats a row: each finds at most one row by a primary key.
 _USAGE: Final = f"""
     WITH judged AS (
         SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
             coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
-            CASE WHEN {_IS_OFF} THEN {_COST_DETAIL} END AS cost_detail,
+            CASE WHEN {IS_OFF} THEN {COST_DETAIL} END AS cost_detail,
             CASE WHEN r.{_IS_SETTLED} THEN false ELSE NOT EXISTS (
                 SELECT FROM usage_operations AS o WHERE {_SAME_OPERATION}
             ) END AS is_no_operation,
             CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN NOT EXISTS (
                 SELECT FROM unpriced_usages AS w
                 WHERE w.organization_id = r.organization_id AND w.usage_id = r.usage_id
+            ) AND NOT EXISTS (
+                SELECT FROM usage_corrections AS n
+                WHERE n.organization_id = r.organization_id AND n.usage_id = r.usage_id
             ) ELSE false END AS is_forgotten,
             coalesce(r.provider_cost, p.provider_cost) AS final_provider_cost,
             coalesce(r.provider_currency_code, p.provider_currency_code, '') AS final_provider_currency_code,
@@ -199,9 +138,7 @@ _USAGE: Final = f"""
             WHERE r.cost IS NULL AND p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
         ) AS p ON true
         LEFT JOIN price_versions AS v ON v.price_version_id = coalesce(r.price_version_id, p.price_version_id)
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN {_IS_PLAIN} THEN {_PLAIN_COST} WHEN v.price_version_id IS NOT NULL THEN ({_CARD_COST}) END
-        ) AS x (exact)
+        {EXACT}
         OFFSET 0
     ), summed AS (
         SELECT {hour_key("final_currency_code", "final_provider_currency_code")},
@@ -224,12 +161,14 @@ _USAGE: Final = f"""
     )
 }
         FROM judged GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
-    ), compared AS (
-        SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost, s.requests, s.cost,
+    ), {_CORRECTED}, compared AS (
+        SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost,
+            {_both("requests")} AS requests, {_both("cost")} AS cost,
             s.off, s.without_operation, s.forgotten, s.lost, s.without_parts,
-            {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)} AS differs
+            {" OR ".join(f"coalesce(k.{name}, 0) <> {_both(name)}" for name in HOUR_SUMS)} AS differs
         FROM (SELECT * FROM usage_hours WHERE {{window of usage_hours}}) AS k
         FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
+        FULL JOIN corrected AS c USING ({", ".join(HOUR_KEY)})
     )
     SELECT f.invariant, c.organization_id, f.resource, f.detail
     FROM (
@@ -251,6 +190,7 @@ _USAGE: Final = f"""
         format('summary has %s, usage has %s', coalesce(k.quantity, 0), coalesce(s.quantity, 0))
     FROM (SELECT * FROM usage_hour_units WHERE {{window of usage_hour_units}}) AS k
     FULL JOIN (
+        SELECT {_KEY}, unit_id, sum(quantity) AS quantity FROM (
         SELECT {
     hour_key(
         "coalesce(r.currency_code, p.currency_code, '')",
@@ -264,7 +204,13 @@ _USAGE: Final = f"""
             WHERE r.cost IS NULL AND p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
         ) AS p ON true
         CROSS JOIN LATERAL jsonb_each_text(r.quantities) AS unit
-        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+            GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+            UNION ALL
+            SELECT {_OF_LINE}, unit.key, sum(CASE WHEN added THEN CAST(unit.value AS numeric)
+                ELSE -CAST(unit.value AS numeric) END)
+            FROM usage_correction_lines CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit
+            WHERE {{window of usage_correction_lines}} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+        ) AS signed GROUP BY {_KEY}, unit_id
     ) AS s USING ({", ".join(HOUR_KEY)}, unit_id)
     WHERE coalesce(k.quantity, 0) <> coalesce(s.quantity, 0)
 """
@@ -287,7 +233,7 @@ _OUTBOX: Final = f"""
             WHEN coalesce(r.charge_kind, p.charge_kind) IS NULL THEN 'the usage must not be charged'
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
             ELSE 'the charge differs from the cost of the usage' END
-    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NULL) AS x
+    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NULL AND corrects IS NULL) AS x
     LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
     LEFT JOIN usage_records AS r
         ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
@@ -313,6 +259,20 @@ _OUTBOX: Final = f"""
         OR (x.hold_operation_id, x.kind, x.amount, x.currency_code)
             IS DISTINCT FROM (coalesce(s.operation_id, r.lease_id), 'CAPTURE', coalesce(s.amount, r.cost, p.cost),
                 coalesce(s.currency_code, r.currency_code, p.currency_code))
+    UNION ALL
+    SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
+        CASE WHEN c.operation_id IS NULL THEN 'the charge has no correction'
+            WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
+            ELSE 'the charge differs from the movement of its correction' END
+    FROM (SELECT * FROM outbox WHERE {{range}} AND corrects IS NOT NULL) AS x
+    LEFT JOIN usage_correction_charges AS c
+        ON c.organization_id = x.organization_id AND c.operation_id = x.operation_id
+    LEFT JOIN usage_corrections AS n
+        ON n.organization_id = c.organization_id AND n.usage_id = c.usage_id AND n.number = c.number
+    WHERE c.operation_id IS NULL OR x.state IN ('REFUSED', 'DEAD')
+        OR (x.amount, x.currency_code, x.reverses_operation_id, x.corrects, x.kind)
+            IS DISTINCT FROM (c.amount, c.currency_code, c.reverses_operation_id, n.usage_operation_id,
+                CASE WHEN c.reverses_operation_id IS NULL THEN 'DEBIT' ELSE 'REVERSAL' END)
     UNION ALL
     SELECT 'charges_do_not_wait', organization_id, 'charges/' || operation_id,
         'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
@@ -354,7 +314,13 @@ _UNPRICED_USAGES: Final = """
     LEFT JOIN usage_records AS r
         ON r.organization_id = w.organization_id AND r.occur_time = w.occur_time AND r.usage_id = w.usage_id
     LEFT JOIN usage_pricings AS p ON p.organization_id = w.organization_id AND p.usage_id = w.usage_id
-    WHERE r.usage_id IS NULL OR coalesce(r.cost, p.cost) IS NOT NULL
+    LEFT JOIN LATERAL (
+        SELECT l.cost, l.added FROM usage_correction_lines AS l
+        WHERE l.organization_id = w.organization_id AND l.usage_id = w.usage_id
+        ORDER BY l.number DESC, l.added DESC LIMIT 1
+    ) AS c ON true
+    WHERE r.usage_id IS NULL OR coalesce(r.cost, p.cost, c.cost) IS NOT NULL OR NOT c.added
+        OR w.corrected <> (c.added IS NOT NULL)
 """
 
 _POLICIES: Final = """
@@ -397,7 +363,11 @@ _HOURS_OF_USAGE: Final = Sweep(
     (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED, _DIMENSIONS, _PARTS),
     _USAGE,
     unit=timedelta(hours=1),
-    beside=(("usage_hours", Column("hour", "timestamptz")), ("usage_hour_units", Column("hour", "timestamptz"))),
+    beside=(
+        ("usage_hours", Column("hour", "timestamptz")),
+        ("usage_hour_units", Column("hour", "timestamptz")),
+        ("usage_correction_lines", Column("occur_time", "timestamptz")),
+    ),
     digests=f"SELECT organization_id, {_digests(_IS_SETTLED)} FROM usage_records WHERE {{window}} GROUP BY 1",
 )
 _ALL_OPERATIONS: Final = Walk(
@@ -418,6 +388,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("admission_policies", (ORGANIZATION,), (_WALKS,), _POLICIES),
     Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
     COUNTERS,
+    *CORRECTIONS,
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,

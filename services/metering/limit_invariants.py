@@ -7,8 +7,8 @@ A counter's usage is found by organization and time. It is counted in the window
 an authorization that came before its settlement, which may be 35 days late: so it has a time of at most 35 days before
 the window. Only history that operators load may be older; it counts in windows without an end alone. Authorizations
 have the time of their window. Of each organization the latest million usages and the latest million authorizations are
-looked at. Where these reach back before a counter's window, the counter has just what they add up to; else it has at
-least that.
+looked at, and what corrections have changed since the window began: where that is more, what is used is not compared.
+Where these reach back before a counter's window, the counter has just what they add up to; else it has at least that.
 """
 
 from typing import Final
@@ -40,7 +40,8 @@ _COUNTERS: Final = f"""
     WITH counter AS MATERIALIZED (
         SELECT * FROM limit_counters WHERE {{range}}
     ), organization AS MATERIALIZED (
-        SELECT w.organization_id, w.since_time, u.cut_time AS usage_cut, a.cut_time AS authorized_cut
+        SELECT w.organization_id, w.since_time, u.cut_time AS usage_cut, a.cut_time AS authorized_cut,
+            n.cut_time AS corrected_cut
         FROM (SELECT organization_id, min(window_start) AS since_time FROM counter GROUP BY 1) AS w
         LEFT JOIN LATERAL (
             SELECT r.occur_time AS cut_time FROM usage_records AS r WHERE r.organization_id = w.organization_id
@@ -50,6 +51,11 @@ _COUNTERS: Final = f"""
             SELECT z.create_time AS cut_time FROM authorizations AS z WHERE z.organization_id = w.organization_id
             ORDER BY z.create_time DESC, z.operation_id DESC OFFSET {_LOOKED_AT_MAX} LIMIT 1
         ) AS a ON true
+        LEFT JOIN LATERAL (
+            SELECT l.create_time AS cut_time FROM usage_correction_lines AS l
+            WHERE l.organization_id = w.organization_id AND l.create_time >= w.since_time - {_AUTHORIZED_EARLY}
+            ORDER BY l.create_time DESC OFFSET {_LOOKED_AT_MAX} LIMIT 1
+        ) AS n ON true
     ), counted AS (
         SELECT o.organization_id, c.counter_id, c.amount
         FROM organization AS o JOIN usage_records AS r
@@ -65,6 +71,13 @@ _COUNTERS: Final = f"""
         JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
         CROSS JOIN LATERAL unnest(p.counters, p.counted) AS c (counter_id, amount)
         WHERE r.counters IS NOT NULL AND r.cost IS NULL
+        UNION ALL
+        SELECT o.organization_id, c.counter_id, CASE WHEN l.added THEN c.amount ELSE -c.amount END
+        FROM organization AS o JOIN usage_correction_lines AS l
+            ON l.organization_id = o.organization_id AND l.create_time >= o.since_time - {_AUTHORIZED_EARLY}
+            AND o.corrected_cut IS NULL
+        CROSS JOIN LATERAL unnest(l.counters, l.counted) AS c (counter_id, amount)
+        WHERE l.counters IS NOT NULL
         UNION ALL
         SELECT organization_id, counter_id, hits FROM counter WHERE hits <> 0
         UNION ALL
@@ -98,6 +111,7 @@ _COUNTERS: Final = f"""
     ), compared AS (
         SELECT c.*, coalesce(u.amount, 0) AS usage_used, coalesce(r.amount, 0) AS authorized_reserved,
             o.usage_cut IS NULL OR o.usage_cut < c.window_start - {_USAGE_LATE} AS usage_is_whole,
+            o.corrected_cut IS NULL AS corrections_are_whole,
             o.authorized_cut IS NULL OR o.authorized_cut < c.window_start - {_AUTHORIZED_EARLY} AS authorized_is_whole
         FROM counter AS c JOIN organization AS o ON o.organization_id = c.organization_id
         LEFT JOIN used AS u ON u.organization_id = c.organization_id AND u.counter_id = c.counter_id
@@ -105,7 +119,7 @@ _COUNTERS: Final = f"""
     )
     SELECT 'limits_used_matches_usage', organization_id, 'limits/' || limit_id || '/counters/' || counter_id,
         format('it has used %s, but its usage adds up to %s', used, usage_used)
-    FROM compared WHERE used < usage_used OR (usage_is_whole AND used > usage_used)
+    FROM compared WHERE corrections_are_whole AND (used < usage_used OR (usage_is_whole AND used > usage_used))
     UNION ALL
     SELECT 'limits_reserved_matches_authorizations', organization_id,
         'limits/' || limit_id || '/counters/' || counter_id,

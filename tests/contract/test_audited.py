@@ -21,7 +21,10 @@ OWN_RECORD = {
     "tollhouse.billing.v1.SubscriptionService": ("RunPeriods",),
     "tollhouse.metering.v1.LeaseService": ("AcquireLease", "SettleLease"),
     "tollhouse.metering.v1.QuotaService": ("AllocateQuota", "ReleaseQuota"),
-    "tollhouse.metering.v1.UsageService": ("RecordUsage", "BatchRecordUsage", "StreamUsage"),
+    "tollhouse.metering.v1.UsageService": (
+        *("RecordUsage", "BatchRecordUsage", "StreamUsage"),
+        *("AmendUsage", "VoidUsage", "RestoreUsage"),
+    ),
     "tollhouse.metering.v1.AdmissionService": (
         "Authorize",
         "BatchAuthorize",

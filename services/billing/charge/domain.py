@@ -11,7 +11,7 @@ from services.billing.ledger.domain import Kind
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What was charged for one operation, before reversals."""
+    """What was charged for one operation, before reversals; or what metering gave back, below zero."""
 
     organization_id: str
     operation_id: str

@@ -12,16 +12,20 @@ from libs.common.digests import PartDigest, bucket_sql, digest_sql
 from services.billing.charge.domain import Charge, Movements
 from services.billing.ledger.domain import Kind
 
-_CHARGE: Final = """
-    SELECT organization_id::text, operation_id, transaction_id::text, kind, currency_code, amount, create_time,
+# What metering gives back is a charge below zero.
+_SIGNED: Final = "(CASE t.kind WHEN 'REVERSAL' THEN -t.amount ELSE t.amount END)"
+_IS_CHARGE: Final = """(
+            t.kind IN ('DEBIT', 'CAPTURE') OR t.kind = 'REVERSAL' AND t.metadata->>'source' = 'metering')"""
+_CHARGE: Final = f"""
+    SELECT organization_id::text, operation_id, transaction_id::text, kind, currency_code, {_SIGNED}, create_time,
         coalesce(metadata->>'source', '')
-    FROM transactions
-"""
+    FROM transactions t
+"""  # noqa: S608
 # A range of the primary key: of one organization where one is given.
 _CHARGES: Final = f"""
     {_CHARGE}
     WHERE (organization_id, operation_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)
-        AND kind IN ('DEBIT', 'CAPTURE') AND ($5::timestamptz IS NULL OR create_time >= $5)
+        AND {_IS_CHARGE} AND ($5::timestamptz IS NULL OR create_time >= $5)
         AND ($6::timestamptz IS NULL OR create_time <= $6)
     ORDER BY organization_id, operation_id LIMIT $4
 """
@@ -29,7 +33,7 @@ _CHARGES: Final = f"""
 _NAMED: Final = f"""
     {_CHARGE}
     WHERE organization_id = $1 AND operation_id = ANY($2::text[]) AND operation_id > $3
-        AND kind IN ('DEBIT', 'CAPTURE') AND ($5::timestamptz IS NULL OR create_time >= $5)
+        AND {_IS_CHARGE} AND ($5::timestamptz IS NULL OR create_time >= $5)
         AND ($6::timestamptz IS NULL OR create_time <= $6)
     ORDER BY operation_id LIMIT $4
 """
@@ -175,11 +179,11 @@ async def movements_at(
 # Ranges of the index on (organization_id, account_id, sequence), and their rows.
 _DIGESTS: Final = f"""
 SELECT t.organization_id::text, {bucket_sql("t.operation_id", "$5")} AS bucket, t.currency_code, count(*),
-    sum(t.amount), {digest_sql("t.operation_id", "t.amount")}
+    sum({_SIGNED}), {digest_sql("t.operation_id", _SIGNED)}
 FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[]) AS a(organization_id, account_id, first, last)
 JOIN transactions t ON t.organization_id = a.organization_id AND t.account_id = a.account_id
     AND t.sequence BETWEEN a.first AND a.last
-WHERE t.kind IN ('DEBIT', 'CAPTURE') AND t.amount > 0 AND t.metadata->>'source' = 'metering'
+WHERE t.kind IN ('DEBIT', 'CAPTURE', 'REVERSAL') AND t.amount > 0 AND t.metadata->>'source' = 'metering'
     AND ($6::timestamptz IS NULL OR t.create_time >= $6) AND ($7::timestamptz IS NULL OR t.create_time <= $7)
 GROUP BY t.organization_id, bucket, t.currency_code
 """  # noqa: S608

@@ -28,9 +28,9 @@ class Charged:
     """Negative for what was given back."""
     create_time: datetime
     is_metered: bool
-    """Whether metering charged it for usage."""
+    """Whether metering charged it for usage, or gave it back."""
     is_correction: bool
-    """Whether it undoes a charge or adjusts the account."""
+    """Whether it undoes a charge, corrects what metering charged, or adjusts the account."""
 
 
 class Used(NamedTuple):

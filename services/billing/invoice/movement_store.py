@@ -15,8 +15,9 @@ TAKEN: Final = "CASE t.direction WHEN 'DEBIT' THEN t.amount ELSE -t.amount END"
 # A range of the unique sequence.
 _PAGE: Final = f"""
     SELECT t.sequence, t.operation_id, t.hold_operation_id, coalesce(t.description, ''), {TAKEN}, t.create_time,
-        t.metadata ->> 'source' IS NOT DISTINCT FROM 'metering' AND t.reverses_transaction_id IS NULL,
+        t.metadata ->> 'source' IS NOT DISTINCT FROM 'metering',
         t.reverses_transaction_id IS NOT NULL OR t.system_account = 'ADJUSTMENTS'
+            OR coalesce(t.metadata ? 'corrects' AND t.metadata ->> 'source' = 'metering', false)
     FROM transactions t
     WHERE t.organization_id = $1::uuid AND t.account_id = $2::uuid AND t.sequence > $3 AND t.sequence <= $4
         AND {INVOICED}

@@ -64,6 +64,14 @@ class History:
             raise errors.TransactionNotFound
         return found[0]
 
+    async def transaction_id(self, organization_id: str, operation_id: str) -> str:
+        """The id of the transaction of an operation."""
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            movements = await store.find_movements(connection, [(organization_id, operation_id)])
+        if not movements:
+            raise errors.TransactionNotFound
+        return movements[0].transaction_id
+
     async def transactions(
         self,
         organization_id: str,

@@ -201,6 +201,8 @@ def parse_extend(request: pb.ExtendHoldRequest, actor: str, violations: list[Fie
 
 def parse_reverse(request: pb.ReverseTransactionRequest, actor: str, violations: list[FieldViolation]) -> Reverse:
     partial = request.HasField("amount")
+    if bool(request.transaction_id) == bool(request.reversed_operation_id):
+        violations.append(FieldViolation("transaction_id", "exactly one of this and reversed_operation_id is needed"))
     return Reverse(
         organization_id=request.organization_id.lower(),
         operation_id=request.operation_id,

@@ -1,6 +1,7 @@
 """LedgerService over gRPC: requests in, commands through the engine, answers out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import grpc
@@ -147,6 +148,9 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         self, request: pb.ReverseTransactionRequest, context: _Context
     ) -> pb.ReverseTransactionResponse:
         command = parsing.parse(parsing.parse_reverse, request)
+        if request.reversed_operation_id:
+            transaction_id = await self._history.transaction_id(command.organization_id, request.reversed_operation_id)
+            command = replace(command, transaction_id=transaction_id)
         posted = await self._post(command)
         response = pb.ReverseTransactionResponse(
             transaction=rendering.render_transaction(posted.movement),

@@ -13,9 +13,11 @@ from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
 from services.metering.charge.domain import Charge, PendingCharge, Window
 
-# Usage with what is charged for it, and parts of calls with what they capture; and whether billing has confirmed it.
+# Usage with what is charged for it, parts of calls with what they capture, and movements of corrections, of which those
+# that give something back are below zero; and whether billing has confirmed it.
 # What has no charge has a row all the same, so that a page has as many rows as operations were looked at.
-_OF_PAGE: Final = """
+_SIGNED: Final = "(CASE WHEN c.reverses_operation_id IS NULL THEN c.amount ELSE -c.amount END)"
+_OF_PAGE: Final = f"""
 SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0),
     coalesce(r.currency_code, p.currency_code), coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'),
     page.occur_time, coalesce(r.charge_kind, p.charge_kind) AS charge_kind, greatest(r.create_time, p.create_time)
@@ -31,22 +33,37 @@ FROM page
 JOIN settlement_parts s ON s.organization_id = page.organization_id AND s.part_id = page.operation_id
 LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
 WHERE page.usage_id IS NULL
+UNION ALL
+SELECT page.organization_id::text, page.operation_id, {_SIGNED}, c.currency_code,
+    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), c.occur_time, 'DEBIT', c.create_time
+FROM page
+JOIN usage_correction_charges c ON c.organization_id = page.organization_id AND c.operation_id = page.operation_id
+LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
+WHERE page.usage_id IS NULL
 ORDER BY organization_id, operation_id
-"""
+"""  # noqa: S608 -- made of constants of ours alone.
 
 
-def _page(operations: str, parts: str) -> str:
-    """Return the statement for a page of the operations and the parts that two conditions name, in byte order."""
+def _page(condition: str) -> str:
+    """Return the statement for a page of the operations, parts and movements of corrections with ids that a condition
+    names, in byte order."""
     return f"""
 WITH page AS MATERIALIZED (
     (
-        SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations WHERE {operations}
+        SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
+        WHERE {condition.format(id="operation_id")}
         ORDER BY organization_id, operation_id LIMIT $4
     )
     UNION ALL
     (
-        SELECT organization_id, part_id, NULL, NULL FROM settlement_parts WHERE {parts}
+        SELECT organization_id, part_id, NULL, NULL FROM settlement_parts WHERE {condition.format(id="part_id")}
         ORDER BY organization_id, part_id LIMIT $4
+    )
+    UNION ALL
+    (
+        SELECT organization_id, operation_id, NULL, NULL FROM usage_correction_charges
+        WHERE {condition.format(id="operation_id")}
+        ORDER BY organization_id, operation_id LIMIT $4
     )
     ORDER BY organization_id, operation_id LIMIT $4
 )
@@ -54,22 +71,18 @@ WITH page AS MATERIALIZED (
 """  # noqa: S608 -- made of constants of ours alone.
 
 
-# The page is cut from the operations by primary key, and from the parts by the unique key of their ids.
-_CHARGES: Final = _page(
-    "(organization_id, operation_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)",
-    "(organization_id, part_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)",
-)
+# The page is cut from the operations and the movements by primary key, from the parts by the unique key of their ids.
+_CHARGES: Final = _page("(organization_id, {id}) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)")
 # The keys named.
-_NAMED: Final = _page(
-    "organization_id = $1 AND operation_id = ANY($2::text[]) AND operation_id > $3",
-    "organization_id = $1 AND part_id = ANY($2::text[]) AND part_id > $3",
-)
+_NAMED: Final = _page("organization_id = $1 AND {id} = ANY($2::text[]) AND {id} > $3")
 # Part of one organization's keys is read from the indexes alone; the rows only of what is in the buckets.
 _SCANNED: Final = """
 SELECT operation_id FROM (
     SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
     UNION ALL
     SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2
+    UNION ALL
+    SELECT operation_id FROM usage_correction_charges WHERE organization_id = $1 AND operation_id > $2
 ) AS scanned
 ORDER BY operation_id OFFSET $3 LIMIT 1
 """
@@ -78,6 +91,8 @@ SELECT operation_id FROM (
     SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
     UNION ALL
     SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2
+    UNION ALL
+    SELECT operation_id FROM usage_correction_charges WHERE organization_id = $1 AND operation_id > $2
 ) AS scanned
 WHERE ($3::text IS NULL OR operation_id <= $3) AND {bucket_sql("operation_id", "$4")} = ANY($5::int[])
 ORDER BY operation_id LIMIT $6
@@ -259,22 +274,28 @@ async def _read(connection: RawConnection, statements: tuple[str, str], *values:
     return priced + [PartDigest(*row) for row in await connection.fetch(statements[1], *values)]
 
 
-# One probe of an index for each organization.
+# One probe of two indexes for each organization.
 _WITH_PARTS: Final = """
 SELECT o.organization_id::text FROM unnest($1::uuid[]) AS o(organization_id)
 WHERE EXISTS (
     SELECT FROM settlement_parts s WHERE s.organization_id = o.organization_id AND s.part_id IS NOT NULL
-)
+) OR EXISTS (SELECT FROM usage_correction_charges c WHERE c.organization_id = o.organization_id)
 """
 
-# A range of one organization's parts, by the unique key of their ids.
-_PARTS_END: Final = """
-SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2 ORDER BY part_id OFFSET $3 LIMIT 1
-"""
+# A range of one organization's parts and movements of corrections, by the unique keys of their ids.
+_PARTS: Final = f"""(
+    SELECT organization_id, part_id, amount, currency_code, create_time FROM settlement_parts
+    UNION ALL
+    SELECT c.organization_id, c.operation_id, {_SIGNED}, c.currency_code, c.create_time
+    FROM usage_correction_charges c
+)"""  # noqa: S608
+_PARTS_END: Final = f"""
+SELECT part_id FROM {_PARTS} AS s WHERE organization_id = $1 AND part_id > $2 ORDER BY part_id OFFSET $3 LIMIT 1
+"""  # noqa: S608
 _OF_PARTS: Final = f"""
 SELECT s.organization_id::text, {bucket_sql("s.part_id", "$6")} AS bucket, s.currency_code, count(*),
     sum(s.amount), {digest_sql("s.part_id", "s.amount")}
-FROM settlement_parts s
+FROM {_PARTS} AS s
 WHERE s.organization_id = $1 AND s.part_id > $2 AND ($3::text IS NULL OR s.part_id <= $3)
     AND ($4::timestamptz IS NULL OR s.create_time >= $4) AND ($5::timestamptz IS NULL OR s.create_time <= $5)
     AND NOT EXISTS (
@@ -284,7 +305,7 @@ GROUP BY s.organization_id, bucket, s.currency_code
 
 
 async def organizations_with_parts(connection: RawConnection, organization_ids: Sequence[str]) -> list[str]:
-    """Return those of the organizations that have parts with a charge."""
+    """Return those of the organizations that have parts with a charge, or movements of corrections."""
     return [row[0] for row in await connection.fetch(_WITH_PARTS, list(organization_ids))]
 
 

@@ -1,7 +1,7 @@
 """The statement that reads the usage behind charges."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -29,14 +29,45 @@ _USAGE: Final = f"""
 """  # noqa: S608 -- put together from the names of columns.
 
 
+# One probe of each key for each movement: the line with what the usage was before the correction, and that with what it
+# is after it. Only the first movement of a correction has the quantities.
+_CORRECTED: Final = f"""
+    SELECT c.operation_id, l.model, d.service_tier, l.price_version_id::text, l.quantities::text,
+        {", ".join(f"l.{name}" for name in TOKEN_CLASSES)}, l.added, c.position
+    FROM usage_correction_charges c
+    JOIN usage_correction_lines l
+        ON l.organization_id = ANY (ARRAY[c.organization_id]) AND l.usage_id = c.usage_id AND l.number = c.number
+    LEFT JOIN usage_dimensions d
+        ON d.organization_id = ANY (ARRAY[l.organization_id]) AND d.dimension_id = l.dimension_id
+    WHERE c.organization_id = $1::uuid AND c.operation_id = ANY($2::text[])
+    ORDER BY c.operation_id, l.added
+"""  # noqa: S608 -- put together from the names of columns.
+
+
 async def usage_of(
     connection: RawConnection, organization_id: str, operation_ids: Sequence[str]
 ) -> dict[str, ChargedUsage]:
-    """Return the usage of operations, by operation; those without any are left out."""
+    """Return the usage of operations, by operation; those without any are left out.
+
+    That of a movement of a correction is what the usage is then, with what was corrected of its quantities.
+    """
     rows = await connection.fetch(_USAGE, organization_id, list(operation_ids))
-    return {
+    found = {
         row[0]: ChargedUsage(row[1], row[2] or _STANDARD_TIER, row[3], _quantities(row[4], row[5:])) for row in rows
     }
+    for row in await connection.fetch(_CORRECTED, organization_id, list(operation_ids)):
+        *line, added, position = row
+        quantities = {} if position else _quantities(line[4], line[5:])
+        signed = {unit: value if added else f"-{value}" for unit, value in quantities.items()}
+        before = found.get(line[0])
+        changed = signed if before is None else _sum(before.quantities, signed)
+        found[line[0]] = ChargedUsage(line[1], line[2] or _STANDARD_TIER, line[3], changed)
+    return found
+
+
+def _sum(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    sums = {unit: Decimal(one.get(unit, 0)) + Decimal(other.get(unit, 0)) for unit in {**one, **other}}
+    return {unit: format_amount(value) for unit, value in sums.items() if value}
 
 
 def _quantities(others: str | None, tokens: Sequence[int]) -> dict[str, str]:

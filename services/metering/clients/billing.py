@@ -27,6 +27,7 @@ _log = structlog.get_logger("billing")
 
 DEBIT: Final = "DEBIT"
 CAPTURE: Final = "CAPTURE"
+REVERSAL: Final = "REVERSAL"
 
 BATCH_MAX: Final = 200
 _CHARGE_WITHIN_S: Final = 3.0
@@ -35,9 +36,11 @@ _PAUSE_AFTER_FAILURE_S: Final = 0.5
 _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
+_CORRECTS_KEY: Final = "corrects"
 _PURPOSE_KEY: Final = "purpose"
 _LEASE: Final = "lease"
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_TRANSACTION_NOT_FOUND: Final = "TRANSACTION_NOT_FOUND"
 _DEBITED: Final = (OperationIdReused.reason, "kind")
 _INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
 _OF_THE_WHOLE: Final = frozenset(
@@ -78,6 +81,10 @@ class Charge(NamedTuple):
     hold_operation_id: str | None = None
     """For a part of a call: the operation id of the call, whose hold stays open."""
     user_id: str | None = None
+    reverses_operation_id: str | None = None
+    """For a reversal: the charge of which it gives something back."""
+    corrects: str | None = None
+    """For a movement of a correction: the operation id of the usage."""
 
 
 class AccountBalance(NamedTuple):
@@ -176,14 +183,12 @@ class BillingClient:
         await asyncio.gather(
             *(self._charge_some(charges, some, results) for some in _parts(charges, DEBIT)),
             *(self._capture_some(charges, some, results) for some in _parts(charges, CAPTURE)),
+            self._reverse_all(charges, results),
         )
         return [result or NotCharged("MISSING", final=False) for result in results]
 
     async def hold(self, requests: Sequence[HoldRequest]) -> list[Held | NotHeld | Unavailable]:
-        """Place up to 200 holds; one result for each, in their order.
-
-        A hold that billing could not decide is Unavailable, as are all of them where billing cannot be reached.
-        """
+        """Place up to 200 holds; one result for each, in their order. Unavailable stands for one not decided."""
         batch = pb.BatchCreateHoldRequest()
         for request in requests:
             _fill_hold(batch.requests.add(), request)
@@ -308,6 +313,33 @@ class BillingClient:
         if costly:
             await self._charge_some(charges, costly, results)
 
+    async def _reverse_all(self, charges: Sequence[Charge], results: list[Charged | NotCharged | None]) -> None:
+        """Make the reversals among the charges, many at once: billing puts them together."""
+        for some in _parts(charges, REVERSAL):
+            for i, result in zip(some, await asyncio.gather(*(self._reverse(charges[i]) for i in some)), strict=True):
+                results[i] = result
+
+    async def _reverse(self, charge: Charge) -> Charged | NotCharged:
+        request = pb.ReverseTransactionRequest(
+            organization_id=charge.organization_id,
+            operation_id=charge.operation_id,
+            reversed_operation_id=charge.reverses_operation_id or "",
+            description=charge.model,
+            metadata={_SOURCE_KEY: _SOURCE, _CORRECTS_KEY: charge.corrects or ""},
+        )
+        request.amount.currency_code, request.amount.value = charge.currency_code, charge.amount
+        try:
+            response = await self._ledger.ReverseTransaction(request, timeout=_CHARGE_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                self._pause_until_s = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+            reason = reason_of(error) or error.code().name
+            # The charge may not be made yet: the relay sends both until they are.
+            passes = error.code().value[0] in _PASSING or reason == _TRANSACTION_NOT_FOUND
+            return NotCharged(reason, final=not passes)
+        self._pause_until_s = 0.0
+        return Charged(_balance(response.balance), None, None)
+
     async def _take_failure(
         self,
         error: grpc.aio.AioRpcError,
@@ -341,8 +373,6 @@ def _parts(charges: Sequence[Charge], kind: str) -> list[list[int]]:
 
 
 # Requests are written where they stand in their batch: a message given to another is copied at every level.
-
-
 def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
     request.organization_id = charge.organization_id
     if charge.project_id is not None:
@@ -355,6 +385,8 @@ def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
     if charge.user_id is not None:
         request.user_id = charge.user_id
     request.metadata[_SOURCE_KEY] = _SOURCE
+    if charge.corrects is not None:
+        request.metadata[_CORRECTS_KEY] = charge.corrects
 
 
 def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:

@@ -45,6 +45,9 @@ from services.metering.tables.columns import SCHEMA as SCHEMA
 from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
 from services.metering.tables.columns import metadata as metadata
 from services.metering.tables.columns import shard_metadata as shard_metadata
+from services.metering.tables.corrections import usage_correction_charges as usage_correction_charges
+from services.metering.tables.corrections import usage_correction_lines as usage_correction_lines
+from services.metering.tables.corrections import usage_corrections as usage_corrections
 from services.metering.tables.limits import limit_alerts as limit_alerts
 from services.metering.tables.limits import limit_counters as limit_counters
 from services.metering.tables.limits import limit_state as limit_state
@@ -333,8 +336,11 @@ outbox: Final = Table(
     Column("hold_operation_id", KEY),
     # Whose usage it is; null where that is not known.
     Column("user_id", ID),
+    # For a movement of a correction: the charge of which it gives something back, and the operation id of the usage.
+    Column("reverses_operation_id", KEY),
+    Column("corrects", KEY),
     PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
-    CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
+    CheckConstraint("kind IN ('DEBIT', 'CAPTURE', 'REVERSAL')", name="outbox_kind"),
     CheckConstraint("state IN ('PENDING', 'REFUSED', 'DEAD')", name="outbox_state_known"),
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
 )
@@ -347,6 +353,8 @@ unpriced_usages: Final = Table(
     Column("usage_id", ID, nullable=False),
     Column("occur_time", TIME, nullable=False),
     Column("model", KEY, nullable=False),
+    # Whether it was corrected meanwhile, so that a correction prices it.
+    Column("corrected", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "usage_id", name="unpriced_usages_pkey"),
 )
 

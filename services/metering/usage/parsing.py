@@ -5,7 +5,7 @@ bounds are left out, and the answer names each field that was changed. The finge
 request as it was sent, so that a repeat is recognised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from libs.common.text import NUL, lengths_of, storable
@@ -59,6 +59,12 @@ def read_description(request: UsageRequest) -> Description:
 def read_endpoint(request: admission_pb2.AuthorizeRequest) -> str | None:
     """Read the endpoint that is to be called."""
     return _text("endpoint", request.endpoint, _ENDPOINT_MAX, [])
+
+
+def read_labels(labels: Mapping[str, str]) -> tuple[str | None, Sequence[str]]:
+    """Read labels, as JSON with sorted keys, and the names of those that are not recorded as they were sent."""
+    adjusted: list[str] = []
+    return (_labels(labels, adjusted) if labels else None), adjusted[:_ADJUSTED_MAX]
 
 
 def _latency(latency_ms: int, adjusted: list[str]) -> int | None:

@@ -19,6 +19,8 @@ from services.metering.quota import counter_store
 from services.metering.quota.counters import sums
 from services.metering.quota.domain import SPEND
 from services.metering.usage import pricing_store
+from services.metering.usage.correction import store as correction_store
+from services.metering.usage.correction.corrections import Corrected, Corrections, wanted_price
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import charge_kind, is_above, is_below, kind_in_lease, rated_cost
 from services.metering.usage.pricing_store import Pricing, Waiting
@@ -34,9 +36,10 @@ _ZERO: Final = Decimal(0)
 class LatePricing:
     """Goes through waiting usage whenever prices were added, here or by another process."""
 
-    def __init__(self, shards: Shards, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, shards: Shards, catalogue: Catalogue, corrections: Corrections, clock: Clock) -> None:
         self._shards = shards
         self._catalogue = catalogue
+        self._corrections = corrections
         self._clock = clock
 
     async def run(self) -> None:
@@ -57,6 +60,7 @@ class LatePricing:
 
         async def visit(database: Database) -> None:
             counts.append(await self._price_shard(database))
+            counts.append(await self._price_corrected(database))
 
         await self._shards.visit_all(visit)
         return sum(counts)
@@ -87,6 +91,20 @@ class LatePricing:
             # What was captured is not given back: an operator sets a price that is not lower, in the same currency.
             _log.error("usage waits since its price is below what parts of its call captured", usages=below)
         return count
+
+    async def _price_corrected(self, database: Database) -> int:
+        """Price corrected usage that waits in a shard, each by a further correction; return how many that were."""
+        after: Key = (NIL, NIL)
+        count = 0
+        while True:
+            async with database.raw_connection() as connection:
+                waiting = await correction_store.next_waiting(connection, after=after, limit=_PART_MAX)
+            if waiting:
+                wanted = [wanted_price(*one) for one in waiting]
+                count += sum(isinstance(one, Corrected) for one in await self._corrections.correct_all(wanted))
+            if len(waiting) < _PART_MAX:
+                return count
+            after = waiting[-1][:2]
 
     async def _write(self, database: Database, pricings: Sequence[Pricing]) -> int:
         """Write the prices, and return how many were written.

@@ -50,7 +50,7 @@ SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".j
     coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment,
     r.captured_before, l.currency_code, r.counters::text[], q.currency_code
 FROM (
-    SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
+    SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid) AND NOT corrected
     ORDER BY organization_id, usage_id LIMIT $3
 ) u
 JOIN usage_records r

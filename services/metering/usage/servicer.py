@@ -22,6 +22,7 @@ from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFo
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
+from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -51,11 +52,8 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(rpc.UsageServiceServicer):
+class UsageServicer(CorrectionServicer, rpc.UsageServiceServicer):
     """Serves usage."""
-
-    def __init__(self, usages: Usages) -> None:
-        self._usages = usages
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -64,6 +62,7 @@ class UsageServicer(rpc.UsageServiceServicer):
             "RecordUsage": self._check_usage,
             "ListUsage": self._check_list,
             "QueryUsage": read_query,
+            **self.correction_readers,
         }
 
     async def RecordUsage(
@@ -131,7 +130,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     async def GetUsage(self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext) -> pb.GetUsageResponse:
         recorded = await self._usages.get(request.organization_id.lower(), request.operation_id)
         await self._usages.know_units(recorded.work.quantities)
-        return pb.GetUsageResponse(usage=render_usage(recorded, self._usages.units))
+        return await self._with_corrections(render_usage(recorded, self._usages.units), recorded)
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
         organization_ids = self._check_list(request)
@@ -177,7 +176,9 @@ class UsageServicer(rpc.UsageServiceServicer):
     async def _rendered(self, usages: Sequence[Recorded]) -> list[pb.UsageRecord]:
         """Return as many usages, from the first on, as fit into a page."""
         await self._usages.know_units(unit_id for usage in usages for unit_id in usage.work.quantities)
-        return that_fit(render_usage(usage, self._usages.units) for usage in usages)
+        rendered = that_fit(render_usage(usage, self._usages.units) for usage in usages)
+        await self._mark(rendered, usages)
+        return rendered
 
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext

@@ -66,7 +66,7 @@ _DONE_OPERATIONS: Final = f"${len(ROW) + 4}::text[]"
 _ARRAY_KINDS: Final = {"counters": "uuid[]", "counted": "numeric[]"}
 
 
-def _received(column: Sent) -> str:
+def received(column: Sent) -> str:
     if column.name in ("cost", "provider_cost"):
         return f"{column.name}::numeric AS {column.name}"
     if column.name in ("labels", "quantities"):
@@ -78,7 +78,7 @@ def _received(column: Sent) -> str:
     return f"coalesce({column.name}, {str(column.absent).lower()}) AS {column.name}"
 
 
-_RECEIVED: Final = ", ".join(map(_received, ROW))
+_RECEIVED: Final = ", ".join(map(received, ROW))
 _STORED: Final = ", ".join(column.name for column in ROW if column.name != "fingerprint")
 # What a later pricing gives to usage that had no price.
 _PRICED: Final = (
@@ -144,10 +144,10 @@ ADD_TO_HOURS: Final = (
     + ") DO UPDATE SET "
     + ", ".join(f"{name} = h.{name} + excluded.{name}" for name in HOUR_SUMS)
 )
-_INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOUR_SUMS))})"
-_INTO_UNITS: Final = f"INSERT INTO usage_hour_units AS h ({', '.join(HOUR_KEY)}, unit_id, quantity)"
+INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOUR_SUMS))})"
+INTO_UNITS: Final = f"INSERT INTO usage_hour_units AS h ({', '.join(HOUR_KEY)}, unit_id, quantity)"
 _UNIT: Final = "unit.key AS unit_id, {sign}sum(unit.value::numeric) AS quantity"
-_ADD_TO_UNITS: Final = (
+ADD_TO_UNITS: Final = (
     f"ON CONFLICT ({', '.join(HOUR_KEY)}, unit_id) DO UPDATE SET quantity = h.quantity + excluded.quantity"
 )
 _GROUP: Final = f"GROUP BY {_BY_HOUR_KEY}"
@@ -169,7 +169,7 @@ WITH item AS (
 ), {claimed}, fresh AS MATERIALIZED (
     SELECT item.*, {LATENCY_BUCKET} FROM item WHERE (usage_id IN (SELECT usage_id FROM claimed)) IS TRUE
 ), summed AS (
-    {_INTO_HOURS}
+    {INTO_HOURS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")},
         {hour_sums("cost", "provider_cost")} FROM fresh
     {_GROUP} {_ORDER} {ADD_TO_HOURS} RETURNING 1
@@ -191,10 +191,10 @@ WITH item AS (
 
 _UNITS_SUMMED: Final = f"""
 units_summed AS (
-    {_INTO_UNITS}
+    {INTO_UNITS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")}, {_UNIT.format(sign="")}
     FROM fresh CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit
-    {_GROUP_UNITS} {_ORDER_UNITS} {_ADD_TO_UNITS} RETURNING 1
+    {_GROUP_UNITS} {_ORDER_UNITS} {ADD_TO_UNITS} RETURNING 1
 ),"""
 
 
@@ -325,7 +325,7 @@ WITH item AS (
             provider_currency_code, rate_hours, counters, counted)
 ), freed AS (
     DELETE FROM unpriced_usages u USING item
-    WHERE u.organization_id = ANY (ARRAY[item.organization_id]) AND u.usage_id = item.usage_id
+    WHERE u.organization_id = ANY (ARRAY[item.organization_id]) AND u.usage_id = item.usage_id AND NOT u.corrected
     RETURNING item.*, u.occur_time
 ), priced AS (
     INSERT INTO usage_pricings (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind,
@@ -349,20 +349,20 @@ WITH item AS (
         CASE WHEN new_charge_kind = 'CAPTURE' THEN lease_id END
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
-    {_INTO_HOURS}
+    {INTO_HOURS}
     SELECT {hour_key("''", "''")}, {hour_sums("0", "0", "-")} FROM usage {_GROUP}
     UNION ALL
     SELECT {hour_key("new_currency_code", "new_provider_currency_code")}, {hour_sums("new_cost", "new_provider_cost")}
     FROM usage {_GROUP}
     {_ORDER} {ADD_TO_HOURS}
 ), units_summed AS (
-    {_INTO_UNITS}
+    {INTO_UNITS}
     SELECT {hour_key("''", "''")}, {_UNIT.format(sign="-")}
     FROM usage CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit {_GROUP_UNITS}
     UNION ALL
     SELECT {hour_key("new_currency_code", "new_provider_currency_code")}, {_UNIT.format(sign="")}
     FROM usage CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit {_GROUP_UNITS}
-    {_ORDER_UNITS} {_ADD_TO_UNITS}
+    {_ORDER_UNITS} {ADD_TO_UNITS}
 )
 SELECT usage_id::text FROM freed
 """

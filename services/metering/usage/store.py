@@ -79,7 +79,7 @@ async def record(
     has_units = any(one.work.quantities for one in recorded)
     new = await connection.fetchval(
         statements.RECORD_UNITS if has_units else statements.RECORD,
-        *_columns(recorded),
+        *columns_of(recorded),
         now,
         due_time,
         [organization_id for organization_id, _ in done_keys],
@@ -110,7 +110,7 @@ async def record_counted(
     return await quick_store.run(
         connection,
         statements.RECORD_COUNTED_UNITS if has_units else statements.RECORD_COUNTED,
-        *_columns(recorded),
+        *columns_of(recorded),
         now,
         due_time,
         [organization_id for organization_id, _ in done],
@@ -138,7 +138,7 @@ async def record_last(
     """
     rows = await connection.fetch(
         statements.RECORD_LAST,
-        *_columns([one.recorded for one in last]),
+        *columns_of([one.recorded for one in last]),
         now,
         due_time,
         [one.seen_usage_id for one in last],
@@ -163,7 +163,7 @@ async def know_dimensions(database: Database, known: KnownDimensions, recorded: 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tuple[Recorded, bytes]]:
     """Return the stored usages of some operations, each with its fingerprint."""
     rows = await connection.fetch(statements.FIND, [key[0] for key in keys], [key[1] for key in keys])
-    found = ((_recorded(row), row["fingerprint"]) for row in rows)
+    found = ((recorded_of(row), row["fingerprint"]) for row in rows)
     return {(recorded.work.organization_id, recorded.work.operation_id): (recorded, mark) for recorded, mark in found}
 
 
@@ -241,7 +241,7 @@ async def list_usages(
         token_class,
         limit,
     )
-    usages = [_recorded(row) for row in rows]
+    usages = [recorded_of(row) for row in rows]
     if len(usages) == limit:
         return usages, (usages[-1].work.occur_time, usages[-1].usage_id)
     return usages, bound
@@ -292,7 +292,7 @@ WITH due AS (
 UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
 FROM due WHERE o.organization_id = ANY (ARRAY[due.organization_id]) AND o.operation_id = due.operation_id
 RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
-    o.hold_operation_id, o.user_id::text, o.attempt_count
+    o.hold_operation_id, o.user_id::text, o.reverses_operation_id, o.corrects, o.attempt_count
 """
 
 
@@ -307,7 +307,7 @@ async def take_due(
 ) -> list[DueCharge]:
     """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
     rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
-    return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:9])), row[9]) for row in rows]
+    return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:11])), row[11]) for row in rows]
 
 
 _FINISH: Final = """
@@ -347,7 +347,7 @@ async def ensure_month(connection: RawConnection, moment: datetime) -> bool:
     return bool(await connection.fetchval("SELECT ensure_usage_month($1::timestamptz)", moment))
 
 
-def _columns(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
+def columns_of(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
     """Turn usages into columns, as the statement takes them; a column without any value is sent as an empty array."""
     for column, values in zip(statements.ROW, zip(*map(_row, recorded), strict=True), strict=True):
         yield () if values.count(column.absent) == len(values) else values
@@ -380,7 +380,7 @@ def counts_text(amounts: Mapping[str, Decimal]) -> tuple[str | None, str | None]
     return f"{{{','.join(amounts)}}}", f"{{{','.join(map(str, amounts.values()))}}}"
 
 
-def _recorded(row: asyncpg.Record) -> Recorded:
+def recorded_of(row: asyncpg.Record) -> Recorded:
     (organization_id, operation_id, usage_id, occur_time), plain = row[:4], row[4:9]
     labels = row["labels"]
     dimensions = PLAIN

@@ -42,14 +42,14 @@ class Charge(_message.Message):
     transaction_id: _builtins.str
     """The transaction that charged it."""
     kind: _ledger_pb2.TransactionKind.ValueType
-    """DEBIT or CAPTURE."""
+    """DEBIT or CAPTURE, or REVERSAL for what metering gave back of the cost of usage."""
     source: _builtins.str
     """Who asked for it, as the transaction's metadata names it under `source`: `metering` for the cost of usage. Usually
     empty for what people charge by hand.
     """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """What was charged, before reversals. May be zero."""
+        """What was charged, before reversals. May be zero, and is below zero for a reversal."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -17,7 +17,7 @@ class ChargeServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListChargesRequest, _charge_pb2.ListChargesResponse]
-    """Lists charges (debits and captures), shard of organizations by shard.
+    """Lists charges, shard of organizations by shard: debits, captures, and the reversals that metering asked for.
 
     Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
     Metering sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
@@ -26,7 +26,7 @@ class ChargeServiceStub:
     DigestCharges: _aio.UnaryStreamMultiCallable[_charge_pb2.DigestChargesRequest, _charge_pb2.DigestChargesResponse]
     """Computes digests of the charges that metering asked for.
 
-    These are the debits and captures of more than zero whose `source` is `metering`. Metering has the same RPC over the
+    These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has the same RPC over the
     same charges, so two digests differ only where the charges do. Streams the digests organization by organization,
     and meanwhile how many rows were read. Only a stream that ends without an error is complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
     charges made meanwhile can be left out with `until_time`.
@@ -48,7 +48,7 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _charge_pb2.ListChargesRequest,
         context: _aio.ServicerContext[_charge_pb2.ListChargesRequest, _abc.Awaitable[_charge_pb2.ListChargesResponse]],
     ) -> _abc.Awaitable[_charge_pb2.ListChargesResponse]:
-        """Lists charges (debits and captures), shard of organizations by shard.
+        """Lists charges, shard of organizations by shard: debits, captures, and the reversals that metering asked for.
 
         Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
         Metering sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
@@ -63,7 +63,7 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_charge_pb2.DigestChargesResponse]:
         """Computes digests of the charges that metering asked for.
 
-        These are the debits and captures of more than zero whose `source` is `metering`. Metering has the same RPC over the
+        These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has the same RPC over the
         same charges, so two digests differ only where the charges do. Streams the digests organization by organization,
         and meanwhile how many rows were read. Only a stream that ends without an error is complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
         charges made meanwhile can be left out with `until_time`.

@@ -1693,16 +1693,19 @@ class ReverseTransactionRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REVERSED_OPERATION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     transaction_id: _builtins.str
-    """The transaction to undo."""
+    """The transaction to undo. Either this or reversed_operation_id names it."""
     operation_id: _builtins.str
     """Names the reversal itself: not the operation id of the transaction it undoes."""
     description: _builtins.str
     """A description for people to read, at most 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
     """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    reversed_operation_id: _builtins.str
+    """The operation id of the transaction to undo. Over REST the path names the transaction_id."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to undo: greater than zero. Everything not yet undone when unset."""
@@ -1721,10 +1724,11 @@ class ReverseTransactionRequest(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        reversed_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "reversed_operation_id", b"reversed_operation_id", "transaction_id", b"transaction_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -24,6 +25,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UsageCorrectionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageCorrectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageCorrectionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_CORRECTION_KIND_UNSPECIFIED: _UsageCorrectionKind.ValueType  # 0
+    """Never sent."""
+    USAGE_CORRECTION_KIND_AMEND: _UsageCorrectionKind.ValueType  # 1
+    """It replaces quantities, labels or the time."""
+    USAGE_CORRECTION_KIND_VOID: _UsageCorrectionKind.ValueType  # 2
+    """It takes the usage back."""
+    USAGE_CORRECTION_KIND_RESTORE: _UsageCorrectionKind.ValueType  # 3
+    """It undoes a void."""
+    USAGE_CORRECTION_KIND_PRICE: _UsageCorrectionKind.ValueType  # 4
+    """A price came for usage that had been corrected while it waited for one."""
+
+class UsageCorrectionKind(_UsageCorrectionKind, metaclass=_UsageCorrectionKindEnumTypeWrapper):
+    """What a correction does."""
+
+USAGE_CORRECTION_KIND_UNSPECIFIED: UsageCorrectionKind.ValueType  # 0
+"""Never sent."""
+USAGE_CORRECTION_KIND_AMEND: UsageCorrectionKind.ValueType  # 1
+"""It replaces quantities, labels or the time."""
+USAGE_CORRECTION_KIND_VOID: UsageCorrectionKind.ValueType  # 2
+"""It takes the usage back."""
+USAGE_CORRECTION_KIND_RESTORE: UsageCorrectionKind.ValueType  # 3
+"""It undoes a void."""
+USAGE_CORRECTION_KIND_PRICE: UsageCorrectionKind.ValueType  # 4
+"""A price came for usage that had been corrected while it waited for one."""
+Global___UsageCorrectionKind: _TypeAlias = UsageCorrectionKind  # noqa: Y015
 
 class _Settlement:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -258,6 +291,8 @@ class UsageRecord(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
     STATED_FIELD_NUMBER: _builtins.int
+    CORRECTION_COUNT_FIELD_NUMBER: _builtins.int
+    VOIDED_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The record's id, a UUID in lower case."""
     operation_id: _builtins.str
@@ -306,6 +341,14 @@ class UsageRecord(_message.Message):
     """How many of the platform's own items the work produced or touched, such as products."""
     stated: _builtins.bool
     """Whether the caller stated the cost, instead of it being computed from a price."""
+    correction_count: _builtins.int
+    """How many corrections the usage has had. They do not change the fields of this record: GetUsage shows what they did.
+    Only in the answers of GetUsage and ListUsage.
+    """
+    voided: _builtins.bool
+    """Whether the usage is voided, so that it costs nothing and counts nowhere. Only in the answers of GetUsage and
+    ListUsage.
+    """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
@@ -368,10 +411,12 @@ class UsageRecord(_message.Message):
         items: _builtins.int = ...,
         provider_cost: _amount_pb2.Amount | None = ...,
         stated: _builtins.bool = ...,
+        correction_count: _builtins.int = ...,
+        voided: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "provider_cost", b"provider_cost", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "provider", b"provider", "provider_cost", b"provider_cost", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "stated", b"stated", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "correction_count", b"correction_count", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "provider", b"provider", "provider_cost", b"provider_cost", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "stated", b"stated", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "usage_id", b"usage_id", "user_id", b"user_id", "voided", b"voided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
@@ -819,18 +864,24 @@ class GetUsageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> Global___UsageRecord:
-        """The usage."""
+        """The usage as it was recorded."""
+
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCorrection]:
+        """Its corrections, the latest first, at most 100: `after` of the first is what the usage is now."""
 
     def __init__(
         self,
         *,
         usage: Global___UsageRecord | None = ...,
+        corrections: _abc.Iterable[Global___UsageCorrection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrections", b"corrections", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1298,3 +1349,471 @@ class QueryUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageCorrection(_message.Message):
+    """A change of a recorded usage, stored beside it. It never changes, but for the settlement of its charges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """The name of the correction."""
+    organization_id: _builtins.str
+    """The organization whose usage it is."""
+    usage_operation_id: _builtins.str
+    """The operation_id of the usage."""
+    usage_id: _builtins.str
+    """The id of the usage, a UUID in lower case."""
+    number: _builtins.int
+    """The number among the corrections of the usage: 1, 2, 3 and so on."""
+    kind: Global___UsageCorrectionKind.ValueType
+    """What was done."""
+    reason: _builtins.str
+    """Why, as the caller said."""
+    actor: _builtins.str
+    """Who did it, as in audit events."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored; absent with `validate_only`."""
+
+    @_builtins.property
+    def before(self) -> Global___UsageRecord:
+        """What the usage was before it, without a settlement. Absent where it was voided."""
+
+    @_builtins.property
+    def after(self) -> Global___UsageRecord:
+        """What the usage is after it, without a settlement. Absent where it is voided."""
+
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCorrectionCharge]:
+        """The movements of money that it asks billing for; none where the usage costs what it did. With `validate_only` they
+        have no operation_id.
+        """
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        usage_operation_id: _builtins.str = ...,
+        usage_id: _builtins.str = ...,
+        number: _builtins.int = ...,
+        kind: Global___UsageCorrectionKind.ValueType = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        before: Global___UsageRecord | None = ...,
+        after: Global___UsageRecord | None = ...,
+        charges: _abc.Iterable[Global___UsageCorrectionCharge] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "before", b"before", "charges", b"charges", "create_time", b"create_time", "kind", b"kind", "number", b"number", "operation_id", b"operation_id", "organization_id", b"organization_id", "reason", b"reason", "usage_id", b"usage_id", "usage_operation_id", b"usage_operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageCorrection: _TypeAlias = UsageCorrection  # noqa: Y015
+
+@_typing.final
+class UsageCorrectionCharge(_message.Message):
+    """One movement of money of a correction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REVERSES_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_REASON_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """Its operation id in billing: `correction:`, a UUID and a number."""
+    reverses_operation_id: _builtins.str
+    """The operation id of the charge of which it gives something back. Empty where it takes from the account."""
+    settlement: Global___Settlement.ValueType
+    """Whether billing has made it."""
+    settlement_reason: _builtins.str
+    """Why billing refuses it; empty unless the settlement is REFUSED."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """How much, greater than zero: taken from the account, or given back to it."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        reverses_operation_id: _builtins.str = ...,
+        settlement: Global___Settlement.ValueType = ...,
+        settlement_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "operation_id", b"operation_id", "reverses_operation_id", b"reverses_operation_id", "settlement", b"settlement", "settlement_reason", b"settlement_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageCorrectionCharge: _TypeAlias = UsageCorrectionCharge  # noqa: Y015
+
+@_typing.final
+class AmendUsageRequest(_message.Message):
+    """What AmendUsage needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    STATED_AMOUNT_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization whose usage it is."""
+    operation_id: _builtins.str
+    """Names the correction, unique among those of the organization for ever: 1 to 255 visible ASCII characters. It may be
+    the same as that of a usage.
+    """
+    usage_operation_id: _builtins.str
+    """The operation_id that the usage was recorded with."""
+    reason: _builtins.str
+    """Why, for people to read, at most 256 characters."""
+    validate_only: _builtins.bool
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    items: _builtins.int
+    """How many of the platform's own items the work produced or touched, 0 to 1,000,000,000."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to replace, out of tokens, quantities, labels, occur_time, items and stated_amount. Required."""
+
+    @_builtins.property
+    def tokens(self) -> _model_pb2.TokenCounts:
+        """The tokens used. Absent means none."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used of any other units; each unit at most once, at most 64, and none that is counted in tokens. They replace
+        all quantities of the usage.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """All labels, by the rules of RecordUsage: what breaks them is cut or left out, and named in adjusted_fields."""
+
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When the work happened: at most 35 days before the usage was recorded, and 5 minutes after that."""
+
+    @_builtins.property
+    def stated_amount(self) -> _amount_pb2.Amount:
+        """What the work costs, for usage whose caller stated that."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        usage_operation_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        tokens: _model_pb2.TokenCounts | None = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        items: _builtins.int = ...,
+        stated_amount: _amount_pb2.Amount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time", "stated_amount", b"stated_amount", "tokens", b"tokens", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "labels", b"labels", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "quantities", b"quantities", "reason", b"reason", "stated_amount", b"stated_amount", "tokens", b"tokens", "update_mask", b"update_mask", "usage_operation_id", b"usage_operation_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendUsageRequest: _TypeAlias = AmendUsageRequest  # noqa: Y015
+
+@_typing.final
+class AmendUsageResponse(_message.Message):
+    """What AmendUsage answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether the correction had been stored before."""
+    @_builtins.property
+    def correction(self) -> Global___UsageCorrection:
+        """The correction."""
+
+    @_builtins.property
+    def balance(self) -> Global___AccountBalance:
+        """The balance of the charged account after the last movement, when this call made one."""
+
+    @_builtins.property
+    def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labels that were not stored as they were sent, as for RecordUsage."""
+
+    def __init__(
+        self,
+        *,
+        correction: Global___UsageCorrection | None = ...,
+        balance: Global___AccountBalance | None = ...,
+        replayed: _builtins.bool = ...,
+        adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "correction", b"correction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "correction", b"correction", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendUsageResponse: _TypeAlias = AmendUsageResponse  # noqa: Y015
+
+@_typing.final
+class VoidUsageRequest(_message.Message):
+    """What VoidUsage needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization whose usage it is."""
+    operation_id: _builtins.str
+    """Names the correction, unique among those of the organization for ever: 1 to 255 visible ASCII characters. It may be
+    the same as that of a usage.
+    """
+    usage_operation_id: _builtins.str
+    """The operation_id that the usage was recorded with."""
+    reason: _builtins.str
+    """Why, for people to read, at most 256 characters."""
+    validate_only: _builtins.bool
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        usage_operation_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "reason", b"reason", "usage_operation_id", b"usage_operation_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageRequest: _TypeAlias = VoidUsageRequest  # noqa: Y015
+
+@_typing.final
+class VoidUsageResponse(_message.Message):
+    """What VoidUsage answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether the correction had been stored before."""
+    @_builtins.property
+    def correction(self) -> Global___UsageCorrection:
+        """The correction."""
+
+    @_builtins.property
+    def balance(self) -> Global___AccountBalance:
+        """The balance of the charged account after the last movement, when this call made one."""
+
+    def __init__(
+        self,
+        *,
+        correction: Global___UsageCorrection | None = ...,
+        balance: Global___AccountBalance | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "correction", b"correction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "correction", b"correction", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageResponse: _TypeAlias = VoidUsageResponse  # noqa: Y015
+
+@_typing.final
+class RestoreUsageRequest(_message.Message):
+    """What RestoreUsage needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization whose usage it is."""
+    operation_id: _builtins.str
+    """Names the correction, unique among those of the organization for ever: 1 to 255 visible ASCII characters. It may be
+    the same as that of a usage.
+    """
+    usage_operation_id: _builtins.str
+    """The operation_id that the usage was recorded with."""
+    reason: _builtins.str
+    """Why, for people to read, at most 256 characters."""
+    validate_only: _builtins.bool
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        usage_operation_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "reason", b"reason", "usage_operation_id", b"usage_operation_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreUsageRequest: _TypeAlias = RestoreUsageRequest  # noqa: Y015
+
+@_typing.final
+class RestoreUsageResponse(_message.Message):
+    """What RestoreUsage answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether the correction had been stored before."""
+    @_builtins.property
+    def correction(self) -> Global___UsageCorrection:
+        """The correction."""
+
+    @_builtins.property
+    def balance(self) -> Global___AccountBalance:
+        """The balance of the charged account after the last movement, when this call made one."""
+
+    def __init__(
+        self,
+        *,
+        correction: Global___UsageCorrection | None = ...,
+        balance: Global___AccountBalance | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "correction", b"correction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "correction", b"correction", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreUsageResponse: _TypeAlias = RestoreUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageCorrectionsRequest(_message.Message):
+    """What ListUsageCorrections needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USAGE_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    usage_operation_id: _builtins.str
+    """Only those of the usage with this operation_id, when given."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        usage_operation_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "usage_operation_id", b"usage_operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageCorrectionsRequest: _TypeAlias = ListUsageCorrectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageCorrectionsResponse(_message.Message):
+    """What ListUsageCorrections answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCorrection]:
+        """The corrections, the latest first."""
+
+    def __init__(
+        self,
+        *,
+        corrections: _abc.Iterable[Global___UsageCorrection] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrections", b"corrections", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageCorrectionsResponse: _TypeAlias = ListUsageCorrectionsResponse  # noqa: Y015

@@ -69,6 +69,26 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageResponse.FromString,
                 _registered_method=True)
+        self.AmendUsage = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/AmendUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageResponse.FromString,
+                _registered_method=True)
+        self.VoidUsage = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/VoidUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageResponse.FromString,
+                _registered_method=True)
+        self.RestoreUsage = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/RestoreUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageResponse.FromString,
+                _registered_method=True)
+        self.ListUsageCorrections = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ListUsageCorrections',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -163,6 +183,59 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AmendUsage(self, request, context):
+        """Replaces quantities, labels or the time of a recorded usage. The money, the sums of QueryUsage and the counters of
+        limits follow.
+
+        The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
+        GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
+        has; RerateUsage changes that. What it costs more is debited whatever the account has, what it costs less is given
+        back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
+        issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
+        moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any
+        more are left out.
+
+        Repeating it with the same operation_id and fields gives the stored answer with replayed set; with other fields it
+        fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND where the organization has no such
+        usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would change,
+        `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
+        can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100.
+        Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidUsage(self, request, context):
+        """Takes a recorded usage back: it costs nothing, and counts in no sum and no limit any more.
+
+        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_VOIDED` where the usage is
+        voided already, `TOO_MANY_CORRECTIONS` after 100. Usage that waits for a price stops waiting. RestoreUsage undoes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreUsage(self, request, context):
+        """Makes a voided usage what it was before it was voided. It is charged again.
+
+        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_NOT_VOIDED` where the usage is
+        not voided, `TOO_MANY_CORRECTIONS` after 100. It counts again in the limits that it was counted in, as far as their
+        windows are still looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageCorrections(self, request, context):
+        """Lists the corrections of an organization's usage, the latest first, or those of one usage.
+
+        A page may hold fewer than asked for, even when more follow: only an empty next_page_token ends the list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +268,26 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.QueryUsage,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageResponse.SerializeToString,
+            ),
+            'AmendUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageResponse.SerializeToString,
+            ),
+            'VoidUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageResponse.SerializeToString,
+            ),
+            'RestoreUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageResponse.SerializeToString,
+            ),
+            'ListUsageCorrections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageCorrections,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -364,6 +457,114 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/QueryUsage',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/AmendUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.AmendUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/VoidUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.VoidUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/RestoreUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RestoreUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageCorrections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ListUsageCorrections',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

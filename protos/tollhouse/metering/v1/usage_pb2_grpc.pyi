@@ -81,6 +81,43 @@ class UsageServiceStub:
     these organizations has more hourly sums; ask by shorter windows then, or group by organization, which has no such
     limit.
     """
+    AmendUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.AmendUsageRequest, _usage_pb2.AmendUsageResponse]
+    """Replaces quantities, labels or the time of a recorded usage. The money, the sums of QueryUsage and the counters of
+    limits follow.
+
+    The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
+    GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
+    has; RerateUsage changes that. What it costs more is debited whatever the account has, what it costs less is given
+    back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
+    issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
+    moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any
+    more are left out.
+
+    Repeating it with the same operation_id and fields gives the stored answer with replayed set; with other fields it
+    fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND where the organization has no such
+    usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would change,
+    `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
+    can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100.
+    Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
+    """
+    VoidUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.VoidUsageRequest, _usage_pb2.VoidUsageResponse]
+    """Takes a recorded usage back: it costs nothing, and counts in no sum and no limit any more.
+
+    It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_VOIDED` where the usage is
+    voided already, `TOO_MANY_CORRECTIONS` after 100. Usage that waits for a price stops waiting. RestoreUsage undoes it.
+    """
+    RestoreUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RestoreUsageRequest, _usage_pb2.RestoreUsageResponse]
+    """Makes a voided usage what it was before it was voided. It is charged again.
+
+    It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_NOT_VOIDED` where the usage is
+    not voided, `TOO_MANY_CORRECTIONS` after 100. It counts again in the limits that it was counted in, as far as their
+    windows are still looked at.
+    """
+    ListUsageCorrections: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageCorrectionsRequest, _usage_pb2.ListUsageCorrectionsResponse]
+    """Lists the corrections of an organization's usage, the latest first, or those of one usage.
+
+    A page may hold fewer than asked for, even when more follow: only an empty next_page_token ends the list.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Records usage, charges it exactly once, and reports how much was used.
@@ -184,6 +221,67 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         next_page_token ends the list. Fails with FAILED_PRECONDITION, reason `TOO_MUCH_USAGE`, when a single window of all
         these organizations has more hourly sums; ask by shorter windows then, or group by organization, which has no such
         limit.
+        """
+
+    @_abc_1.abstractmethod
+    def AmendUsage(
+        self,
+        request: _usage_pb2.AmendUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.AmendUsageRequest, _abc.Awaitable[_usage_pb2.AmendUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.AmendUsageResponse]:
+        """Replaces quantities, labels or the time of a recorded usage. The money, the sums of QueryUsage and the counters of
+        limits follow.
+
+        The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
+        GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
+        has; RerateUsage changes that. What it costs more is debited whatever the account has, what it costs less is given
+        back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
+        issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
+        moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any
+        more are left out.
+
+        Repeating it with the same operation_id and fields gives the stored answer with replayed set; with other fields it
+        fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND where the organization has no such
+        usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would change,
+        `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
+        can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100.
+        Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
+        """
+
+    @_abc_1.abstractmethod
+    def VoidUsage(
+        self,
+        request: _usage_pb2.VoidUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.VoidUsageRequest, _abc.Awaitable[_usage_pb2.VoidUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.VoidUsageResponse]:
+        """Takes a recorded usage back: it costs nothing, and counts in no sum and no limit any more.
+
+        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_VOIDED` where the usage is
+        voided already, `TOO_MANY_CORRECTIONS` after 100. Usage that waits for a price stops waiting. RestoreUsage undoes it.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreUsage(
+        self,
+        request: _usage_pb2.RestoreUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.RestoreUsageRequest, _abc.Awaitable[_usage_pb2.RestoreUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.RestoreUsageResponse]:
+        """Makes a voided usage what it was before it was voided. It is charged again.
+
+        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_NOT_VOIDED` where the usage is
+        not voided, `TOO_MANY_CORRECTIONS` after 100. It counts again in the limits that it was counted in, as far as their
+        windows are still looked at.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsageCorrections(
+        self,
+        request: _usage_pb2.ListUsageCorrectionsRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListUsageCorrectionsRequest, _abc.Awaitable[_usage_pb2.ListUsageCorrectionsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListUsageCorrectionsResponse]:
+        """Lists the corrections of an organization's usage, the latest first, or those of one usage.
+
+        A page may hold fewer than asked for, even when more follow: only an empty next_page_token ends the list.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,1 @@
+"""Corrections of recorded usage: amendments, voids and what undoes them."""

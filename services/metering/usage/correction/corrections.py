@@ -1,0 +1,390 @@
+"""Corrects recorded usage: what it was stays, what changes is stored beside it, and money, sums and limits follow.
+
+A correction is decided on what the usage is at that moment, and written in one transaction: it locks the usage, looks
+whether it is still so, and stores the correction with what it takes out of the hourly sums and puts into them, with its
+movements of money in the outbox, and with the counters of limits, which are locked last and in the order of their keys,
+as by new usage. A process that dies before the commit has changed nothing; after it, the relay makes the movements.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import structlog
+
+from libs.common.call import current_actor
+from libs.common.clock import Clock
+from libs.common.database import ConstraintViolation, Database, RawConnection
+from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal
+from libs.common.ids import new_id
+from libs.common.shards import Shards
+from services.metering.clients.billing import AccountBalance, Charged, NotCharged
+from services.metering.errors import NothingToAmend
+from services.metering.model.catalogue import Catalogue
+from services.metering.quota import counter_store
+from services.metering.quota.counter_store import Change
+from services.metering.quota.counters import sums
+from services.metering.usage import store as usage_store
+from services.metering.usage.charging import Charging
+from services.metering.usage.correction import store
+from services.metering.usage.correction.domain import (
+    Correction,
+    CorrectionCharge,
+    CorrectionKind,
+    Counted,
+    Source,
+    State,
+    count_changes,
+    due_for,
+    movements,
+    priced,
+    recounted,
+    require_correctable,
+)
+from services.metering.usage.correction.store import Planned
+from services.metering.usage.counting import Counting
+from services.metering.usage.dimensions import KnownDimensions
+from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded
+from services.metering.usage.store import Key
+
+_log = structlog.get_logger("corrections")
+
+TRIES_MAX: Final = 10
+_PAUSE_MAX_S: Final = 0.05
+_PRICED: Final = b"price"
+"""The fingerprint of corrections that price usage. No request has it."""
+RUNNING_MAX: Final = 2
+"""How many transactions of corrections a process runs at once in a shard; usage has the other connections."""
+
+
+class Wanted(NamedTuple):
+    """A correction that is asked for."""
+
+    organization_id: str
+    operation_id: str
+    fingerprint: bytes
+    kind: CorrectionKind
+    usage_operation_id: str
+    reason: str
+    change: Callable[[State, Catalogue], Recorded | None]
+    """Returns what usage is afterwards, or raises the refusal; None where it is voided."""
+
+    @property
+    def key(self) -> Key:
+        return self.organization_id, self.operation_id
+
+    @property
+    def usage_key(self) -> Key:
+        return self.organization_id, self.usage_operation_id
+
+
+def wanted_price(organization_id: str, usage_id: str, usage_operation_id: str) -> Wanted:
+    """Return the correction that prices usage which was corrected while it waited for a price."""
+
+    def change(state: State, catalogue: Catalogue) -> Recorded:
+        work = state.usage.work
+        version = catalogue.price(work.model, work.organization_id, work.occur_time)
+        if state.usage.cost is not None:
+            raise NothingToAmend(operation_id=work.operation_id)
+        return state.usage._replace(cost=priced(work, version, catalogue.units))
+
+    # A usage that was priced, and then restored or amended, has a price. So it gets only one in this way.
+    return Wanted(
+        organization_id,
+        f"price:{usage_id}",
+        _PRICED,
+        CorrectionKind.PRICE,
+        usage_operation_id,
+        "",
+        change,
+    )
+
+
+class Corrected(NamedTuple):
+    """The correction is stored, now or before."""
+
+    correction: Correction
+    replayed: bool
+    balance: AccountBalance | None = None
+
+
+Outcome = Corrected | Refusal
+
+
+@dataclass(slots=True)
+class _Read:
+    """What corrections are decided on."""
+
+    known: Mapping[Key, Correction] = field(default_factory=dict)
+    states: Mapping[Key, State] = field(default_factory=dict)
+    sources: Mapping[Key, Sequence[Source]] = field(default_factory=dict)
+    authorizations: Mapping[Key, Authorization] = field(default_factory=dict)
+    metrics: Mapping[Key, tuple[str, str]] = field(default_factory=dict)
+
+
+class Corrections:
+    """Corrects usage."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        catalogue: Catalogue,
+        counting: Counting,
+        charging: Charging,
+        clock: Clock,
+        *,
+        relay_after: timedelta,
+    ) -> None:
+        self._shards = shards
+        self._catalogue = catalogue
+        self._counting = counting
+        self._charging = charging
+        self._clock = clock
+        self._relay_after = relay_after
+        self._dimensions = KnownDimensions()
+        self._turns = {database: asyncio.Semaphore(RUNNING_MAX) for database in shards}
+
+    async def correct(self, wanted: Wanted, *, validate_only: bool = False) -> Corrected:
+        """Make one correction; or only return what it would be.
+
+        Raises:
+            Refusal: what `correct_all` says.
+        """
+        (outcome,) = await self.correct_all([wanted], validate_only=validate_only)
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
+
+    async def correct_all(self, wanted: Sequence[Wanted], *, validate_only: bool = False) -> list[Outcome]:
+        """Make corrections of different usages of one shard, in one transaction; one outcome for each, in their order.
+
+        A correction is refused, and nothing of it changed, where its usage does not exist (NotFound), its operation id
+        named another correction (OperationIdReused), or for what its kind says.
+
+        Raises:
+            Conflict: the usages were corrected by others meanwhile, again and again.
+            Unavailable: the limits of an organization cannot be read.
+        """
+        database = self._shards.of(wanted[0].organization_id)
+        for attempt in range(TRIES_MAX):
+            if attempt:
+                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+            async with self._turns[database]:
+                try:
+                    outcomes = await self._try(database, wanted, validate_only=validate_only)
+                except ConstraintViolation:
+                    continue  # Another process has used an operation id meanwhile: it is known now.
+            if outcomes is not None:
+                return outcomes if validate_only else await self._charge(database, outcomes)
+        raise Conflict
+
+    async def of_usage(
+        self, organization_id: str, usage_id: str, *, before: int | None, limit: int
+    ) -> list[Correction]:
+        """Return the latest corrections of a usage."""
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            return await store.corrections_of_usage(connection, organization_id, usage_id, before=before, limit=limit)
+
+    async def of_organization(
+        self, organization_id: str, *, before: tuple[datetime, str] | None, limit: int
+    ) -> list[Correction]:
+        """Return the latest corrections of an organization."""
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            return await store.corrections_of_organization(connection, organization_id, before=before, limit=limit)
+
+    async def marks(self, usages: Sequence[Recorded]) -> dict[str, tuple[int, bool]]:
+        """Return how many corrections usages had, and whether each is voided, by usage id."""
+        marks: dict[str, tuple[int, bool]] = {}
+        by_shard: dict[Database, list[Recorded]] = {}
+        for usage in usages:
+            by_shard.setdefault(self._shards.of(usage.work.organization_id), []).append(usage)
+        for database, some in by_shard.items():
+            async with database.raw_connection() as connection:
+                marks |= await store.find_marks(connection, some)
+        return marks
+
+    async def _try(self, database: Database, wanted: Sequence[Wanted], *, validate_only: bool) -> list[Outcome] | None:
+        """Make the corrections, unless a usage was changed meanwhile: None then, and nothing is written."""
+        await self._catalogue.refresh()
+        read = await self._read(database, wanted)
+        now = self._clock.now()
+        outcomes: dict[int, Outcome] = {}
+        planned: dict[int, Planned] = {}
+        for place, one in enumerate(wanted):
+            if one.key in read.known:
+                outcomes[place] = _repeat(read.known[one.key], one)
+                continue
+            try:
+                planned[place] = self._plan(one, read, now)
+            except Refusal as refusal:
+                outcomes[place] = refusal
+        counted = await self._count(database, list(planned.values()), read)
+        planned = dict(zip(planned, counted, strict=True))
+        if planned and not validate_only and not await self._write(database, counted, now):
+            return None
+        outcomes |= {place: Corrected(one.correction, replayed=False) for place, one in planned.items()}
+        return [outcomes[place] for place in range(len(wanted))]
+
+    async def _read(self, database: Database, wanted: Sequence[Wanted]) -> _Read:
+        usage_keys = {one.usage_key for one in wanted}
+        async with database.raw_connection() as connection:
+            known = await store.find_corrections(connection, [one.key for one in wanted])
+            states = await store.find_states(connection, usage_keys)
+            originals = await store.find_originals(connection, states)
+            sources = await store.find_sources(connection, originals) if originals else {}
+            authorizations = await usage_store.find_authorizations(connection, list(states)) if states else []
+            counters = {(key[0], counter_id) for key, state in states.items() for counter_id in state.counted}
+            metrics = await counter_store.metrics(connection, counters) if counters else {}
+        found = {(one.organization_id, one.operation_id): one for one in authorizations}
+        if any(
+            usage.cost is not None
+            and usage.cost.price_version_id is not None
+            and self._catalogue.version(usage.cost.price_version_id) is None
+            for usage, *_ in states.values()
+        ):
+            await self._catalogue.refresh_for_unknown()
+        return _Read(known, states, sources, found, metrics)
+
+    def _plan(self, wanted: Wanted, read: _Read, now: datetime) -> Planned:
+        """Decide a correction, all but what it counts in limits."""
+        state = read.states.get(wanted.usage_key)
+        if state is None:
+            raise NotFound(resource_type="usage", resource_name=wanted.usage_operation_id)
+        require_correctable(state, wanted.kind)
+        after = wanted.change(state, self._catalogue)
+        correction_id = new_id()
+        sources = read.sources[wanted.organization_id, state.usage.usage_id]
+        charges = [
+            CorrectionCharge(f"correction:{correction_id}:{position}", movement, PENDING)
+            for position, movement in enumerate(movements(sources, due_for(after)))
+        ]
+        correction = Correction(
+            wanted.organization_id,
+            wanted.operation_id,
+            wanted.fingerprint,
+            wanted.kind,
+            wanted.usage_operation_id,
+            state.usage.usage_id,
+            state.number + 1,
+            wanted.reason,
+            current_actor(),
+            now,
+            state.now,
+            after,
+            charges,
+        )
+        return Planned(correction, state, {} if state.voided else state.counted, {})
+
+    async def _count(self, database: Database, planned: Sequence[Planned], read: _Read) -> list[Planned]:
+        """Add what each correction makes its usage count in limits, and create the counters that are missing."""
+        remaining = [one for one in planned if one.correction.after is not None and one.correction.before is not None]
+        proposed = [
+            (one.correction.after, read.authorizations.get(one.operation_key))
+            for one in remaining
+            if one.correction.after is not None
+        ]
+        elsewhere: dict[Key, Counted] = {}
+        if proposed:
+            plain = [(usage._replace(counts=None), authorization) for usage, authorization in proposed]
+            for one, usage in zip(remaining, await self._counting.propose(database, plain), strict=True):
+                elsewhere[one.usage_key] = {} if usage.counts is None else usage.counts.amounts
+        missing = {(key[0], counter_id) for key, found in elsewhere.items() for counter_id in found} - set(read.metrics)
+        metrics = dict(read.metrics)
+        if missing:
+            async with database.raw_connection() as connection:
+                metrics |= await counter_store.metrics(connection, missing)
+        return [
+            one._replace(after_counted=self._counted_after(one, read, elsewhere.get(one.usage_key, {}), metrics))
+            for one in planned
+        ]
+
+    def _counted_after(
+        self, planned: Planned, read: _Read, elsewhere: Counted, metrics: Mapping[Key, tuple[str, str]]
+    ) -> Counted:
+        before, after = planned.correction.before, planned.correction.after
+        if after is None:
+            return {}
+        if before is None:
+            return planned.state.counted
+        is_free = planned.operation_key not in read.authorizations and after.lease_id is None
+        if is_free and after.work.occur_time != before.work.occur_time:
+            return elsewhere
+        known = {key[1]: metric for key, metric in metrics.items() if key[0] == planned.usage_key[0]}
+        beside = {} if after.lease_id is not None else elsewhere
+        return recounted(planned.state, after, known, beside, self._catalogue.units)
+
+    async def _write(self, database: Database, planned: Sequence[Planned], now: datetime) -> bool:
+        """Write corrections in one transaction, if every usage is as it was; tell whether it was."""
+        lines = [one for each in planned for one in (each.correction.before, each.correction.after) if one is not None]
+        await usage_store.know_dimensions(database, self._dimensions, lines)
+        async with database.raw_transaction() as connection:
+            if not await store.lock(connection, planned):
+                return False
+            await store.write(connection, planned, now=now, due_time=now + self._relay_after)
+            await self._change_counters(connection, planned)
+        return True
+
+    @staticmethod
+    async def _change_counters(connection: RawConnection, planned: Sequence[Planned]) -> None:
+        """Change the counters of limits. What a counter that is gone had is added to nothing."""
+        changes = sums(
+            ((one.usage_key[0], counter_id), change, change - change)
+            for one in planned
+            for counter_id, change in count_changes(one.before_counted, one.after_counted).items()
+        )
+        found = await counter_store.lock(connection, changes) if changes else {}
+        if found:
+            await counter_store.add(connection, {key: Change(*changes[key]) for key in found})
+
+    async def _charge(self, database: Database, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Ask billing for the movements of new corrections, and return the outcomes with what became of them.
+
+        A movement that could not be made is left to the relay.
+        """
+        new = [
+            (place, one.correction)
+            for place, one in enumerate(outcomes)
+            if isinstance(one, Corrected) and not one.replayed and one.correction.charges
+        ]
+        charges = [charge for _, correction in new for charge in store.charges_of(correction)]
+        results: list[Charged | NotCharged] = []
+        try:
+            results = await self._charging.charge(database, charges)
+        except Exception as error:  # noqa: BLE001 -- the corrections are durable, and the relay makes their movements.
+            _log.error("movements of corrections failed and are left to the relay", exc_info=error)
+            return list(outcomes)
+        answered = list(outcomes)
+        for place, correction in new:
+            count = len(correction.charges)
+            own, results = results[:count], results[count:]
+            answered[place] = _with_results(correction, own)
+        return answered
+
+
+def _with_results(correction: Correction, results: Sequence[Charged | NotCharged]) -> Corrected:
+    balance = None
+    charges: list[CorrectionCharge] = []
+    for charge, result in zip(correction.charges, results, strict=True):
+        if isinstance(result, Charged):
+            balance = result.balance if result.balance.posted else balance
+            charges.append(charge._replace(settlement=SETTLED))
+        elif result.final:
+            charges.append(charge._replace(settlement=REFUSED, refusal_reason=result.reason))
+        else:
+            charges.append(charge)
+    return Corrected(correction._replace(charges=charges), replayed=False, balance=balance)
+
+
+def _repeat(known: Correction, wanted: Wanted) -> Outcome:
+    if known.fingerprint == wanted.fingerprint:
+        return Corrected(known, replayed=True)
+    fields = (
+        ("usage_operation_id", known.usage_operation_id, wanted.usage_operation_id),
+        ("kind", known.kind, wanted.kind),
+        ("reason", known.reason, wanted.reason),
+    )
+    differing = next((name for name, before, now in fields if before != now), "update_mask")
+    return OperationIdReused(operation_id=wanted.operation_id, field=differing)

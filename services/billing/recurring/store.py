@@ -41,8 +41,11 @@ _UNUSED: Final = """
     FROM payments AS p
     LEFT JOIN period_payments AS u
         ON u.organization_id = ANY (ARRAY[p.organization_id]) AND u.payment_id = p.payment_id
-    LEFT JOIN transactions AS t
-        ON t.organization_id = ANY (ARRAY[u.organization_id]) AND t.operation_id = u.operation_id
+    LEFT JOIN LATERAL (
+        SELECT operation_id FROM transactions
+        WHERE organization_id = u.organization_id AND operation_id = u.operation_id
+        OFFSET 0
+    ) AS t ON true
     WHERE p.organization_id = $1::uuid AND p.subscription_id = $2::uuid AND p.provider = $3
         AND p.type = 'SUBSCRIPTION' AND p.awarded AND p.brings = 'MONEY' AND t.operation_id IS NULL
         AND p.credits_currency_code = $4 AND p.credits_amount >= $5

@@ -44,7 +44,8 @@ class Shop:
         fields: dict[str, object] = {"provider": provider, "external_product_id": price}
         if renews:
             money = Credits("USD", Decimal(10))
-            fields |= {"type": PaymentType.SUBSCRIPTION, "brings": Brings.MONEY, "credits": money, **more}
+            fields |= {"type": PaymentType.SUBSCRIPTION, "brings": Brings.MONEY, "credits": money}
+        fields |= more
         payment = await self.payments.checkout(organization_id, **fields)
         asked = new_checkout(
             checkout_id=payment.payment_id,
@@ -182,10 +183,17 @@ async def open_shop(url: str) -> AsyncIterator[Shop]:
     """Open a shop on a database; what is left behind must be consistent."""
     clock = FixedClock()
     stripe, lemon = FakeStripe(clock=clock), FakeLemonSqueezy(clock=clock)
-    async with stripe.serving(), lemon.serving(), open_payments(url, clock=clock) as payments:
+    async with stripe.serving(), lemon.serving(), open_branch(url, clock, stripe, lemon) as shop:
+        yield shop
+        assert await shop.payments.findings() == []
+
+
+@asynccontextmanager
+async def open_branch(url: str, clock: FixedClock, stripe: FakeStripe, lemon: FakeLemonSqueezy) -> AsyncIterator[Shop]:
+    """Open a shop at providers that serve already, perhaps in another process."""
+    async with open_payments(url, clock=clock) as payments:
         house = house_of(payments.platform, clock, stripe, lemon, payments.payments)  # type: ignore[arg-type]
         yield Shop(payments, house, clock, stripe, lemon)
-        assert await payments.findings() == []
         await close(house)
 
 

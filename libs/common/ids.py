@@ -84,3 +84,10 @@ def id_of_digest(text: str) -> str:
     digest[6] = digest[6] & 0x0F | 0x80
     digest[8] = digest[8] & 0x3F | 0x80
     return str(UUID(bytes=bytes(digest)))
+
+
+def id_at(moment: datetime, text: str) -> str:
+    """Return a UUIDv7 of a moment, whose random part is a digest of a text: the same both, the same id."""
+    digest = hashlib.blake2b(text.encode(), digest_size=_DIGITS_EACH // 2).hexdigest()
+    time_digits = f"{int(moment.timestamp() * 1000):012x}"
+    return f"{time_digits[:8]}-{time_digits[8:]}-7{digest[:3]}-{_VARIANT[digest[3]]}{digest[4:7]}-{digest[7:19]}"

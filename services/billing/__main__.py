@@ -1,5 +1,7 @@
 """Billing as a process: settings, objects, server."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -50,7 +52,7 @@ from services.billing.payment.checkouts import Checkouts
 from services.billing.payment.listings import Listings as PaymentListings
 from services.billing.payment.payments import Payments
 from services.billing.payment.products import Products
-from services.billing.payment.provider import FactApplier
+from services.billing.payment.provider import FactApplier, Provider
 from services.billing.payment.providers.registry import Providers, configured
 from services.billing.payment.records import Records
 from services.billing.payment.references import References
@@ -69,8 +71,12 @@ from services.billing.payment.webhook.worker import WebhookWorker
 from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
+from services.billing.recurring.charger import CollectingCharger
+from services.billing.recurring.following import Following
+from services.billing.recurring.purchases import Purchases
+from services.billing.recurring.saved_methods import SavedMethods
+from services.billing.recurring.worker import RecurringWorker
 from services.billing.settings import BillingSettings
-from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
 from services.billing.subscription.entitlement_feed import EntitlementFeed
 from services.billing.subscription.entitlement_servicer import EntitlementServicer
@@ -98,6 +104,19 @@ from tollhouse.billing.v1 import (
 from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Paying:
+    """What payments are made of, for the service of payments and for subscriptions that are paid by them."""
+
+    configured: Providers
+    providers: Mapping[str, Provider]
+    """Those that can be asked."""
+    references: References
+    steps: Steps
+    payments: Payments
+    saved_methods: SavedMethods
 
 
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
@@ -141,9 +160,10 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
-    _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity)
+    paying = _build_paying(settings, databases, engine, clock)
+    _add_subscriptions(service, settings, databases, engine, clock, experiments, subjects, to_identity, paying)
     _serve_events(service, settings, databases, clock)
-    _add_payments(service, settings, databases, engine, clock)
+    _add_payments(service, settings, databases, clock, subjects, paying)
     _add_invoices(service, settings, databases, engine, clock, to_metering)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
@@ -169,12 +189,15 @@ def _add_subscriptions(
     experiments: Experiments,
     subjects: Subjects,
     to_identity: grpc.aio.Channel | None,
+    paying: _Paying,
 ) -> None:
     """Add SubscriptionService, the run of periods, the feed of changed entitlements, and the watch of organizations."""
     platform, shards = databases.platform, databases.shards
     locks = _open_locks(settings, shards)
     offers, self_service = Offers(platform), _self_service(settings)
-    progress = Progress(shards, locks, engine, clock, offers, LedgerCharger(engine))
+    progress = Progress(
+        shards, locks, engine, clock, offers, CollectingCharger(shards, engine, paying.saved_methods, clock)
+    )
     period_run = PeriodRun(locks, progress, clock, settings.period_run_every_s)
     creation = Creation(
         shards,
@@ -185,8 +208,13 @@ def _add_subscriptions(
         self_service=self_service,
         models_need_approval=settings.model_subscriptions_need_approval,
         subjects=subjects,
+        saved_methods=paying.saved_methods,
     )
-    subscriptions = Subscriptions(shards, offers, progress, clock, self_service=self_service)
+    subscriptions = Subscriptions(
+        shards, offers, progress, clock, self_service=self_service, saved_methods=paying.saved_methods
+    )
+    following = Following(shards, paying.providers, subscriptions, progress, offers, clock)
+    purchases = Purchases(shards, creation, progress, clock)
     plan_changes = PlanChanges(shards, offers, experiments, progress, subscriptions, clock, self_service=self_service)
     feed = EntitlementFeed(platform, shards, settings.watchers_max)
     entitlements = EntitlementServicer(Entitlements(shards, offers, subjects, clock), feed)
@@ -203,6 +231,8 @@ def _add_subscriptions(
         watch = OrganizationWatch(to_identity, platform, clock, handler.handle)
         service.background(watch.run, "identity's organizations")
     service.background(period_run.run, "periods")
+    service.background(RecurringWorker(shards, purchases, following, clock).run, "subscriptions at providers")
+    service.on_drain(paying.saved_methods.drain)
     service.on_drain(locks.close)
 
 
@@ -238,35 +268,44 @@ def _add_invoices(
     service.on_drain(printer.close)
 
 
+def _build_paying(settings: BillingSettings, databases: ShardedDatabases, engine: Engine, clock: Clock) -> _Paying:
+    """Build payments, with the providers that are set up beside `manual`."""
+    shards, found = databases.shards, configured(settings, clock)
+    asked = {name: one.provider for name, one in found.items() if one.can_be_asked}
+    references = References(databases.platform)
+    steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
+    payments = Payments(shards, references, steps, clock)
+    is_test = settings.payments_test_mode
+    saved_methods = SavedMethods(shards, references, steps, payments, asked, clock, is_test=is_test)
+    return _Paying(found, asked, references, steps, payments, saved_methods)
+
+
 def _add_payments(
     service: Service,
     settings: BillingSettings,
     databases: ShardedDatabases,
-    engine: Engine,
     clock: Clock,
-) -> Payments:
-    """Add PaymentService, with the providers that are set up beside `manual`, and return what applies facts."""
+    subjects: Subjects,
+    paying: _Paying,
+) -> None:
+    """Add PaymentService."""
     platform, shards = databases.platform, databases.shards
-    providers = configured(settings, clock)
-    asked = {name: one.provider for name, one in providers.items() if one.can_be_asked}
-    references, products = References(platform), Products(platform, clock)
-    steps = Steps(shards, engine, clock, into_debt=settings.refunds_into_debt)
-    payments = Payments(shards, references, steps, clock)
+    asked, references, steps, payments = paying.providers, paying.references, paying.steps, paying.payments
+    products = Products(platform, clock)
     records = Records(shards, references, steps, products, clock)
     refunds = Refunds(shards, references, steps, payments, asked, clock)
     checkouts = Checkouts(
-        shards, platform, references, steps, products, asked, clock, is_test=settings.payments_test_mode
+        shards, platform, references, steps, products, asked, clock, subjects, is_test=settings.payments_test_mode
     )
     top_ups = TopUps(shards, references, payments, asked, clock, is_test=settings.payments_test_mode)
     service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
-    webhooks = _add_webhooks(service, settings, databases, providers, payments, clock)
+    webhooks = _add_webhooks(service, settings, databases, paying.configured, payments, clock)
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,
         PaymentServicer(
             products, records, refunds, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock
         ),
     )
-    return payments
 
 
 def _add_webhooks(

@@ -391,6 +391,24 @@ class SubscriptionSetAside(Refusal):
     remedy = "Have an operator mend the cause, then ResumeSubscription or RetryPayment."
 
 
+class RenewedByProvider(Refusal):
+    """A provider renews the subscription, and would go on charging for it as it is."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "RENEWED_BY_PROVIDER"
+    template = "The subscription is renewed by {provider}, so it cannot be {change} here."
+    remedy = "Change it at the provider, such as on its page for customers; or cancel it, and buy the other plan."
+
+
+class PeriodNotPaid(Refusal):
+    """The provider that renews the subscription has told of no payment for what it owes."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PERIOD_NOT_PAID"
+    template = "{provider} has told of no payment for it."
+    remedy = "Pay at the provider, such as on its page for customers. The payment is used as soon as it is told."
+
+
 class WebhookSignatureRefused(Unauthenticated):
     """A webhook was not signed by its provider with a secret that is in force, or too long ago."""
 

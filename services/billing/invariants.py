@@ -14,6 +14,7 @@ from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, 
 from services.billing.grant_invariants import GRANT_CHECKS
 from services.billing.invoice_invariants import INVOICE_CHECKS, INVOICE_PLATFORM_CHECKS
 from services.billing.payment_invariants import PAYMENT_CHECKS
+from services.billing.recurring_invariants import RECURRING_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
 
 _TWO_SIDES: Final = Invariant(
@@ -293,6 +294,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
+    *RECURRING_CHECKS,
     *PAYMENT_CHECKS,
     *INVOICE_CHECKS,
     *AUDIT_CHECKS,

@@ -145,3 +145,13 @@ class NoSavedMethod(Refusal):
     reason = "NO_SAVED_METHOD"
     template = "No payment of the organization names a customer of {provider}."
     remedy = "Pay once through a checkout of the provider first."
+
+
+class ChargeNotKnown(Refusal):
+    """A provider has not said what became of a charge, or cannot be reached."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "CHARGE_NOT_KNOWN"
+    template = "The provider {provider} has not said yet what became of the charge."
+    remedy = "Wait: billing asks again by itself. Repeat the call later."
+    retry_after_ms = 30_000

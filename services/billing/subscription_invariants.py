@@ -15,7 +15,8 @@ _MOVED: Final = Invariant(
 )
 _PLANNED: Final = Invariant(
     "subscription_events_are_completed",
-    "An event of a subscription is planned for more than an hour, though the subscription was not set aside.",
+    "An event of a subscription is planned for more than an hour, though the subscription was not set aside, and no "
+    "provider has its charge to decide.",
 )
 _FOLLOW: Final = Invariant(
     "subscriptions_follow_from_their_events",
@@ -90,7 +91,9 @@ _EVENTS: Final = """
         'event ' || e.sequence || ' is planned since ' || e.create_time
     FROM e
     LEFT JOIN subscriptions AS s ON s.organization_id = e.organization_id AND s.subscription_id = e.subscription_id
+    LEFT JOIN payments AS p ON p.organization_id = e.organization_id AND p.operation_id = e.charge_operation_id
     WHERE e.planned AND e.create_time < CAST(:now AS timestamptz) - interval '1 hour' AND s.set_aside_time IS NULL
+        AND p.status IS DISTINCT FROM 'PENDING'
 """
 
 # An event and the other subscriptions of a subject are found by primary key and by the index on users.
@@ -121,10 +124,15 @@ _SUBSCRIPTIONS: Final = f"""
             WHEN s.waits_for = 'START' THEN s.start_time
             WHEN s.waits_for = 'PAYMENT' OR s.state = 'PAST_DUE'
                 THEN least(s.next_payment_time, CASE WHEN s.cancel_at_period_end THEN s.period_end_time END)
-            WHEN s.waits_for IS NULL THEN s.period_end_time
+            WHEN s.waits_for IS NULL THEN s.period_end_time + CASE
+                WHEN s.collection = 'PROVIDER' AND s.state IN ('TRIALING', 'ACTIVE') AND NOT s.cancel_at_period_end
+                THEN interval '48 hours' ELSE interval '0' END
         END) END AS due_time
     ) AS d
-    WHERE s.due_time IS DISTINCT FROM d.due_time
+    WHERE s.due_time IS DISTINCT FROM d.due_time AND NOT EXISTS (
+            SELECT FROM subscription_events AS e
+            WHERE e.organization_id = s.organization_id AND e.subscription_id = s.subscription_id AND e.planned
+        )
         OR s.state IN ('TRIALING', 'ACTIVE', 'PAST_DUE') AND s.due_time IS NULL
     UNION ALL
     SELECT 'live_subscriptions_have_their_plans', s.organization_id, 'subscriptions/' || s.subscription_id,

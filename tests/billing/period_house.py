@@ -25,6 +25,7 @@ from services.billing.plan.domain import (
     PastDue,
     PastDueEnd,
     Plan,
+    ProviderReference,
     Rollover,
     Terms,
     Version,
@@ -132,14 +133,14 @@ class House:
         self.progress = Progress(self.shards, self.locks, self.engine, self.clock, self.offers, charger)
         self.run = PeriodRun(self.locks, self.progress, self.clock, every_s=3600)
 
-    async def plan(self, code: str, terms: Terms) -> AgreedPlan:
+    async def plan(self, code: str, terms: Terms, references: tuple[ProviderReference, ...] = ()) -> AgreedPlan:
         """Publish a plan, or its next version."""
         now = self.clock.now()
         async with self.platform.transaction() as connection:
             known = await plan_store.find_plan(connection, plan_code=code)
             number = 1 if known is None or known.published is None else known.published.version + 1
             draft = Version(number, VersionState.DRAFT, terms, now)
-            plan = known or Plan(new_id(), code, code, "", True, 1, (), None, draft, 1, now, now)
+            plan = known or Plan(new_id(), code, code, "", True, 1, references, None, draft, 1, now, now)
             if known is None:
                 await plan_store.add_plan(connection, plan)
             await plan_store.put_draft(connection, plan.plan_id, draft)

@@ -35,13 +35,17 @@ class Shop:
     renews: bool = False
     """Whether the life that happens now is a subscription's."""
 
-    async def buy(self, provider: str, organization_id: str, *, renews: bool) -> Payment:
-        """Open a checkout of 10 credits for 10 USD, or of 10 USD each month, and have it paid."""
+    async def buy(self, provider: str, organization_id: str, *, renews: bool, **more: object) -> Payment:
+        """Open a checkout of 10 credits for 10 USD, or of 10 USD each month, and have it paid.
+
+        `more` are further fields of its payment.
+        """
         price = _VARIANT if provider == "lemon_squeezy" else self.stripe.add_price(1_000, "USD")
         fields: dict[str, object] = {"provider": provider, "external_product_id": price}
         if renews:
             money = Credits("USD", Decimal(10))
             fields |= {"type": PaymentType.SUBSCRIPTION, "brings": Brings.MONEY, "credits": money}
+        fields |= more
         payment = await self.payments.checkout(organization_id, **fields)
         asked = new_checkout(
             checkout_id=payment.payment_id,
@@ -59,15 +63,21 @@ class Shop:
         else:
             self.lemon.pay(external_id, renews=renews)
 
-    async def live(self, provider: str, organization_id: str, happenings: list[str]) -> list[dict[str, Any]]:
+    async def live(
+        self, provider: str, organization_id: str, happenings: list[str], **more: object
+    ) -> list[dict[str, Any]]:
         """Let a life happen at the provider; return the webhooks that it sends, in order."""
         sent = len(self.stripe.events), len(self.lemon.webhooks)
         self.renews = happenings[0] == "subscribe"
-        await self.buy(provider, organization_id, renews=self.renews)
+        await self.buy(provider, organization_id, renews=self.renews, **more)
         for happening in happenings[1:]:
             self.clock.advance(timedelta(minutes=1))
-            getattr(self, f"_{provider}")(happening)
+            self.happen(provider, happening)
         return [*self.stripe.events[sent[0] :], *self.lemon.webhooks[sent[1] :]]
+
+    def happen(self, provider: str, happening: str) -> None:
+        """Let something happen at a provider to what was bought there last."""
+        getattr(self, f"_{provider}")(happening)
 
     def _stripe(self, happening: str) -> None:
         objects = list(self.stripe.objects.values())
@@ -98,6 +108,10 @@ class Shop:
                 self.stripe.cancel(last["subscription"], at_period_end=True)
             case "end":
                 self.stripe.cancel(last["subscription"])
+            case "recover":
+                self.stripe.collect(last["invoice"])
+            case "pause" | "resume":
+                getattr(self.stripe, happening)(last["subscription"])
 
     def _lemon_squeezy(self, happening: str) -> None:
         last = dict(one for one, of in self.lemon.objects.items() if of["attributes"].get("status") != "pending")
@@ -127,6 +141,10 @@ class Shop:
                 self.lemon.cancel(subscription)
             case "end":
                 self.lemon.expire(subscription)
+            case "recover":
+                self.lemon.recover(dict(iter(self.lemon.objects))["subscription-invoices"])
+            case "pause" | "resume":
+                getattr(self.lemon, happening)(subscription)
 
     async def deliver(self, webhooks: list[dict[str, Any]]) -> None:
         """Send webhooks, some at a time, and apply them meanwhile."""
@@ -175,10 +193,17 @@ async def open_shop(url: str) -> AsyncIterator[Shop]:
     """Open a shop on a database; what is left behind must be consistent."""
     clock = FixedClock()
     stripe, lemon = FakeStripe(clock=clock), FakeLemonSqueezy(clock=clock)
-    async with stripe.serving(), lemon.serving(), open_payments(url, clock=clock) as payments:
+    async with stripe.serving(), lemon.serving(), open_branch(url, clock, stripe, lemon) as shop:
+        yield shop
+        assert await shop.payments.findings() == []
+
+
+@asynccontextmanager
+async def open_branch(url: str, clock: FixedClock, stripe: FakeStripe, lemon: FakeLemonSqueezy) -> AsyncIterator[Shop]:
+    """Open a shop at providers that serve already, perhaps in another process."""
+    async with open_payments(url, clock=clock) as payments:
         house = house_of(payments.platform, clock, stripe, lemon, payments.payments)  # type: ignore[arg-type]
         yield Shop(payments, house, clock, stripe, lemon)
-        assert await payments.findings() == []
         await close(house)
 
 

@@ -10,6 +10,7 @@ from libs.common.database import open_database
 from libs.common.shards import Shards
 from services.billing.clients.subjects import Subjects
 from services.billing.ledger.engine import Engine
+from services.billing.payment_errors import NoSavedMethod
 from services.billing.plan.experiments import Experiments
 from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
@@ -20,6 +21,13 @@ from services.billing.subscription.self_service import SelfService
 from tests.billing.plan_calls import archived, found
 from tests.billing.subscription_calls import Subscriptions, state
 from tests.billing.support import Ledger, balance_of, organization
+
+
+class NoMethods:
+    """No organization has a saved method of payment."""
+
+    async def require(self, organization_id: str, provider: str) -> None:
+        raise NoSavedMethod(provider=provider)
 
 
 @pytest.fixture
@@ -38,6 +46,7 @@ async def creation(database_urls: dict[str, str], billing_shards: Shards) -> Asy
         self_service=SelfService(),
         models_need_approval=True,
         subjects=Subjects(None, None),
+        saved_methods=NoMethods(),
     )
     await engine.drain()
     await platform.close()

@@ -12,6 +12,7 @@ from libs.common.clock import Clock, SystemClock
 from libs.common.errors import Conflict, RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
+from services.billing.clients.subjects import Subjects
 from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import Payment, PaymentStatus, PaymentType
 from services.billing.payment.products import Products
@@ -27,6 +28,7 @@ from services.billing.payment.provider import (
     ProviderDeclined,
     ProviderDown,
     ProviderError,
+    Renewal,
     Result,
 )
 from services.billing.payment.refunds import NewRefundRequest, Refunds
@@ -52,6 +54,8 @@ class Acme:
     """Set while `answers` is waited for."""
     answers: asyncio.Event | None = None
     """Where given: refunds are made, and answered when this is set."""
+
+    charges_saved_methods = True
 
     @property
     def name(self) -> str:
@@ -86,6 +90,9 @@ class Acme:
         raise AssertionError("nobody asks for this here")
 
     async def portal_url(self, customer: str) -> str:
+        raise AssertionError("nobody asks for this here")
+
+    async def set_renewal(self, external_id: str, renewal: Renewal) -> None:
         raise AssertionError("nobody asks for this here")
 
     async def charge_saved(self, charge: NewCharge) -> PaymentFact:
@@ -126,6 +133,7 @@ class Shop:
             product_code="",
             plan_code="",
             top_up=Money("USD", Decimal(value)),
+            subscriber_user_id=None,
             success_url="https://example.com/",
             cancel_url="https://example.com/",
             description="",
@@ -172,6 +180,7 @@ async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
             products,
             {"acme": acme},
             SystemClock(),
+            Subjects(None, None),
             is_test=False,
         )
         yield Shop(house, acme, checkouts, house.refunds)

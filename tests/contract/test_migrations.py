@@ -62,7 +62,7 @@ def test_migrations_use_no_trigger_and_no_cascade(context: str) -> None:
 
 
 _QUEUES = {
-    *("subscriptions_due", "subscriptions_set_aside", "entitlement_revisions_in_order"),
+    *("subscriptions_due", "next_steps_due", "subscriptions_set_aside", "entitlement_revisions_in_order"),
     *("events_to_dispatch", "events_by_age", "event_deliveries_due", "event_deliveries_waiting"),
     "credit_grants_expiring",
     *("event_requests_by_age", "event_endpoints_deleted"),

@@ -32,7 +32,7 @@ _OF_THE_PLATFORM: Final = (
 )
 """Their tables are in billing's own schema, and no pool of a shard reads them."""
 _NOT_OF_ONE_ORGANIZATION: Final = {
-    *("subscriptions_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
+    *("subscriptions_due", "next_steps_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),
     *("credit_grants_expiring", "limit_alerts_to_deliver"),
     *("events_to_dispatch", "events_by_age", "event_requests_by_age"),

@@ -14,6 +14,7 @@ from libs.common.errors import RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
+from services.billing.clients.subjects import Subjects
 from services.billing.payment import store
 from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
 from services.billing.payment.locks import KeyedLocks
@@ -52,6 +53,8 @@ class NewPurchase:
     top_up: Money | None
     success_url: str
     cancel_url: str
+    subscriber_user_id: str | None
+    """For whom a plan is bought; None for the organization."""
     description: str
     metadata: Mapping[str, str] | None
     request: Mapping[str, object]
@@ -69,6 +72,8 @@ class _Bought:
     credits: Credits
     external_id: str | None
     """What the provider calls it; None for a top-up."""
+    plan: tuple[str, int] | None = None
+    """The plan's id and version."""
 
 
 class Checkouts:
@@ -83,10 +88,12 @@ class Checkouts:
         products: Products,
         providers: Mapping[str, Provider],
         clock: Clock,
+        subjects: Subjects,
         *,
         is_test: bool,
     ) -> None:
         """`is_test` says whether payments are made in the providers' test modes."""
+        self._subjects = subjects
         self._shards = shards
         self._platform = platform
         self._references = references
@@ -102,7 +109,8 @@ class Checkouts:
 
         Raises:
             RequestIdReused: the request has bought something else.
-            NotFound, ProductArchived, PlanArchived, PlanNotPublished, NotOffered, NotSoldThere, NothingToPay,
+            NotFound: of the product, the plan or the subscriber.
+            ProductArchived, PlanArchived, PlanNotPublished, NotOffered, NotSoldThere, NothingToPay,
             PaymentProviderUnknown, PaymentProviderCannot, PaymentProviderDeclined, PaymentProviderMisconfigured: see
             each.
             Unavailable: the provider cannot be reached. Repeat it: the checkout is stored.
@@ -113,6 +121,8 @@ class Checkouts:
                 return payment, True
             name, provider = self._provider(new.provider if payment is None else payment.provider)
             if payment is None:
+                if new.subscriber_user_id is not None:
+                    await self._subjects.require(new.organization_id, new.subscriber_user_id, None)
                 payment = await self._stored(new, name, await self._bought(new, name))
             return await self._opened(new, payment, provider), False
 
@@ -163,7 +173,8 @@ class Checkouts:
         if not sold:
             raise errors.NotSoldThere(what=f"The plan {plan_code}", provider=provider)
         money = Credits(price.currency_code, price.value)
-        return _Bought(PaymentType.SUBSCRIPTION, plan.name, price, Brings.MONEY, money, sold[0][1].external_id)
+        version = plan.plan_id, plan.published.version
+        return _Bought(PaymentType.SUBSCRIPTION, plan.name, price, Brings.MONEY, money, sold[0][1].external_id, version)
 
     async def _stored(self, new: NewPurchase, provider: str, bought: _Bought) -> Payment:
         now = self._clock.now()
@@ -186,6 +197,9 @@ class Checkouts:
             user_id=new.user_id,
             product_code=new.product_code or None,
             plan_code=new.plan_code or None,
+            plan_id=bought.plan and bought.plan[0],
+            plan_version=bought.plan and bought.plan[1],
+            subscriber_user_id=new.subscriber_user_id,
             external_product_id=bought.external_id,
             operation_id=new.request_id,
             request=new.request,

@@ -148,6 +148,11 @@ class Payment:
     plan_code: str | None = None
     subscription_id: str | None = None
     first_payment_id: str | None = None
+    plan_id: str | None = None
+    plan_version: int | None = None
+    """The version of the plan whose price a checkout showed."""
+    subscriber_user_id: str | None = None
+    """For whom a plan is bought; None for the organization."""
     external_subscription_id: str | None = None
     """The provider, a slash and its id."""
     external_customer_id: str | None = None

@@ -265,6 +265,8 @@ def read_purchase(request: pb.CreateCheckoutRequest) -> NewPurchase:
     if sum(map(bool, (request.product_code, request.plan_code, top_up is not None))) != 1:
         rule = "exactly one of this, plan_code and top_up_amount is needed"
         violations.append(FieldViolation("product_code", rule))
+    if request.subscriber_user_id and not request.plan_code:
+        violations.append(FieldViolation("subscriber_user_id", "must be empty without a plan_code"))
     if violations:
         raise InvalidArgument(violations)
     return NewPurchase(
@@ -276,6 +278,7 @@ def read_purchase(request: pb.CreateCheckoutRequest) -> NewPurchase:
         product_code=request.product_code,
         plan_code=request.plan_code,
         top_up=top_up,
+        subscriber_user_id=request.subscriber_user_id.lower() or None,
         success_url=request.success_url,
         cancel_url=request.cancel_url,
         description=request.description,

@@ -296,6 +296,15 @@ class NewCharge:
     is_test: bool
 
 
+class Renewal(StrEnum):
+    """Whether a provider renews a subscription."""
+
+    RENEWS = "RENEWS"
+    ENDS_WITH_PERIOD = "ENDS_WITH_PERIOD"
+    ENDED = "ENDED"
+    """At once; a provider that cannot do that ends it with the period, and does not charge it again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """A page of what changed at the provider."""
@@ -309,6 +318,10 @@ class Provider(Protocol):
     @property
     def name(self) -> str:
         """What payments and references call it: `lemon_squeezy`, `stripe`."""
+
+    @property
+    def charges_saved_methods(self) -> bool:
+        """Whether `charge_saved` does anything."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> None:
         """Check the signature of a webhook over its raw bytes, in constant time. Header names are in lower case.
@@ -347,6 +360,13 @@ class Provider(Protocol):
 
     async def charge_saved(self, charge: NewCharge) -> PaymentFact:
         """Charge the customer's saved method, once per `payment_id`; return what became of it.
+
+        Raises:
+            ProviderError: see its classes.
+        """
+
+    async def set_renewal(self, external_id: str, renewal: Renewal) -> None:
+        """Say whether a subscription is renewed; it is so already where this is a repeat.
 
         Raises:
             ProviderError: see its classes.

@@ -18,7 +18,7 @@ from libs.common.clock import Clock
 from libs.common.database import RawConnection
 from libs.common.events.outbox import announce
 from libs.common.shards import Shards
-from services.billing import payment_errors
+from services.billing import next_steps, payment_errors
 from services.billing.ledger.domain import (
     Also,
     Credit,
@@ -45,6 +45,7 @@ from services.billing.payment.domain import (
     Moved,
     MovementKind,
     Payment,
+    PaymentType,
     Step,
     Take,
     after,
@@ -54,6 +55,7 @@ from services.billing.payment.domain import (
 
 Extra: TypeAlias = Callable[[RawConnection, Payment], Awaitable[None]]
 """Writes more in the transaction that stores a payment. It may run again, in another transaction."""
+_STEP: Final = next_steps.StepKind.PAYMENT
 _ROWS_OF_STEP: Final = 1_000
 """The rows of a step are numbered from its number times this."""
 
@@ -95,6 +97,8 @@ class Steps:
                 raise payment_errors.PaymentChanged(payment_id=payment.payment_id)
             if moved:
                 await store.add_moved(connection, done, moved, payment.steps * _ROWS_OF_STEP + 1, now)
+            if done.awarded and not payment.awarded and done.type is PaymentType.SUBSCRIPTION:
+                await next_steps.add(connection, done.organization_id, _STEP, done.payment_id, now)
             events = events_of(done)
             if events:
                 await announce(connection, events, now)

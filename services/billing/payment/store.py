@@ -34,7 +34,8 @@ _COLUMNS: Final = """
     grant_id::text, said::text, taken_credits, taken_money, written_off, steps, product_code, plan_code,
     subscription_id::text, first_payment_id::text, external_subscription_id, external_customer_id, external_product_id,
     operation_id, request::text, checkout_url, checkout_expire_time, description, metadata::text, is_test, reason,
-    actor, revision, create_time, update_time, status, refunded_amount
+    actor, revision, create_time, update_time, status, refunded_amount, plan_id::text, plan_version,
+    subscriber_user_id::text
 """
 _SELECT: Final = f"SELECT {_COLUMNS} FROM payments"  # noqa: S608 -- names of ours alone.
 
@@ -49,11 +50,11 @@ _INSERT: Final = """
         refunded_amount, taken_credits, taken_money, written_off, steps, settled, product_code, plan_code,
         subscription_id, first_payment_id, external_subscription_id, external_customer_id, external_product_id,
         operation_id, request, checkout_url, checkout_expire_time, description, metadata, is_test, reason, actor,
-        revision, create_time, update_time
+        revision, create_time, update_time, plan_id, plan_version, subscriber_user_id
     ) VALUES (
         $1::uuid, $2::uuid, $3, $4, $5, $6::uuid, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::uuid, $17::jsonb, $18,
         $19, $20, $21, $22, $23, $24, $25, $26::uuid, $27::uuid, $28, $29, $30, $31, $32::jsonb, $33, $34, $35,
-        $36::jsonb, $37, $38, $39, 1, $40, $41
+        $36::jsonb, $37, $38, $39, 1, $40, $41, $42::uuid, $43, $44::uuid
     ) ON CONFLICT ON CONSTRAINT payments_pkey DO NOTHING RETURNING revision
 """
 
@@ -340,7 +341,7 @@ def _values(p: Payment) -> tuple[object, ...]:
         *(p.external_product_id, p.operation_id, None if p.request is None else json.dumps(p.request)),
         *(p.checkout_url, p.checkout_expire_time, p.description),
         *(json.dumps(dict(p.metadata)) if p.metadata else None, p.is_test, p.reason, p.actor),
-        *(p.create_time, p.update_time),
+        *(p.create_time, p.update_time, p.plan_id, p.plan_version, p.subscriber_user_id),
     )
 
 

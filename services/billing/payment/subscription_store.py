@@ -4,10 +4,12 @@ from datetime import datetime
 from typing import Final
 
 from libs.common.database import RawConnection
+from services.billing import next_steps
 from services.billing.payment.provider import ExternalSubscriptionStatus, Result, SubscriptionFact
 from services.billing.payment.references import Claim
 
 # One row by primary key. Of two facts of one version that counts whose status comes later in this order.
+_STEP: Final = next_steps.StepKind.EXTERNAL_SUBSCRIPTION
 _ORDER: Final = [status.value for status in ExternalSubscriptionStatus]
 _PUT: Final = """
     INSERT INTO external_subscriptions AS s (
@@ -48,6 +50,8 @@ async def put(connection: RawConnection, claim: Claim, fact: SubscriptionFact, n
         _ORDER,
     )
     if changed:
+        key = f"{fact.provider}/{fact.external_id}"
+        await next_steps.add(connection, claim.organization_id, _STEP, key, now)
         return Result.APPLIED
     row = await connection.fetchrow(_VERSION, claim.organization_id, fact.provider, fact.external_id)
     known = (row["version_time"], row["version_number"]) if row is not None else None

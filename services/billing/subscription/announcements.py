@@ -1,13 +1,14 @@
 """The events that tell other systems what happened to subscriptions, written where it is."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
+from services.billing.plan.domain import PastDue
 from services.billing.subscription.domain import Event, Subscription
 from services.billing.subscription.states import EventKind
 
@@ -32,6 +33,37 @@ async def announce_all(
     events = [_event(event, after) for event, after in happened]
     if events:
         await announce(connection, sorted(events, key=lambda one: (one.organization_id, one.subject)), now)
+
+
+async def announce_failures(
+    connection: RawConnection, refused: Iterable[tuple[Event, Subscription, PastDue]], now: datetime
+) -> None:
+    """Announce attempts to pay that were refused, each with the plan's schedule of further ones; see announce_all."""
+    events = [_failure(*one) for one in refused if one[1].owed is not None]
+    if events:
+        await announce(connection, sorted(events, key=lambda one: (one.organization_id, one.subject)), now)
+
+
+def _failure(event: Event, after: Subscription, schedule: PastDue) -> NewEvent:
+    waits, owed = schedule.retry_after_s, after.owed
+    assert owed is not None
+    is_last = after.payment_attempts > len(waits)
+    data = {
+        "subscription_id": after.subscription_id,
+        "user_id": after.user_id,
+        "state": after.state.value,
+        "plan_code": None if after.plan is None else after.plan.plan_code,
+        "owed": {"currency_code": owed.currency_code, "value": format_amount(owed.value)},
+        "reason": event.reason,
+        "collection_provider": after.collection_provider,
+        "attempt": after.payment_attempts,
+        "attempts_max": len(waits) + 1,
+        "next_attempt_time": None if is_last else _time(after.next_payment_time),
+        "end": schedule.end.value,
+        "end_time": _time(after.state_time + timedelta(seconds=waits[-1] if waits else 0)),
+    }
+    subject = f"subscription/{after.subscription_id}"
+    return NewEvent(after.organization_id, "tollhouse.subscription.payment_failed", subject, data)
 
 
 def _event(event: Event, after: Subscription) -> NewEvent:

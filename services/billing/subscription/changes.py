@@ -20,6 +20,7 @@ from services.billing.subscription.domain import (
     Subscription,
     Updates,
     WaitsFor,
+    Way,
     trial_end_of,
 )
 from services.billing.subscription.states import EventKind, State, may_happen, may_lead_to
@@ -137,9 +138,27 @@ def require_plan_change(before: Subscription, kind: EventKind, new_plan: AgreedP
         raise errors.SamePlan(plan_code=new_plan.plan_code, version=new_plan.version)
 
 
+def expire(before: Subscription, intent: Intent) -> Change | None:
+    """End a subscription that has expired at the provider that renewed it."""
+    if before.state.is_final:
+        return None
+    ends = replace(before, set_aside_time=None, set_aside_reason="")
+    return _change(before, ended(ends, State.EXPIRED, intent.reason, intent.now), EventKind.EXPIRED, intent)
+
+
+def collect_by(before: Subscription, intent: Intent, provider: str) -> Change | None:
+    """Have a subscription paid by what a provider takes by itself."""
+    if before.state.is_final or before.collection is Way.PROVIDER:
+        return None
+    after = replace(before, collection=Way.PROVIDER, collection_provider=provider)
+    return _change(before, after, EventKind.UPDATED, intent)
+
+
 def update(before: Subscription, intent: Intent, updates: Updates) -> Change | None:
     """Change fields of a subscription. One that was set aside is not any more."""
     after = updates.applied_to(before)
+    if after.collection is not before.collection and before.collection is Way.PROVIDER:
+        raise errors.RenewedByProvider(provider=before.collection_provider, change="paid in another way")
     if after.expire_time != before.expire_time:
         require_live(before)
     if after == before and before.set_aside_time is None:
@@ -167,6 +186,8 @@ def _fields(s: Subscription) -> dict[str, str | None]:
         "expire_time": None if s.expire_time is None else s.expire_time.isoformat(),
         "cancel_at_period_end": str(s.cancel_at_period_end).lower(),
         "customer_reference": s.customer_reference,
+        "collection": s.collection.value.lower(),
+        "collection_provider": s.collection_provider,
         "references": storable(", ".join(map(str, s.references)), _REFERENCES_CHARS_MAX, with_length=True),
         "set_aside": str(s.set_aside_time is not None).lower(),
     }

@@ -1,15 +1,17 @@
 """Who takes what subscriptions cost: a seam, behind which the ledger takes it from the organization's account.
 
-Whatever else takes payments one day is another `Charger`. It is asked before anything that depends on the payment is
-done, may be asked again for the same event after a crash, and must answer the same then.
+What has payment providers take it is another `Charger`, in `services.billing.recurring`. A charger is asked before
+anything that depends on the payment is done. It may be asked again for the same event after a crash, and then must
+take nothing twice.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol, TypeAlias
 
 from libs.common.errors import Refusal
-from services.billing import errors
+from services.billing import errors, payment_errors
 from services.billing.ledger.domain import Credit, Debit, Decline, GrantCredits, Mode, SystemAccount
 from services.billing.ledger.engine import Answer, Engine
 from services.billing.ledger.refills import Rollover, refill
@@ -20,16 +22,30 @@ from services.billing.subscription.steps import source_reference
 Charged: TypeAlias = Exception | None
 """None where it was paid, or given back. A refusal of `REFUSED` where the customer does not have it; any other
 exception where it is not known, or could not be done."""
-REFUSED: Final = (errors.InsufficientBalance, errors.CurrencyMismatch)
+REFUSED: Final = (
+    errors.InsufficientBalance,
+    errors.CurrencyMismatch,
+    errors.PeriodNotPaid,
+    payment_errors.PaymentProviderDeclined,
+    payment_errors.NoSavedMethod,
+)
 """An organization without an account in the currency has nothing in it."""
 _ANY_LENGTH: Final = timedelta(days=1)
 """Credits that roll over do not end with the period, so its length does not matter to the ledger."""
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is to be taken, or given back: the charge of an event, and the subscription after it."""
+
+    event: Event
+    subscription: Subscription
+
+
 class Charger(Protocol):
     """Takes what events cost, and gives back what they return."""
 
-    async def charge(self, events: Sequence[Event]) -> Sequence[Charged]:
+    async def charge(self, demands: Sequence[Demand]) -> Sequence[Charged]:
         """Charge events that cost something, each under its `charge_operation_id`; return what came of each.
 
         Raises:
@@ -43,12 +59,13 @@ class LedgerCharger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def charge(self, events: Sequence[Event]) -> Sequence[Charged]:
-        answers = await self._engine.submit([_movement(event) for event in events])
-        return list(map(_charged, answers))
+    async def charge(self, demands: Sequence[Demand]) -> Sequence[Charged]:
+        answers = await self._engine.submit([movement(one.event) for one in demands])
+        return list(map(charged, answers))
 
 
-def _movement(event: Event) -> Debit | Credit:
+def movement(event: Event, mode: Mode = Mode.GUARDED) -> Debit | Credit:
+    """Return the command that moves the charge of an event."""
     assert event.charge is not None
     assert event.charge_operation_id is not None
     currency_code, value = event.charge.currency_code, event.charge.value
@@ -70,14 +87,15 @@ def _movement(event: Event) -> Debit | Credit:
         project_id=None,
         currency_code=currency_code,
         amount=value,
-        mode=Mode.GUARDED,
+        mode=mode,
         description=_description(event),
         metadata=None,
         actor=event.actor,
     )
 
 
-def _charged(answer: Answer) -> Charged:
+def charged(answer: Answer) -> Charged:
+    """Return what came of a charge."""
     if isinstance(answer, Decline):
         return refusal_of(answer)
     return answer if isinstance(answer, Exception) else None

@@ -1,8 +1,9 @@
 """Makes subscriptions: for callers, and the free one that each new organization gets once."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
@@ -17,16 +18,20 @@ from services.billing.plan.domain import Entitlement, Interval, ProviderReferenc
 from services.billing.plan.experiments import Experiments
 from services.billing.subscription import event_store, list_store, store
 from services.billing.subscription.announcements import announce_all
+from services.billing.subscription.collection import SavedMethods
 from services.billing.subscription.domain import (
+    AgreedPlan,
     Event,
     Subject,
     Subscription,
     WaitsFor,
+    Way,
     due_time_of,
     trial_end_of,
 )
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers
+from services.billing.subscription.paid_changes import PROVIDER_ACTOR
 from services.billing.subscription.periods import OutsideCalendar
 from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
@@ -51,6 +56,10 @@ _LOST_RACES: Final = frozenset(
 )
 
 
+Also: TypeAlias = Callable[[RawConnection, str], Awaitable[None]]
+"""Writes more in the transaction that makes the subscription of an id."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewSubscription:
     """A subscription that is to be made."""
@@ -71,6 +80,8 @@ class NewSubscription:
     references: tuple[ProviderReference, ...] = ()
     """Sorted."""
     metadata: dict[str, str] | None = None
+    collection_provider: str | None = None
+    """The provider that charges the organization's saved method; None for the balance."""
 
     @property
     def subject(self) -> Subject:
@@ -106,6 +117,7 @@ class Creation:
         self_service: SelfService,
         models_need_approval: bool,
         subjects: Subjects,
+        saved_methods: SavedMethods,
     ) -> None:
         self._shards = shards
         self._offers = offers
@@ -115,6 +127,7 @@ class Creation:
         self._self_service = self_service
         self._models_need_approval = models_need_approval
         self._subjects = subjects
+        self._saved_methods = saved_methods
 
     async def create(self, new: NewSubscription, repeatable: Repeatable) -> tuple[Subscription, bool]:
         """Make a subscription, begin it if it is due, and return it as it is then, and whether this is a repeat.
@@ -127,12 +140,15 @@ class Creation:
             TrialUsed: the subject had a trial.
             ProviderReferenceTaken: a reference is another subscription's.
             RequestIdReused: the request id was sent before with another body.
+            PaymentProviderUnknown, PaymentProviderCannot, NoSavedMethod: the provider cannot charge the organization.
             Unavailable: identity or metering cannot be asked.
         """
         known = await self._known(new.organization_id, repeatable)
         if known is None:
             offer = await self._allowed_offer(new)
             await self._subjects.require(new.organization_id, new.user_id, new.model)
+            if new.collection_provider is not None:
+                await self._saved_methods.require(new.organization_id, new.collection_provider)
             offer = await self._own_offer(new, offer)
             subscription = self._pending(new, offer)
             known = await self._insert(subscription, repeatable)
@@ -162,6 +178,28 @@ class Creation:
         if made != subscription.subscription_id:
             return None
         return await self._progress.run_due(organization_id, made, self._clock.now())
+
+    async def subscribe_to_bought(
+        self, bought: NewSubscription, plan: AgreedPlan, provider: str, request_id: str, also: Also
+    ) -> Subscription:
+        """Subscribe to a version of a plan that was bought at a provider, without its trial; once for a request id.
+
+        `also` is run in the transaction that makes the subscription.
+
+        Raises:
+            SubscriptionExists: the subject has a live one.
+        """
+        repeatable = Repeatable(request_id, "SubscribeToBought", b"", lambda _: "body")
+        known = await self._known(bought.organization_id, repeatable)
+        if known is None:
+            pending = replace(
+                self._pending(bought, Offer(plan, await self._offers.terms_of(plan), active=True)),
+                collection=Way.PROVIDER,
+                collection_provider=provider,
+                actor=f"{PROVIDER_ACTOR}{provider}",
+            )
+            known = await self._insert(pending, repeatable, also)
+        return await self._progress.run_due(bought.organization_id, known, self._clock.now())
 
     async def _known(self, organization_id: str, repeatable: Repeatable) -> str | None:
         """Return the id of the subscription that an earlier request with the same id made."""
@@ -233,16 +271,21 @@ class Creation:
             create_time=now,
             update_time=now,
             references=new.references,
+            collection=Way.BALANCE if new.collection_provider is None else Way.SAVED_METHOD,
+            collection_provider=new.collection_provider,
         )
         return replace(pending, due_time=due_time_of(pending))
 
-    async def _insert(self, subscription: Subscription, repeatable: Repeatable) -> str:
+    async def _insert(self, subscription: Subscription, repeatable: Repeatable, also: Also | None = None) -> str:
         """Store a subscription; return its id, or that of the one that the same request made meanwhile."""
         organization_id = subscription.organization_id
         for _ in range(_INSERTS_MAX):
             try:
                 async with self._shards.of(organization_id).raw_transaction() as connection:
-                    return await self._insert_in(connection, subscription, repeatable)
+                    made = await self._insert_in(connection, subscription, repeatable)
+                    if also is not None:
+                        await also(connection, made)
+                    return made
             except ConstraintViolation as error:
                 # Another request was faster. What it made is there now, and tells why this one is refused.
                 if error.constraint not in _LOST_RACES:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 from libs.common.time_zones import zone_named
 from services.billing.plan.domain import Entitlement, Interval, Money, ProviderReference, Terms
@@ -18,6 +19,21 @@ class Subject(StrEnum):
     ORGANIZATION = "ORGANIZATION"
     USER = "USER"
     MODEL = "MODEL"
+
+
+class Way(StrEnum):
+    """From where the price of a subscription is taken."""
+
+    BALANCE = "BALANCE"
+    """The organization's account, as far as there is enough in it."""
+    SAVED_METHOD = "SAVED_METHOD"
+    """A saved method of payment, which we have the provider charge."""
+    PROVIDER = "PROVIDER"
+    """What the provider takes by itself, since it renews the subscription, too."""
+
+
+PAYMENT_AWAITED_FOR: Final = timedelta(hours=48)
+"""How long after the end of a period the payment is awaited of a provider that renews the subscription."""
 
 
 class WaitsFor(StrEnum):
@@ -83,6 +99,17 @@ class Subscription:
     update_time: datetime
     references: tuple[ProviderReference, ...] = ()
     """Sorted."""
+    collection: Way = Way.BALANCE
+    collection_provider: str | None = None
+    """Who is charged of it; None for the balance."""
+
+    @property
+    def awaited_until(self) -> datetime | None:
+        """Until when the payment of the next period is awaited; None where the period's end does not wait for one."""
+        is_awaited = self.collection is Way.PROVIDER and self.state in (State.TRIALING, State.ACTIVE)
+        if not is_awaited or self.period_end_time is None or self.cancel_at_period_end:
+            return None
+        return self.period_end_time + PAYMENT_AWAITED_FOR
 
     @property
     def etag(self) -> str:
@@ -113,11 +140,12 @@ def trial_end_of(start_time: datetime, trial: Interval | None, time_zone: str) -
     return None if trial is None else boundary(start_time, trial, zone_named(time_zone), 1)
 
 
-def due_time_of(subscription: Subscription) -> datetime | None:
+def due_time_of(subscription: Subscription, *, awaits: bool = True) -> datetime | None:
     """Return when the next thing falls due: its start, a payment, the end of the period or trial, or its expiry.
 
     None where nothing will, until somebody changes the subscription. While a period is owed, the next one does not
-    begin; a cancellation at its end counts all the same.
+    begin; a cancellation at its end counts all the same. With `awaits` the end of a period may wait for a provider's
+    payment.
     """
     s = subscription
     if s.state.is_final:
@@ -128,7 +156,7 @@ def due_time_of(subscription: Subscription) -> datetime | None:
     elif s.waits_for is WaitsFor.PAYMENT or s.state is State.PAST_DUE:
         due += [s.next_payment_time, s.period_end_time if s.cancel_at_period_end else None]
     elif s.waits_for is None:
-        due.append(s.period_end_time)
+        due.append((s.awaited_until if awaits else None) or s.period_end_time)
     return min((moment for moment in due if moment is not None), default=None)
 
 

@@ -5,7 +5,7 @@ The rows of the subscriptions are locked meanwhile, on a connection that is call
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -15,12 +15,13 @@ from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Refusal
 from libs.common.text import storable
-from services.billing import errors
+from services.billing import errors, payment_errors
 from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
 from services.billing.subscription import event_store, run_store
-from services.billing.subscription.announcements import announce_all
-from services.billing.subscription.charger import REFUSED, Charger, is_passing, refills_of
+from services.billing.subscription.announcements import announce_all, announce_failures
+from services.billing.subscription.charger import REFUSED, Charger, Demand, is_passing, refills_of
+from services.billing.subscription.collection import reason_of_refusal, tell_providers
 from services.billing.subscription.domain import Agreement, Event
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.run_store import Key
@@ -32,6 +33,8 @@ _log = structlog.get_logger("subscriptions")
 STEPS_METRIC: Final = "tollhouse.subscription_steps"
 SET_ASIDE_METRIC: Final = "tollhouse.subscriptions_set_aside"
 _REASON_CHARS_MAX: Final = 256
+_ASKED_AGAIN_AFTER: Final = timedelta(seconds=30)
+"""After which time a provider is asked again what became of a charge. Others have their turn meanwhile."""
 _meter = metrics.get_meter("tollhouse")
 _steps = _meter.create_counter(STEPS_METRIC, description="Things that happened to subscriptions when they were due.")
 _set_aside = _meter.create_counter(SET_ASIDE_METRIC, description="Subscriptions left to an operator.")
@@ -94,7 +97,7 @@ class Execution:
     async def _charge(self, work: Sequence[Work]) -> None:
         if not work:
             return
-        answers = await self._charger.charge([one.step.event for one in work])
+        answers = await self._charger.charge([Demand(one.step.event, one.step.after) for one in work])
         for one, answer in zip(work, answers, strict=True):
             one.has_moved = answer is None
             if isinstance(answer, REFUSED):
@@ -137,7 +140,7 @@ class Execution:
                 one.step = _given_up(one, self._clock.now())
                 replaced.append(one)
             elif one.refusal is not None:
-                one.step = refused(one.agreement, one.step)
+                one.step = refused(one.agreement, one.step, reason_of_refusal(one.refusal))
                 replaced.append(one)
             else:
                 done.append(one)
@@ -147,6 +150,15 @@ class Execution:
         await run_store.update(held, [one.step.after for one in (*done, *replaced)])
         happened = [(one.step.event, one.step.after) for one in (*done, *replaced)]
         await announce_all(held, happened, self._clock.now())
+        failed_attempts = [
+            (one.step.event, one.step.after, one.agreement.terms.past_due)
+            for one in replaced
+            if one.refusal is not None and one.failure is None
+        ]
+        await announce_failures(held, failed_attempts, self._clock.now())
+        await tell_providers(held, [(one.agreement.subscription, one.step.after) for one in (*done, *replaced)])
+        waiting = [one.key for one in work if isinstance(one.failure, payment_errors.ChargeNotKnown)]
+        await run_store.postpone(held, waiting, self._clock.now() + _ASKED_AGAIN_AFTER)
         for one in (*done, *replaced):
             if one.is_audited:
                 await event_store.record_change(held, one.agreement.subscription, one.step.after)

@@ -6,12 +6,13 @@ Pure, like `steps`. Those that move none are in `changes`.
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from libs.common.errors import Refusal
 from services.billing import errors
 from services.billing.plan.domain import Terms
 from services.billing.subscription.costs import Part, line, part_from, refills, rest_of_period, rest_of_trial
-from services.billing.subscription.domain import AgreedPlan, Agreement, Event, Line, PlanTerms, WaitsFor
+from services.billing.subscription.domain import AgreedPlan, Agreement, Event, Line, PlanTerms, WaitsFor, Way
 from services.billing.subscription.states import EventKind, State
 from services.billing.subscription.steps import (
     Cause,
@@ -28,6 +29,8 @@ from services.billing.subscription.steps import (
     trial_end,
 )
 
+PROVIDER_ACTOR: Final = "provider:"
+"""With what the name of a provider of payments begins where it acts."""
 _CHANGEABLE = frozenset({State.PENDING, State.TRIALING, State.ACTIVE, State.PAST_DUE})
 
 
@@ -49,11 +52,16 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
     """Return the change of a subscription to another plan at a moment of the period under way.
 
     The day of the change belongs to the new plan. `voided` are the grants of credits that the old plan has brought.
+    Where a provider makes it, the plan was bought there: a period begins, and the provider renews it from then on.
     `change_problem` must have found none.
     """
     s, kind = agreement.subscription, EventKind.PLAN_CHANGED
     cause = replace(cause, reason=cause.reason or "changed")
     after = replace(s, plan=new.plan, next_plan=None)
+    seller = provider_of(cause.actor)
+    if seller is not None:
+        collected = {"collection": Way.PROVIDER, "collection_provider": seller}
+        after = replace(after, **collected, cancel_at_period_end=False)  # type: ignore[arg-type]  # as they are.
     if new.plan == s.plan:
         return step(s, after, kind, cause, moment)
     changed = Agreement(after, new.terms)
@@ -61,7 +69,7 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
         ends = None if s.trial_end_time is None else trial_end(s, new.terms)
         return step(s, replace(after, trial_end_time=ends), kind, cause, moment)
     if s.state is State.TRIALING:
-        if new.terms.trial is None:
+        if new.terms.trial is None or seller is not None:
             ended_now = replace(after, trial_end_time=moment)
             return begin_period(
                 replace(changed, subscription=ended_now), moment, cause, kind, anchor=moment, voided=voided
@@ -69,7 +77,7 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
         part = rest_of_trial(s, moment)
         return step(s, after, kind, cause, moment, (), refills(new.terms, operation_id(s), part, moment), voided)
     given_back = _given_back(agreement, moment)
-    if new.terms.billing_interval != agreement.terms.billing_interval:
+    if seller is not None or new.terms.billing_interval != agreement.terms.billing_interval:
         # A period that is owed may have ended: no time is left out between it and the next.
         begins = moment if s.period_end_time is None else min(moment, s.period_end_time)
         return begin_period(changed, begins, cause, kind, anchor=begins, given_back=given_back, voided=voided)
@@ -77,6 +85,11 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
     after = replace(settled(in_state(after, State.ACTIVE, cause.reason, moment)), period_paid=True)
     lines = (*given_back, *_line(new.plan, new.terms, part))
     return step(s, after, kind, cause, moment, lines, refills(new.terms, operation_id(s), part, moment), voided)
+
+
+def provider_of(actor: str) -> str | None:
+    """Return the provider that acts; None for anybody else."""
+    return actor.removeprefix(PROVIDER_ACTOR) if actor.startswith(PROVIDER_ACTOR) else None
 
 
 def resume(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
@@ -116,7 +129,7 @@ def step_of(agreement: Agreement, event: Event, new: PlanTerms | None) -> Step:
         if is_given_up(agreement):
             return fall_back(replace(agreement, fallback=new), moment, cause)
         return change_plan(agreement, new, moment, cause, event.voided_grant_operation_ids)
-    found = next_step(agreement, moment, event.create_time)
+    found = next_step(agreement, moment, event.create_time, awaits=False)
     if found is None or found.event.kind is not event.kind:
         raise ValueError(f"event {event.sequence} of {event.subscription_id} does not follow from it")
     return found

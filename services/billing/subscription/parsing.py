@@ -8,13 +8,13 @@ from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_optional_time, parse_time
 from services.billing.plan.parsing import read_entitlements, read_references
 from services.billing.subscription.creation import NewSubscription
-from services.billing.subscription.domain import Updates
+from services.billing.subscription.domain import Updates, Way
 from services.billing.subscription.list_store import Filter
 from services.billing.subscription.plan_changes import PlanChange
 from services.billing.subscription.states import State
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
-_PATHS: Final = ("expire_time", "customer_reference", "references", "metadata")
+_PATHS: Final = ("expire_time", "customer_reference", "references", "metadata", "collection_provider")
 _STATES: Final = {pb.SubscriptionState.Value(f"SUBSCRIPTION_STATE_{state}"): state for state in State}
 
 
@@ -62,6 +62,7 @@ def read_new_subscription(request: pb.CreateSubscriptionRequest) -> NewSubscript
         time_zone=zone.key,
         limits=limits,
         customer_reference=request.customer_reference,
+        collection_provider=request.collection_provider or None,
         references=references,
         metadata=dict(request.metadata) or None,
     )
@@ -87,6 +88,9 @@ def read_updates(request: pb.UpdateSubscriptionRequest) -> Updates:
         values["references"] = read_references("references", request.references, violations)
     if "metadata" in paths:
         values["metadata"] = dict(request.metadata)
+    if "collection_provider" in paths:
+        values["collection_provider"] = request.collection_provider or None
+        values["collection"] = Way.SAVED_METHOD if request.collection_provider else Way.BALANCE
     if violations:
         raise InvalidArgument(violations)
     return Updates(values)

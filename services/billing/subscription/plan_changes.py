@@ -13,6 +13,7 @@ from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.plan.experiments import Experiments
 from services.billing.subscription import changes, event_store
+from services.billing.subscription.collection import require_renewed_here
 from services.billing.subscription.domain import Event, Line, Subscription
 from services.billing.subscription.offers import Offer, Offers
 from services.billing.subscription.progress import Changed, Progress
@@ -75,6 +76,7 @@ class PlanChanges:
             PlanNotPublished, PlanArchived, NotForSelfService: the plan cannot be changed to.
             SamePlan, SubscriptionWithoutPlan, SubscriptionState, SubscriptionEnded: nor can that of the subscription.
             InsufficientBalance: the account does not have the difference.
+            RenewedByProvider: a provider would go on charging the price of the plan that it has.
             StaleEtag: the subscription has changed since it had this etag.
             RequestIdReused: the request id was sent before with another body.
         """
@@ -84,6 +86,7 @@ class PlanChanges:
                 return earlier
         before = await self._progress.run_due(wanted.organization_id, wanted.subscription_id, self._clock.now())
         changes.require_live(before)
+        require_renewed_here(before, "changed to another plan")
         if before.plan is None:
             raise errors.SubscriptionWithoutPlan
         offer = await self._allowed_offer(before, wanted)

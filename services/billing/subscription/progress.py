@@ -101,10 +101,12 @@ class Progress:
                 _log.warning("period run fell back to one at a time", subscriptions=len(keys), exc_info=error)
             return await self._run_each(number, keys, until)
 
-    async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
+    async def run_due(
+        self, organization_id: str, subscription_id: str, until: datetime, *, awaits: bool = True
+    ) -> Subscription:
         """Make all steps that are due for a subscription by a moment, beginning with a planned one; return it then.
 
-        One that was set aside is returned as it is.
+        One that was set aside is returned as it is. Without `awaits` no payment of a provider is awaited.
 
         Raises:
             NotFound: the organization has no such subscription.
@@ -113,7 +115,8 @@ class Progress:
         key = organization_id, subscription_id
         for _ in range(_STEPS_MAX):
             async with self._singles, self._locked(key) as (held, subscription):
-                done = await self._run_locked(self._shards.of(organization_id), held, [Due(key, subscription)], until)
+                due = [Due(key, subscription)]
+                done = await self._run_locked(self._shards.of(organization_id), held, due, until, awaits=awaits)
             if not done.done and not done.set_aside:
                 return subscription
         return await self._find(key)
@@ -269,14 +272,16 @@ class Progress:
                 counts += Counts(set_aside=1)
         return counts
 
-    async def _run_locked(self, database: Database, held: RawConnection, due: Sequence[Due], until: datetime) -> Counts:
+    async def _run_locked(
+        self, database: Database, held: RawConnection, due: Sequence[Due], until: datetime, *, awaits: bool = True
+    ) -> Counts:
         """Make one step of each subscription, whose rows are locked on the connection `held`."""
         planned = await run_store.find_planned(held, [one.key for one in due])
         work: list[Work] = []
         counts = Counts()
         for one in due:
             try:
-                found = await self._find_work(one, planned.get(one.key), until)
+                found = await self._find_work(one, planned.get(one.key), until, awaits=awaits)
             except Exception as error:  # noqa: BLE001 -- the others must have their turn, whatever the cause.
                 if is_passing(error):
                     counts += Counts(left=1)
@@ -291,7 +296,7 @@ class Progress:
             counts += await self._execution.carry_out(database, held, work)
         return counts
 
-    async def _find_work(self, due: Due, planned: Event | None, until: datetime) -> Work | None:
+    async def _find_work(self, due: Due, planned: Event | None, until: datetime, *, awaits: bool) -> Work | None:
         if isinstance(due.found, Exception):
             raise due.found
         subscription = due.found
@@ -303,7 +308,7 @@ class Progress:
             return Work(agreement, Step(planned, step_of(agreement, planned, new).after), was_planned=True)
         if is_given_up(agreement) and agreement.terms.past_due.end is PastDueEnd.CHANGE_PLAN:
             agreement = replace(agreement, fallback=await self._fallback(agreement))
-        step = next_step(agreement, until, self._clock.now())
+        step = next_step(agreement, until, self._clock.now(), awaits=awaits)
         return None if step is None else Work(agreement, step, was_planned=False)
 
     async def _agreement(self, subscription: Subscription) -> Agreement:

@@ -7,7 +7,7 @@ from typing import Final
 from libs.common.amount import render_amount
 from libs.common.timestamps import render_optional_time, render_time
 from services.billing.plan.rendering import render_entitlement, render_money, render_reference
-from services.billing.subscription.domain import Event, Line, Subscription
+from services.billing.subscription.domain import Event, Line, Subscription, Way
 from services.billing.subscription.plan_changes import ChangedPlan
 from services.billing.subscription.states import EventKind, State
 from tollhouse.billing.v1 import subscription_pb2 as pb
@@ -49,6 +49,8 @@ def render_subscription(s: Subscription) -> pb.Subscription:
         create_time=render_time(s.create_time),
         update_time=render_time(s.update_time),
         etag=s.etag,
+        collection_provider=s.collection_provider or "",
+        renewed_by_provider=s.collection is Way.PROVIDER,
     )
 
 

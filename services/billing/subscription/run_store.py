@@ -82,7 +82,7 @@ _CHANGED: Final = frozenset(
         *("trial_end_time", "anchor_time", "period_number", "period_start_time", "period_end_time", "period_paid"),
         *("cancel_at_period_end", "next_plan_id", "next_plan_code", "next_plan_version", "payment_attempts"),
         *("next_payment_time", "owed_currency_code", "owed_amount", "due_time", "set_aside_time", "set_aside_reason"),
-        *("last_sequence", "revision", "update_time"),
+        *("last_sequence", "revision", "update_time", "collection", "collection_provider"),
     }
 )
 _PLACES: Final = [place for place, (name, _) in enumerate(store.COLUMN_TYPES) if place < 2 or name in _CHANGED]
@@ -103,6 +103,11 @@ _UPDATE: Final = f"""
 _SET_ASIDE: Final = """
     UPDATE subscriptions SET set_aside_time = $3, set_aside_reason = $4, update_time = $3, revision = revision + 1
     WHERE organization_id = $1::uuid AND subscription_id = $2::uuid AND set_aside_time IS NULL
+"""
+
+# By primary key. Whatever changes a subscription says anew when it is due.
+_POSTPONE: Final = """
+    UPDATE subscriptions SET due_time = $3 WHERE organization_id = $1::uuid AND subscription_id = $2::uuid
 """
 
 # The accounts' grants that have not ended: a range of the partial index on those.
@@ -190,6 +195,12 @@ async def update(connection: RawConnection, subscriptions: Iterable[Subscription
 async def set_aside(connection: RawConnection, key: Key, reason: str, now: datetime) -> None:
     """Leave a subscription to an operator."""
     await connection.execute(_SET_ASIDE, *key, now, reason)
+
+
+async def postpone(connection: RawConnection, keys: Iterable[Key], until: datetime) -> None:
+    """Let others have their turn before subscriptions whose rows are locked."""
+    for key in keys:
+        await connection.execute(_POSTPONE, *key, until)
 
 
 async def open_refills(connection: RawConnection, organization_id: str, source_reference: str) -> list[str]:

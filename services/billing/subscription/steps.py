@@ -14,13 +14,23 @@ from typing import Final
 from libs.common.time_zones import zone_named
 from services.billing.plan.domain import Money, PastDueEnd, Terms
 from services.billing.subscription.costs import Part, line, part_from, refills
-from services.billing.subscription.domain import Agreement, Event, Line, Refill, Subscription, WaitsFor, due_time_of
+from services.billing.subscription.domain import (
+    Agreement,
+    Event,
+    Line,
+    Refill,
+    Subscription,
+    WaitsFor,
+    Way,
+    due_time_of,
+)
 from services.billing.subscription.periods import boundary
 from services.billing.subscription.states import EventKind, State
 
 _ZERO: Final = Decimal(0)
 _RESTING: Final = (State.PAUSED, State.SUSPENDED)
 NO_MONEY: Final = "the account did not have the price"
+NOT_PAID: Final = "it was not paid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +51,22 @@ class Step:
     after: Subscription
 
 
-def next_step(agreement: Agreement, until: datetime, now: datetime) -> Step | None:
+def next_step(agreement: Agreement, until: datetime, now: datetime, *, awaits: bool = True) -> Step | None:
     """Return the first thing that is due by `until`; None where nothing is, or where the subscription was set aside.
 
-    Raises OutsideCalendar where the period would end after year 9999.
+    Without `awaits` the end of a period does not wait for the payment of a provider. Raises OutsideCalendar where the
+    period would end after year 9999.
     """
     s = agreement.subscription
-    due = due_time_of(s)
+    due = due_time_of(s, awaits=awaits)
     if due is None or due > until or s.set_aside_time is not None:
         return None
     cause = Cause(now)
     if s.expire_time is not None and s.expire_time <= due:
         return end(s, EventKind.EXPIRED, due, replace(cause, reason="its expire_time has come"))
+    if due == s.awaited_until and s.period_end_time is not None:
+        # The next period begins where this one ended, however long its payment was awaited.
+        due = s.period_end_time
     if s.waits_for is WaitsFor.START:
         return _start(agreement, due, cause)
     if s.cancel_at_period_end and s.period_end_time == due:
@@ -72,18 +86,20 @@ def is_given_up(agreement: Agreement) -> bool:
     return agreement.subscription.payment_attempts > len(agreement.terms.past_due.retry_after_s)
 
 
-def refused(agreement: Agreement, step: Step) -> Step:
-    """Return what happens instead of a step whose price the account does not have."""
+def refused(agreement: Agreement, step: Step, why: str = NO_MONEY) -> Step:
+    """Return what happens instead of a step whose price could not be taken."""
     before, event, after = agreement.subscription, step.event, step.after
+    now = event.create_time
     if event.kind is EventKind.PLAN_CHANGED:
-        return _refusal(before, event, EventKind.PAYMENT_REFUSED, before)
+        return instead(before, event, EventKind.PAYMENT_REFUSED, before, why, now)
     if event.kind is EventKind.PAYMENT_MADE:
-        return _refusal(before, event, EventKind.PAYMENT_REFUSED, _after_attempt(agreement, event.effective_time))
+        tried = _after_attempt(agreement, event.effective_time)
+        return instead(before, event, EventKind.PAYMENT_REFUSED, tried, why, now)
     owing = replace(
         after,
         state=State.PENDING if before.state is State.PENDING else State.PAST_DUE,
         waits_for=WaitsFor.PAYMENT if before.state is State.PENDING else None,
-        state_reason=NO_MONEY,
+        state_reason=why,
         state_time=event.effective_time,
         period_paid=False,
         owed=event.charge,
@@ -91,7 +107,7 @@ def refused(agreement: Agreement, step: Step) -> Step:
     )
     owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms))
     kind = EventKind.PAYMENT_REFUSED if before.state is State.PENDING else event.kind
-    return _refusal(before, event, kind, owing)
+    return instead(before, event, kind, owing, why, now)
 
 
 def instead(
@@ -284,14 +300,14 @@ def _pass(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
 def _end_of_retries(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     """Return what the terms want where the last attempt to pay was refused."""
     s, past_due = agreement.subscription, agreement.terms.past_due
-    cause = replace(cause, reason="it was not paid")
+    cause = replace(cause, reason=NOT_PAID)
     if past_due.end is PastDueEnd.SUSPEND:
         after = replace(s.with_state(State.SUSPENDED, cause.reason, moment), next_payment_time=None)
         return step(s, after, EventKind.SUSPENDED, cause, moment)
     if past_due.end is PastDueEnd.CHANGE_PLAN:
         if agreement.fallback is not None:
             return fall_back(agreement, moment, cause)
-        cause = replace(cause, reason=f"it was not paid, and the plan {past_due.fallback_plan_code} cannot replace it")
+        cause = replace(cause, reason=f"{NOT_PAID}, and the plan {past_due.fallback_plan_code} cannot replace it")
     return end(s, EventKind.CANCELLED, moment, cause)
 
 
@@ -312,6 +328,9 @@ def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
         period_paid=True,
         anchor_time=anchor,
     )
+    if s.collection is Way.PROVIDER:
+        # What the provider renews is the plan that was not paid.
+        after = replace(after, collection=Way.BALANCE, collection_provider=None)
     if not is_same:
         after = in_period(after, part)
     is_over = is_same and ends < moment
@@ -334,10 +353,6 @@ def _next_attempt(s: Subscription, terms: Terms) -> datetime:
     if s.payment_attempts > len(waits):
         return s.next_payment_time or s.state_time
     return s.state_time + timedelta(seconds=waits[s.payment_attempts - 1])
-
-
-def _refusal(before: Subscription, event: Event, kind: EventKind, after: Subscription) -> Step:
-    return instead(before, event, kind, after, NO_MONEY, event.create_time)
 
 
 def _sum_of(lines: Sequence[Line]) -> Money | None:

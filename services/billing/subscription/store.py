@@ -13,7 +13,7 @@ import asyncpg
 from libs.common.database import RawConnection
 from services.billing.plan.domain import Money, ProviderReference
 from services.billing.plan.terms_json import entitlement_json, entitlement_of_json
-from services.billing.subscription.domain import AgreedPlan, Subject, Subscription, WaitsFor
+from services.billing.subscription.domain import AgreedPlan, Subject, Subscription, WaitsFor, Way
 from services.billing.subscription.states import State
 
 _TYPES: Final[Mapping[str, str]] = {
@@ -57,6 +57,8 @@ _TYPES: Final[Mapping[str, str]] = {
     "revision": "bigint",
     "create_time": "timestamptz",
     "update_time": "timestamptz",
+    "collection": "text",
+    "collection_provider": "text",
 }
 """The columns with their types, in the order of `values_of`. The first two are the key."""
 COLUMN_TYPES: Final = tuple(_TYPES.items())
@@ -235,6 +237,8 @@ def values_of(subscription: Subscription) -> tuple[object, ...]:
         s.revision,
         s.create_time,
         s.update_time,
+        s.collection.value,
+        s.collection_provider,
     )
 
 
@@ -282,6 +286,8 @@ def subscription_of(row: asyncpg.Record) -> Subscription:
         create_time=row["create_time"],
         update_time=row["update_time"],
         references=tuple(ProviderReference(*one) for one in json.loads(references)) if references else (),
+        collection=Way(row["collection"]),
+        collection_provider=row["collection_provider"],
     )
 
 

@@ -13,6 +13,7 @@ from services.billing import errors
 from services.billing.subscription import changes, event_store, store
 from services.billing.subscription.announcements import announce_all
 from services.billing.subscription.changes import Change, Decision, Intent
+from services.billing.subscription.collection import SavedMethods, require_renewed_here, tell_providers
 from services.billing.subscription.creation import require_free_references
 from services.billing.subscription.domain import Subscription, Updates
 from services.billing.subscription.entitlement_store import touch_entitlements
@@ -37,9 +38,17 @@ class Subscriptions:
     """The subscriptions of one organization at a time. Another organization's look like missing ones."""
 
     def __init__(
-        self, shards: Shards, offers: Offers, progress: Progress, clock: Clock, *, self_service: SelfService
+        self,
+        shards: Shards,
+        offers: Offers,
+        progress: Progress,
+        clock: Clock,
+        *,
+        self_service: SelfService,
+        saved_methods: SavedMethods,
     ) -> None:
         self._shards = shards
+        self._saved_methods = saved_methods
         self._offers = offers
         self._progress = progress
         self._clock = clock
@@ -64,9 +73,14 @@ class Subscriptions:
     async def update(self, organization_id: str, subscription_id: str, etag: str, updates: Updates) -> Subscription:
         """Change fields. A subscription that was set aside is tried again.
 
-        Raises NotFound, SubscriptionEnded, ProviderReferenceTaken, StaleEtag; and InvalidArgument for an expire_time
-        that has passed.
+        Raises NotFound, SubscriptionEnded, ProviderReferenceTaken, StaleEtag; InvalidArgument for an expire_time that
+        has passed; and for a collection_provider RenewedByProvider, PaymentProviderUnknown, PaymentProviderCannot and
+        NoSavedMethod.
         """
+        provider = updates.values.get("collection_provider")
+        if isinstance(provider, str):
+            await self._read(organization_id, subscription_id)
+            await self._saved_methods.require(organization_id, provider)
         expire_time = updates.values.get("expire_time")
         if isinstance(expire_time, datetime) and expire_time <= self._clock.now():
             raise InvalidArgument([FieldViolation("expire_time", "must be in the future")])
@@ -77,8 +91,11 @@ class Subscriptions:
         return await self._progress.run_due(organization_id, subscription_id, self._clock.now())
 
     async def pause(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
-        """Let a subscription rest. Raises NotFound, SubscriptionState, SubscriptionEnded, StaleEtag."""
-        return await self.change(organization_id, subscription_id, etag, reason, changes.pause)
+        """Let a subscription rest.
+
+        Raises NotFound, SubscriptionState, SubscriptionEnded, RenewedByProvider, StaleEtag.
+        """
+        return await self.change(organization_id, subscription_id, etag, reason, _pause)
 
     async def suspend(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Stop a subscription; raises as `pause` does."""
@@ -130,10 +147,12 @@ class Subscriptions:
         *,
         unless: EventKind | None = None,
         request_id: str | None = None,
+        actor: str | None = None,
     ) -> Subscription:
         """Do what is due, then make the change that is decided on, and return the subscription.
 
-        Nothing is changed where `unless` has happened, and where `decide` returns None.
+        Nothing is changed where `unless` has happened, and where `decide` returns None. `actor` is who makes the
+        change, where that is not the caller.
 
         Raises what `decide` does, and:
             NotFound: there is no such subscription.
@@ -154,7 +173,7 @@ class Subscriptions:
                         continue
                     if unless is not None and await event_store.has_happened(connection, *key, unless):
                         return before
-                    intent = Intent(current_actor(), reason, self._clock.now(), request_id)
+                    intent = Intent(actor or current_actor(), reason, self._clock.now(), request_id)
                     change = decide(before, intent)
                     if change is None:
                         return before
@@ -177,6 +196,12 @@ class Subscriptions:
         return subscription.set_aside_time is None and due_time is not None and due_time <= self._clock.now()
 
 
+def _pause(before: Subscription, intent: Intent) -> Change | None:
+    """Decide for a caller, who cannot have a provider stop charging."""
+    require_renewed_here(before, "paused")
+    return changes.pause(before, intent)
+
+
 def _by_its_holder(before: Subscription, intent: Intent, decide: Decision) -> Change | None:
     """Decide for a holder, who cannot end what an operator has suspended."""
     if before.state is State.SUSPENDED:
@@ -191,6 +216,7 @@ async def _make(connection: RawConnection, before: Subscription, change: Change)
     await store.update(connection, before, after)
     await event_store.add(connection, event)
     await announce_all(connection, [(event, after)], after.update_time)
+    await tell_providers(connection, [(before, after)])
     await event_store.record_change(connection, before, after)
     if event.kind in _TOUCHING:
         await touch_entitlements(connection, [after.organization_id])

@@ -5,7 +5,7 @@ since a shard's connection finds them on its search path.
 
 The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
 proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans, what providers call plans and
-products, and references to payments that were not made.
+products, references to payments that were not made, and next steps that are done.
 """
 
 from services.billing.tables.columns import SCHEMA as SCHEMA
@@ -27,10 +27,12 @@ from services.billing.tables.ledger import transactions as transactions
 from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
 from services.billing.tables.organizations import watch_positions as watch_positions
 from services.billing.tables.payments import external_subscriptions as external_subscriptions
+from services.billing.tables.payments import next_steps as next_steps
 from services.billing.tables.payments import payment_movements as payment_movements
 from services.billing.tables.payments import payment_references as payment_references
 from services.billing.tables.payments import payment_refunds as payment_refunds
 from services.billing.tables.payments import payments as payments
+from services.billing.tables.payments import period_payments as period_payments
 from services.billing.tables.payments import product_references as product_references
 from services.billing.tables.payments import product_requests as product_requests
 from services.billing.tables.payments import products as products

@@ -119,6 +119,11 @@ payments: Final = Table(
     Column("subscription_id", ID),
     # For a renewal: the first payment of the provider's subscription.
     Column("first_payment_id", ID),
+    # The version of the plan whose price a checkout showed.
+    Column("plan_id", ID),
+    Column("plan_version", Integer),
+    # For whom a plan is bought; null for the organization.
+    Column("subscriber_user_id", ID),
     # The provider, a slash and its id.
     Column("external_subscription_id", CODE),
     Column("external_customer_id", CODE),
@@ -259,6 +264,8 @@ external_subscriptions: Final = Table(
     Column("version_time", TIME, nullable=False),
     Column("version_number", BigInteger, nullable=False),
     Column("update_time", TIME, nullable=False),
+    # Our subscription that is paid by it; null until it is made, and where none was.
+    Column("subscription_id", ID),
     PrimaryKeyConstraint("organization_id", "provider", "external_id", name="external_subscriptions_pkey"),
     CheckConstraint(
         "status IN ('ACTIVE', 'PAST_DUE', 'PAUSED', 'CANCELLED', 'EXPIRED')", name="external_subscriptions_status_known"
@@ -287,4 +294,37 @@ top_up_policies: Final = Table(
     Column("update_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", name="top_up_policies_pkey"),
     CheckConstraint("num_nulls(top_up_amount, target_balance) = 1", name="top_up_policies_one_amount"),
+)
+
+# Which payment has paid which charge of a subscription. Where the charge was given up, the payment pays another one.
+period_payments: Final = Table(
+    "period_payments",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("payment_id", ID, nullable=False),
+    Column("subscription_id", ID, nullable=False),
+    # The ledger's operation id of the charge.
+    Column("operation_id", CODE, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "payment_id", name="period_payments_pkey"),
+    UniqueConstraint("organization_id", "operation_id", name="period_payments_operation_once"),
+)
+
+# What is to be done after a change was committed; a row goes when it is done. `number` grows when it is to be done
+# again, so that whoever was at it before does not take that for done.
+next_steps: Final = Table(
+    "next_steps",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("key", CODE, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    # Since when it could be done.
+    Column("since_time", TIME, nullable=False),
+    Column("due_time", TIME, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("failure", Text, nullable=False),
+    PrimaryKeyConstraint("organization_id", "kind", "key", name="next_steps_pkey"),
+    CheckConstraint("kind IN ('PAYMENT', 'EXTERNAL_SUBSCRIPTION', 'SUBSCRIPTION')", name="next_steps_kind_known"),
+    Index("next_steps_due", "due_time", "organization_id", "kind", "key"),
 )

@@ -65,6 +65,9 @@ subscriptions: Final = Table(
     Column("revision", BigInteger, nullable=False),
     Column("create_time", TIME, nullable=False),
     Column("update_time", TIME, nullable=False),
+    # From where its price is taken: the balance, a saved method of payment, or what the provider takes by itself.
+    Column("collection", Text, nullable=False, server_default="BALANCE"),
+    Column("collection_provider", CODE),
     PrimaryKeyConstraint("organization_id", "subscription_id", name="subscriptions_pkey"),
     CheckConstraint(
         "state IN ( 'PENDING', 'TRIALING', 'ACTIVE', 'PAST_DUE', 'PAUSED', 'SUSPENDED', 'CANCELLED', 'EXPIRED')",

@@ -48,6 +48,11 @@ class FakeLemonSqueezy(FakeApi):
         parts = request.path.strip("/").split("/")[1:]
         if request.method == "POST":
             return self._post(parts, json.loads(request.body)["data"])
+        if request.method == "DELETE":
+            self.cancel(parts[1])
+        if request.method == "PATCH":
+            assert json.loads(request.body)["data"]["attributes"] == {"cancelled": False}
+            self.resume(parts[1])
         if len(parts) == 1:
             return self._list(parts[0], request.query)
         found = self.objects.get((parts[0], parts[1]))
@@ -129,6 +134,11 @@ class FakeLemonSqueezy(FakeApi):
         subscription = self.objects["subscriptions", subscription_id]
         ends = subscription["attributes"]["renews_at"]
         self._change_subscription("subscription_cancelled", subscription, status="cancelled", ends_at=ends)
+
+    def resume(self, subscription_id: str) -> None:
+        """Take a cancellation or a pause back."""
+        subscription = self.objects["subscriptions", subscription_id]
+        self._change_subscription("subscription_resumed", subscription, status="active", ends_at=None)
 
     def expire(self, subscription_id: str) -> None:
         self._change_subscription(

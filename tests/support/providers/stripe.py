@@ -50,6 +50,9 @@ class FakeStripe(FakeApi):
         assert request.headers["stripe-version"] == "2024-06-20"
         if request.method == "GET":
             return self._get(request)
+        if request.method == "DELETE":
+            self.cancel(request.path.rpartition("/")[2])
+            return self._get(request)
         key = request.headers["idempotency-key"]
         if key in self._done:
             body, reply = self._done[key]
@@ -156,6 +159,17 @@ class FakeStripe(FakeApi):
             subscription |= {"status": "canceled", "ended_at": self._now_s()}
             self._tell("customer.subscription.deleted", subscription)
 
+    def resume(self, subscription_id: str) -> None:
+        """Take a cancellation or a pause back."""
+        subscription = self.objects[subscription_id]
+        subscription |= {"cancel_at_period_end": False, "cancel_at": None, "pause_collection": None}
+        self._tell("customer.subscription.updated", subscription)
+
+    def pause(self, subscription_id: str) -> None:
+        subscription = self.objects[subscription_id]
+        subscription["pause_collection"] = {"behavior": "void"}
+        self._tell("customer.subscription.updated", subscription)
+
     def refund(self, charge_id: str, amount: int) -> Object:
         charge = self.objects[charge_id]
         if amount > charge["amount"] - charge["amount_refunded"]:
@@ -215,6 +229,13 @@ class FakeStripe(FakeApi):
                     return 400, {"error": {"type": "invalid_request_error", "param": "amount"}}
             case "/v1/payment_intents":
                 return self._charge_saved(form)
+        name = path.rpartition("/")[2]
+        if name in self.objects and form.get("cancel_at_period_end") == "true":
+            self.cancel(name, at_period_end=True)
+            return 200, self.objects[name]
+        if name in self.objects:
+            self.resume(name)
+            return 200, self.objects[name]
         return 404, {"error": {"type": "invalid_request_error"}}
 
     def _charge_saved(self, form: Mapping[str, str]) -> Reply:

@@ -450,7 +450,7 @@ class Payment(_message.Message):
     provider: _builtins.str
     """The provider: `manual`, or one that is set up, such as `stripe`."""
     subscription_id: _builtins.str
-    """The platform's subscription that it is for; empty where it is for none."""
+    """The platform's subscription that it is for; empty where it is for none, and until the subscription is made."""
     plan_code: _builtins.str
     """The plan that it is for; empty where it is for none."""
     product_code: _builtins.str
@@ -1466,6 +1466,7 @@ class CreateCheckoutRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIBER_USER_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     PRODUCT_CODE_FIELD_NUMBER: _builtins.int
     PLAN_CODE_FIELD_NUMBER: _builtins.int
@@ -1484,6 +1485,8 @@ class CreateCheckoutRequest(_message.Message):
     """The provider, such as `stripe`. May be empty where one is set up only."""
     user_id: _builtins.str
     """The user who pays. A user who calls with a session pays by themselves when it is empty."""
+    subscriber_user_id: _builtins.str
+    """With plan_code: the user of the organization whom the subscription is for; empty for the organization's own."""
     email: _builtins.str
     """The payer's address, with which the provider fills its page; may be empty."""
     product_code: _builtins.str
@@ -1515,6 +1518,7 @@ class CreateCheckoutRequest(_message.Message):
         request_id: _builtins.str = ...,
         provider: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        subscriber_user_id: _builtins.str = ...,
         email: _builtins.str = ...,
         product_code: _builtins.str = ...,
         plan_code: _builtins.str = ...,
@@ -1526,7 +1530,7 @@ class CreateCheckoutRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["top_up_amount", b"top_up_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_url", b"cancel_url", "description", b"description", "email", b"email", "metadata", b"metadata", "organization_id", b"organization_id", "plan_code", b"plan_code", "product_code", b"product_code", "provider", b"provider", "request_id", b"request_id", "success_url", b"success_url", "top_up_amount", b"top_up_amount", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_url", b"cancel_url", "description", b"description", "email", b"email", "metadata", b"metadata", "organization_id", b"organization_id", "plan_code", b"plan_code", "product_code", b"product_code", "provider", b"provider", "request_id", b"request_id", "subscriber_user_id", b"subscriber_user_id", "success_url", b"success_url", "top_up_amount", b"top_up_amount", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,8 +79,15 @@ class PaymentServiceStub:
 
     The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
     provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
-    retry: the same request_id with the same fields returns the same checkout. Fails with NOT_FOUND for a product or plan
-    that does not exist; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+    retry: the same request_id with the same fields returns the same checkout.
+
+    When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of the plan
+    whose price was shown, and the payment pays the first period. A live subscription to another plan is changed to it; where
+    it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and the provider is told not
+    to renew it.
+
+    Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
+    ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
     `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
     `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
     UNAVAILABLE when the provider cannot be reached.
@@ -265,8 +272,15 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
         provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
-        retry: the same request_id with the same fields returns the same checkout. Fails with NOT_FOUND for a product or plan
-        that does not exist; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+        retry: the same request_id with the same fields returns the same checkout.
+
+        When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of the plan
+        whose price was shown, and the payment pays the first period. A live subscription to another plan is changed to it; where
+        it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and the provider is told not
+        to renew it.
+
+        Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
+        ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
         `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
         `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
         UNAVAILABLE when the provider cannot be reached.

@@ -100,6 +100,22 @@ class Api:
         """
         return await self._send("POST", path, body=json.dumps(document).encode(), repeatable=repeatable)
 
+    async def patch_json(self, path: str, document: Mapping[str, object]) -> Answer:
+        """Change something to what the document says, which does no harm if it is done twice.
+
+        Raises:
+            ProviderDown, ProviderMisconfigured: see `_send`.
+        """
+        return await self._send("PATCH", path, body=json.dumps(document).encode(), repeatable=True)
+
+    async def delete(self, path: str) -> Answer:
+        """End something, which does no harm if it is done twice.
+
+        Raises:
+            ProviderDown, ProviderMisconfigured: see `_send`.
+        """
+        return await self._send("DELETE", path, repeatable=True)
+
     async def close(self) -> None:
         """End the connections."""
         if self._client is not None:

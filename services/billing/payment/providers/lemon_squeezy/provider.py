@@ -24,6 +24,7 @@ from services.billing.payment.provider import (
     ProviderMisconfigured,
     Reference,
     ReferenceKind,
+    Renewal,
     Unreadable,
 )
 from services.billing.payment.providers.http import Answer, Api, readable_answers
@@ -62,6 +63,7 @@ class LemonSqueezy:
     """Lemon Squeezy, with one store."""
 
     name = NAME
+    charges_saved_methods = False
 
     def __init__(self, api_key: str, store_id: str, top_up_variant_id: str | None, url: str, clock: Clock) -> None:
         """`url` is that of the API, such as `https://api.lemonsqueezy.com`."""
@@ -141,6 +143,22 @@ class LemonSqueezy:
     async def charge_saved(self, charge: NewCharge) -> PaymentFact:
         """Lemon Squeezy charges no saved methods."""
         raise ProviderCannot("Lemon Squeezy charges no saved method of payment.")
+
+    async def set_renewal(self, external_id: str, renewal: Renewal) -> None:
+        """Cancel a subscription, which then ends with its period, or take that back.
+
+        See docs.lemonsqueezy.com/api/subscriptions/cancel-subscription.
+        """
+        path = f"/v1/subscriptions/{quote(external_id, safe='')}"
+        with readable_answers(NAME):
+            status = text(child(await self._object(path), "attributes"), "status")
+            if renewal is Renewal.RENEWS:
+                if status == "expired":
+                    raise ProviderDeclined("The subscription has ended at Lemon Squeezy.")
+                data = {"type": "subscriptions", "id": external_id, "attributes": {"cancelled": False}}
+                _good(await self._api.patch_json(path, {"data": data}))
+            elif status not in ("cancelled", "expired"):
+                _good(await self._api.delete(path))
 
     async def changed_since(self, since: datetime) -> AsyncIterator[Changes]:
         """Yield what orders, subscriptions and subscription invoices say that changed since.

@@ -25,6 +25,7 @@ from services.billing.payment.provider import (
     ProviderMisconfigured,
     Reference,
     ReferenceKind,
+    Renewal,
     Unreadable,
     Version,
 )
@@ -58,6 +59,7 @@ class Stripe:
     """Stripe, with one account."""
 
     name = NAME
+    charges_saved_methods = True
 
     def __init__(self, secret_key: str, url: str, clock: Clock) -> None:
         """`url` is that of the API, such as `https://api.stripe.com`."""
@@ -148,6 +150,22 @@ class Stripe:
             return payments.payment_intent(intent, seconds(intent, "created"), "")
         except payments.NotOurs as reason:
             raise ProviderDown(f"Stripe's answer is not what was asked for: {reason}.") from None
+
+    async def set_renewal(self, external_id: str, renewal: Renewal) -> None:
+        """Update or cancel a subscription (docs.stripe.com/api/subscriptions/cancel)."""
+        path = f"/v1/subscriptions/{quote(external_id, safe='')}"
+        with readable_answers(NAME):
+            if text(_good(await self._api.get(path)), "status") in ("canceled", "incomplete_expired"):
+                if renewal is Renewal.RENEWS:
+                    raise ProviderDeclined("The subscription has ended at Stripe.")
+                return
+            if renewal is Renewal.ENDED:
+                _good(await self._api.delete(path))
+                return
+            form = {"cancel_at_period_end": "true" if renewal is Renewal.ENDS_WITH_PERIOD else "false"}
+            # What was said before may be said again later, so the key is one of the moment.
+            key = f"renewal-{external_id}-{self._clock.now().timestamp()}"
+            _good(await self._api.post_form(path, form, key))
 
     async def changed_since(self, since: datetime) -> AsyncIterator[Changes]:
         """Yield what the events since then say (docs.stripe.com/webhooks/process-undelivered-events).

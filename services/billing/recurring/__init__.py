@@ -1,0 +1,1 @@
+"""Subscriptions that payment providers collect: what was bought at checkouts, what providers renew, saved methods."""

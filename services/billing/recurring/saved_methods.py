@@ -1,0 +1,220 @@
+"""Has providers charge saved methods of payment for what subscriptions cost, once for each charge.
+
+The payment is stored as pending before the provider is asked under its id, which follows from the charge. A process
+that dies in between leaves it pending; whoever is at the charge next asks again under the same id, for which the
+provider charges once. A provider that is slow is waited for a short time only, since the subscription is locked
+meanwhile: the question goes on, and what comes of it is stored with the payment.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+import structlog
+
+from libs.common.clock import Clock
+from libs.common.errors import Refusal
+from libs.common.ids import id_at
+from libs.common.shards import Shards
+from services.billing import payment_errors as errors
+from services.billing.payment import store, top_up_store
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
+from services.billing.payment.payments import Payments
+from services.billing.payment.provider import (
+    MANUAL,
+    FactStatus,
+    NewCharge,
+    Occasion,
+    PaymentFact,
+    Provider,
+    ProviderCannot,
+    ProviderDeclined,
+    ProviderError,
+    Version,
+)
+from services.billing.payment.references import Claim, References, of_checkout
+from services.billing.payment.steps import Steps
+from services.billing.subscription.charger import Demand
+
+_log = structlog.get_logger("saved methods")
+_WAIT_S: Final = 2.5
+"""Less than the five seconds for which Postgres lets a transaction do nothing, with the locks of subscriptions."""
+_ASKED_AT_ONCE: Final = 8
+_ASKED_MAX: Final = 200
+"""How many charges may be under way. What comes beyond has its turn later."""
+_CENT: Final = Decimal("0.01")
+_ACTOR: Final = "system"
+
+
+class SavedMethods:
+    """Charges saved methods."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        references: References,
+        steps: Steps,
+        payments: Payments,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        *,
+        is_test: bool,
+    ) -> None:
+        self._shards = shards
+        self._references = references
+        self._steps = steps
+        self._payments = payments
+        self._providers = providers
+        self._clock = clock
+        self._is_test = is_test
+        self._turns = asyncio.Semaphore(_ASKED_AT_ONCE)
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    async def require(self, organization_id: str, provider: str) -> None:
+        """Check that a provider can charge a saved method of an organization.
+
+        Raises:
+            PaymentProviderUnknown, PaymentProviderCannot, NoSavedMethod: it cannot.
+        """
+        known = self._providers.get(provider)
+        if provider == MANUAL or (known is not None and not known.charges_saved_methods):
+            raise errors.PaymentProviderCannot(provider=provider, what="charge a saved method")
+        if known is None:
+            raise errors.PaymentProviderUnknown(provider=provider)
+        await self._customer(organization_id, provider)
+
+    async def charge(self, demands: Sequence[Demand]) -> list[str | Exception]:
+        """Return for each demand the payment that brought its price, or why there is none.
+
+        That is PaymentProviderDeclined or NoSavedMethod, and ChargeNotKnown where it is to be asked for again.
+        """
+        found = [await self._find_or_store(one) for one in demands]
+        pending = [one for one in found if isinstance(one, Payment) and one.base is FactStatus.PENDING]
+        tasks = [self._ask(one) for one in pending if one.payment_id in self._asking or self._has_room()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_WAIT_S)
+        return [await self._outcome(one) if isinstance(one, Payment) else one for one in found]
+
+    async def drain(self) -> None:
+        """Give up the questions that are under way: the next process asks them again."""
+        for task in list(self._asking.values()):
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    async def _find_or_store(self, demand: Demand) -> Payment | Exception:
+        event = demand.event
+        assert event.charge_operation_id is not None
+        assert event.charge is not None
+        key = f"{event.organization_id}/{event.charge_operation_id}"
+        claim = Claim(event.organization_id, id_at(event.create_time, key))
+        async with self._shards.of(claim.organization_id).raw_connection() as connection:
+            known = await store.find(connection, claim.organization_id, claim.payment_id)
+        if known is not None:
+            return known
+        provider = demand.subscription.collection_provider or ""
+        try:
+            customer = await self._customer(event.organization_id, provider)
+            await self._references.claim([of_checkout(claim.payment_id)], claim, self._clock.now())
+            return await self._steps.store(self._pending(demand, claim, customer))
+        except Refusal as refusal:
+            return refusal
+
+    def _pending(self, demand: Demand, claim: Claim, customer: str) -> Payment:
+        event, subscription = demand.event, demand.subscription
+        assert event.charge is not None
+        provider, now = subscription.collection_provider or "", self._clock.now()
+        # A part of a period may cost parts of a cent. What is paid beyond it stays on the balance.
+        amount = event.charge.value.quantize(_CENT, rounding=ROUND_CEILING)
+        return Payment(
+            organization_id=claim.organization_id,
+            payment_id=claim.payment_id,
+            type=PaymentType.SUBSCRIPTION,
+            provider=provider,
+            amount=amount,
+            currency_code=event.charge.currency_code,
+            brings=Brings.MONEY,
+            credits=Credits(event.charge.currency_code, amount),
+            is_test=self._is_test,
+            actor=_ACTOR,
+            create_time=now,
+            update_time=now,
+            said={},
+            user_id=subscription.user_id,
+            plan_code=None if event.plan is None else event.plan.plan_code,
+            subscription_id=subscription.subscription_id,
+            external_customer_id=f"{provider}/{customer}",
+            operation_id=event.charge_operation_id,
+            description="" if event.plan is None else f"plan {event.plan.plan_code}: {event.reason}"[:256],
+        )
+
+    async def _customer(self, organization_id: str, provider: str) -> str:
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            customer = await top_up_store.find_customer(connection, organization_id, provider)
+        if customer is None:
+            raise errors.NoSavedMethod(provider=provider)
+        return customer
+
+    def _has_room(self) -> bool:
+        return len(self._asking) < _ASKED_MAX
+
+    def _ask(self, payment: Payment) -> "asyncio.Task[None]":
+        """Ask for a charge, which is no single call's: neither its deadline nor its end may end the question."""
+        task = self._asking.get(payment.payment_id)
+        if task is None:
+            task = asyncio.create_task(self._asked(payment), context=contextvars.Context())
+            self._asking[payment.payment_id] = task
+            task.add_done_callback(lambda _: self._asking.pop(payment.payment_id))
+        return task
+
+    async def _asked(self, payment: Payment) -> None:
+        customer = (payment.external_customer_id or "").removeprefix(f"{payment.provider}/")
+        new = NewCharge(
+            payment.payment_id,
+            customer,
+            payment.amount,
+            payment.currency_code,
+            payment.description,
+            payment.is_test,
+        )
+        provider = self._providers.get(payment.provider)
+        try:
+            async with self._turns:
+                if provider is None:
+                    raise ProviderCannot(f"{payment.provider} is not set up")
+                fact = await provider.charge_saved(new)
+        except (ProviderDeclined, ProviderCannot) as error:
+            fact = _declined(payment, str(error), Version(self._clock.now()))
+        except ProviderError as error:
+            _log.warning("provider not charged", provider=payment.provider, cause=type(error).__name__)
+            return
+        try:
+            await self._payments.apply(fact)
+        except Refusal as refusal:
+            _log.warning("charge not stored", provider=payment.provider, reason=refusal.reason)
+
+    async def _outcome(self, payment: Payment) -> str | Exception:
+        async with self._shards.of(payment.organization_id).raw_connection() as connection:
+            found = await store.find(connection, payment.organization_id, payment.payment_id)
+        assert found is not None, "payments are never deleted"
+        if found.base is FactStatus.FAILED:
+            return errors.PaymentProviderDeclined(
+                provider=found.provider, provider_message=found.failure or "the charge"
+            )
+        return found.payment_id if found.awarded else errors.ChargeNotKnown(provider=found.provider)
+
+
+def _declined(payment: Payment, failure: str, version: Version) -> PaymentFact:
+    """Return what is said of a charge that the provider refuses."""
+    return PaymentFact(
+        provider=payment.provider,
+        references=(),
+        version=version,
+        occasion=Occasion.ONE_OFF,
+        is_test=payment.is_test,
+        store="",
+        checkout_id=payment.payment_id,
+        status=FactStatus.FAILED,
+        failure=failure,
+    )

@@ -1,0 +1,269 @@
+"""Plans that are bought at checkouts, and subscriptions that providers renew, against the fakes of both."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from libs.common.ids import new_id
+from services.billing import errors, next_steps
+from services.billing.plan.domain import PastDueEnd
+from services.billing.subscription.domain import PAYMENT_AWAITED_FOR, Updates, Way
+from services.billing.subscription.states import State
+from tests.billing.collecting_house import DAY, CollectingHouse, monthly, open_collecting
+from tests.billing.period_house import pending
+from tests.billing.shop import PROVIDERS
+
+each = pytest.mark.parametrize("provider", PROVIDERS)
+_MONTH = 30 * DAY
+
+
+@pytest.fixture(scope="module")
+async def till(module_database_urls: dict[str, str]) -> AsyncIterator[CollectingHouse]:
+    async with open_collecting(module_database_urls["billing"]) as till:
+        yield till
+
+
+@each
+async def test_paid_checkout_subscribes_once_to_the_version_that_it_showed(
+    till: CollectingHouse, provider: str
+) -> None:
+    org, plan = new_id(), await till.plan()
+    await till.told()
+    payment = await till.buy(provider, org, plan)
+    await till.house.plan(plan.plan_code, monthly(99))
+    webhooks = till.unsent()
+    await till.shop.deliver(webhooks + webhooks)
+    await till.work()
+    made = await till.only(org)
+    assert (made.plan, made.state, made.collection, made.collection_provider) == (
+        plan, State.ACTIVE, Way.PROVIDER, provider,
+    )  # fmt: skip
+    assert (made.user_id, made.actor, made.trial_end_time) == (None, f"provider:{provider}", None)
+    assert await till.balance(org) == {"USD": "0.00"}
+    operation_id = f"subscription/{made.subscription_id}/2"
+    paid = "SELECT payment_id::text, operation_id FROM period_payments WHERE organization_id = $1::uuid"
+    assert await till.rows(org, paid) == [(payment.payment_id, operation_id)]
+    linked = "SELECT subscription_id::text FROM external_subscriptions WHERE organization_id = $1::uuid"
+    assert await till.rows(org, linked) == [(made.subscription_id,)]
+    assert (await till.shop.payments.find(payment)).subscription_id == made.subscription_id
+    await till.shop.deliver(webhooks)
+    await till.work()
+    assert await till.all_of(org) == [made]
+
+
+async def test_plan_is_bought_for_the_user_that_the_checkout_names(till: CollectingHouse) -> None:
+    org, user, plan = new_id(), new_id(), await till.plan()
+    await till.told()
+    await till.buy("stripe", org, plan, subscriber_user_id=user)
+    await till.told()
+    assert (await till.only(org)).user_id == user
+    await till.buy("stripe", org, plan)
+    await till.told()
+    assert {one.user_id for one in await till.all_of(org)} == {user, None}
+
+
+@each
+async def test_live_subscription_to_another_plan_is_changed_and_a_period_begins(
+    till: CollectingHouse, provider: str
+) -> None:
+    org, free, plan = new_id(), await till.plan(price=0), await till.plan()
+    live = await till.house.add(pending(free, till.shop.clock.now(), organization_id=org))
+    await till.work()
+    await till.pass_time(3 * DAY)
+    made = await till.bought(provider, plan, org)
+    assert (made.subscription_id, made.plan, made.collection) == (live.subscription_id, plan, Way.PROVIDER)
+    assert made.period_start_time is not None
+    assert till.shop.clock.now() - made.period_start_time < timedelta(minutes=1)
+    assert await till.balance(org) == {"USD": "0.00"}
+
+
+async def test_what_cannot_be_subscribed_stays_on_the_balance_and_is_told_once_to_all(till: CollectingHouse) -> None:
+    plan, other = await till.plan(), await till.plan()
+    made = await till.bought("stripe", plan)
+    org = made.organization_id
+    for again in (plan, other):
+        await till.buy("lemon_squeezy", org, again)
+        await till.told()
+    assert await till.now(made) == made
+    assert await till.balance(org) == {"USD": "20.00"}
+    told = await till.announced(org, "payment.not_subscribed")
+    assert [(one["plan_code"], one["reason"]) for one in told] == [
+        (one.plan_code, "the subscription is renewed by stripe already") for one in (plan, other)
+    ]
+    lemon = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid AND provider = 'lemon_squeezy'"
+    assert await till.rows(org, lemon) == [("CANCELLED",)] * 2
+
+
+async def test_account_in_debt_does_not_keep_a_paid_period_from_beginning(till: CollectingHouse) -> None:
+    org = new_id()
+    await till.shop.payments.earn(org, "1", "USD")
+    await till.shop.payments.spend(org, "6", "USD")
+    made = await till.bought("stripe", await till.plan(), org)
+    assert made.state is State.ACTIVE
+    assert await till.balance(org) == {"USD": "-5.00"}
+
+
+@each
+async def test_renewal_that_is_told_early_pays_when_the_period_ends(till: CollectingHouse, provider: str) -> None:
+    made = await till.bought(provider, await till.plan())
+    await till.happens(provider, "renew")
+    assert await till.now(made) == made
+    assert await till.balance(made.organization_id) == {"USD": "10.00"}
+    await till.pass_time(_MONTH)
+    after = await till.now(made)
+    assert (after.state, after.period_start_time, after.period_number) == (State.ACTIVE, made.period_end_time, 1)
+    assert await till.balance(made.organization_id) == {"USD": "0.00"}
+
+
+@each
+async def test_renewal_that_is_told_late_is_awaited_and_leaves_no_gap(till: CollectingHouse, provider: str) -> None:
+    made = await till.bought(provider, await till.plan())
+    await till.pass_time(_MONTH + PAYMENT_AWAITED_FOR - timedelta(hours=1))
+    assert await till.now(made) == made
+    await till.happens(provider, "renew")
+    after = await till.now(made)
+    assert (after.state, after.period_start_time) == (State.ACTIVE, made.period_end_time)
+
+
+async def test_silence_makes_past_due_after_the_wait_and_a_payment_active_at_once(till: CollectingHouse) -> None:
+    made = await till.bought("stripe", await till.plan(retries=[20 * 86_400]))
+    await till.pass_time(_MONTH + PAYMENT_AWAITED_FOR)
+    late = await till.now(made)
+    assert (late.state, late.state_reason) == (State.PAST_DUE, "stripe has told of no payment for it.")
+    assert late.period_start_time == made.period_end_time
+    await till.happens("stripe", "renew")
+    paid = await till.now(made)
+    assert (paid.state, paid.owed, paid.period_start_time) == (State.ACTIVE, None, made.period_end_time)
+    assert await till.balance(made.organization_id) == {"USD": "0.00"}
+
+
+@each
+async def test_failure_that_the_provider_tells_makes_past_due_at_the_end_and_recovery_active(
+    till: CollectingHouse, provider: str
+) -> None:
+    made = await till.bought(provider, await till.plan(retries=[20 * 86_400]))
+    await till.happens(provider, "fail")
+    assert (await till.now(made)).state is State.ACTIVE
+    await till.pass_time(_MONTH)
+    assert (await till.now(made)).state is State.PAST_DUE
+    await till.happens(provider, "recover")
+    assert (await till.now(made)).state is State.ACTIVE
+
+
+@each
+async def test_provider_pauses_resumes_cancels_withdraws_and_ends(till: CollectingHouse, provider: str) -> None:
+    made = await till.bought(provider, await till.plan())
+    states = []
+    for happening in ("pause", "resume", "cancel", "resume", "end"):
+        await till.happens(provider, happening)
+        now = await till.now(made)
+        states.append((now.state.value, now.cancel_at_period_end))
+    last = "CANCELLED" if provider == "stripe" else "EXPIRED"
+    assert states == [("PAUSED", False), ("ACTIVE", False), ("ACTIVE", True), ("ACTIVE", False), (last, False)]
+    kinds = [(one.kind.value, one.actor) for one in (await till.house.events(made))[2:] if one.kind.value != "UPDATED"]
+    assert kinds == [
+        (kind, f"provider:{provider}")
+        for kind in ("PAUSED", "RESUMED", "CANCELLATION_SCHEDULED", "CANCELLATION_WITHDRAWN", last)
+    ]
+    before = len(await till.house.events(made))
+    await till.shop.deliver([*till.shop.stripe.events[-6:], *till.shop.lemon.webhooks[-6:]])
+    await till.work()
+    assert len(await till.house.events(made)) == before
+
+
+@each
+async def test_cancellation_of_a_provider_ends_at_its_time(till: CollectingHouse, provider: str) -> None:
+    made = await till.bought(provider, await till.plan())
+    await till.happens(provider, "cancel")
+    await till.pass_time(_MONTH)
+    assert (await till.now(made)).state is State.CANCELLED
+    assert await till.balance(made.organization_id) == {"USD": "0.00"}
+
+
+@each
+async def test_cancellation_here_and_its_withdrawal_reach_the_provider(till: CollectingHouse, provider: str) -> None:
+    made = await till.bought(provider, await till.plan())
+    key = made.organization_id, made.subscription_id
+    said = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
+    found = []
+    for step in ("schedule", "withdraw", "now"):
+        till.shop.clock.advance(timedelta(minutes=1))
+        if step == "withdraw":
+            await till.subscriptions.withdraw_cancellation(*key, "")
+        else:
+            await till.subscriptions.cancel(*key, "", "asked for", at_period_end=step == "schedule")
+        await till.work()
+        await till.told()
+        found += await till.rows(made.organization_id, said)
+    assert found == [("CANCELLED",), ("ACTIVE",), ("CANCELLED",)]
+
+
+async def test_provider_that_cannot_be_reached_is_told_of_a_cancellation_later(till: CollectingHouse) -> None:
+    made = await till.bought("stripe", await till.plan())
+    await till.subscriptions.cancel(made.organization_id, made.subscription_id, "", "", at_period_end=False)
+    provider = till.shop.house.reconciliation._providers["stripe"].provider
+    till.worker._following._providers = {}
+    await till.work()
+    left = "SELECT kind, attempt_count FROM next_steps WHERE organization_id = $1::uuid AND kind = 'SUBSCRIPTION'"
+    assert await till.rows(made.organization_id, left) == [("SUBSCRIPTION", 1)]
+    till.worker._following._providers = {"stripe": provider}
+    await till.pass_time(timedelta(seconds=10))
+    await till.told()
+    assert await till.rows(made.organization_id, left) == []
+
+
+async def test_end_of_unpaid_subscription_ends_it_at_the_provider(till: CollectingHouse) -> None:
+    fallback = await till.plan(price=0)
+    plans = [await till.plan(), await till.plan(end=PastDueEnd.CHANGE_PLAN, fallback=fallback.plan_code)]
+    made = [await till.bought("stripe", plan) for plan in plans]
+    await till.pass_time(_MONTH + PAYMENT_AWAITED_FOR)
+    await till.told()
+    after = [await till.now(one) for one in made]
+    assert [(one.state, one.collection) for one in after] == [
+        (State.CANCELLED, Way.PROVIDER),
+        (State.ACTIVE, Way.BALANCE),
+    ]
+    for one in made:
+        said = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
+        assert await till.rows(one.organization_id, said) == [("CANCELLED",)]
+
+
+async def test_changes_that_would_leave_the_payer_charged_otherwise_are_refused(till: CollectingHouse) -> None:
+    made = await till.bought("stripe", await till.plan())
+    key = made.organization_id, made.subscription_id
+    with pytest.raises(errors.RenewedByProvider):
+        await till.subscriptions.pause(*key, "", "")
+    with pytest.raises(errors.RenewedByProvider):
+        await till.subscriptions.update(*key, "", Updates({"collection": Way.BALANCE, "collection_provider": None}))
+    assert await till.now(made) == made
+
+
+async def test_payment_of_a_month_that_was_refunded_still_pays_it_and_leaves_a_debt(till: CollectingHouse) -> None:
+    made = await till.bought("stripe", await till.plan())
+    await till.happens("stripe", "renew")
+    await till.happens("stripe", "refund the rest")
+    await till.pass_time(_MONTH)
+    assert (await till.now(made)).period_number == 1
+    assert await till.balance(made.organization_id) == {"USD": "-10.00"}
+
+
+async def test_operators_suspension_stays_though_a_payment_comes(till: CollectingHouse) -> None:
+    made = await till.bought("stripe", await till.plan(retries=[20 * 86_400]))
+    await till.pass_time(_MONTH + PAYMENT_AWAITED_FOR)
+    await till.subscriptions.suspend(made.organization_id, made.subscription_id, "", "abuse")
+    await till.happens("stripe", "renew")
+    assert (await till.now(made)).state is State.SUSPENDED
+    assert await till.balance(made.organization_id) == {"USD": "10.00"}
+
+
+async def test_step_that_is_added_while_somebody_is_at_it_is_done_once_more(till: CollectingHouse) -> None:
+    org, now = new_id(), till.shop.clock.now()
+    kind = next_steps.StepKind.PAYMENT
+    async with till.house.shards.of(org).raw_transaction() as connection:
+        await next_steps.add(connection, org, kind, "x", now)
+        (taken,) = [one for one in await next_steps.claim(connection, now, 10) if one.organization_id == org]
+        await next_steps.add(connection, org, kind, "x", now)
+        assert not await next_steps.done(connection, taken)
+        (again,) = [one for one in await next_steps.claim(connection, now, 10) if one.organization_id == org]
+        assert await next_steps.done(connection, again)

@@ -38,6 +38,14 @@ class AgreedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Minimum:
+    """What the usage since a moment comes to at least when the period under way has ended."""
+
+    amount: Money
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """A subscription as it is stored."""
 
@@ -83,6 +91,8 @@ class Subscription:
     update_time: datetime
     references: tuple[ProviderReference, ...] = ()
     """Sorted."""
+    minimum: Minimum | None = None
+    """That of the period under way, once the period is paid; None where it has none."""
 
     @property
     def etag(self) -> str:
@@ -205,3 +215,5 @@ class Agreement:
     """Those of the plan to which it changes at the end of the period."""
     fallback: PlanTerms | None = None
     """What it changes to where it is not paid; None where there is no plan that it can change to."""
+    spent: Decimal | None = None
+    """What counts towards the minimum, where the period with it ends now."""

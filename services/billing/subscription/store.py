@@ -6,6 +6,8 @@ the ledger's are, and the run of periods makes both in one go.
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import asyncpg
@@ -13,7 +15,7 @@ import asyncpg
 from libs.common.database import RawConnection
 from services.billing.plan.domain import Money, ProviderReference
 from services.billing.plan.terms_json import entitlement_json, entitlement_of_json
-from services.billing.subscription.domain import AgreedPlan, Subject, Subscription, WaitsFor
+from services.billing.subscription.domain import AgreedPlan, Minimum, Subject, Subscription, WaitsFor
 from services.billing.subscription.states import State
 
 _TYPES: Final[Mapping[str, str]] = {
@@ -57,6 +59,9 @@ _TYPES: Final[Mapping[str, str]] = {
     "revision": "bigint",
     "create_time": "timestamptz",
     "update_time": "timestamptz",
+    "minimum_currency_code": "text",
+    "minimum_amount": "numeric",
+    "minimum_since_time": "timestamptz",
 }
 """The columns with their types, in the order of `values_of`. The first two are the key."""
 COLUMN_TYPES: Final = tuple(_TYPES.items())
@@ -235,7 +240,12 @@ def values_of(subscription: Subscription) -> tuple[object, ...]:
         s.revision,
         s.create_time,
         s.update_time,
+        *((None, None, None) if s.minimum is None else _minimum_values(s.minimum)),
     )
+
+
+def _minimum_values(minimum: Minimum) -> tuple[str, Decimal, datetime]:
+    return minimum.amount.currency_code, minimum.amount.value, minimum.since
 
 
 def _plan_values(plan: AgreedPlan | None) -> tuple[str | None, str | None, int | None]:
@@ -282,7 +292,15 @@ def subscription_of(row: asyncpg.Record) -> Subscription:
         create_time=row["create_time"],
         update_time=row["update_time"],
         references=tuple(ProviderReference(*one) for one in json.loads(references)) if references else (),
+        minimum=_minimum_of(row),
     )
+
+
+def _minimum_of(row: asyncpg.Record) -> Minimum | None:
+    currency_code = row["minimum_currency_code"]
+    if currency_code is None:
+        return None
+    return Minimum(Money(currency_code, row["minimum_amount"]), row["minimum_since_time"])
 
 
 def _plan_of(row: asyncpg.Record, prefix: str) -> AgreedPlan | None:

@@ -117,6 +117,10 @@ class _SubscriptionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     """It expired."""
     SUBSCRIPTION_EVENT_KIND_UPDATED: _SubscriptionEventKind.ValueType  # 19
     """Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
+    SUBSCRIPTION_EVENT_KIND_MINIMUM_CHARGED: _SubscriptionEventKind.ValueType  # 20
+    """A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was. The
+    reason tells what was spent.
+    """
 
 class SubscriptionEventKind(_SubscriptionEventKind, metaclass=_SubscriptionEventKindEnumTypeWrapper):
     """What happened to a subscription."""
@@ -161,6 +165,10 @@ SUBSCRIPTION_EVENT_KIND_EXPIRED: SubscriptionEventKind.ValueType  # 18
 """It expired."""
 SUBSCRIPTION_EVENT_KIND_UPDATED: SubscriptionEventKind.ValueType  # 19
 """Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
+SUBSCRIPTION_EVENT_KIND_MINIMUM_CHARGED: SubscriptionEventKind.ValueType  # 20
+"""A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was. The
+reason tells what was spent.
+"""
 Global___SubscriptionEventKind: _TypeAlias = SubscriptionEventKind  # noqa: Y015
 
 class _ChangeTiming:
@@ -279,6 +287,7 @@ class Subscription(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """The subscription's UUIDv7, in lower case."""
     organization_id: _builtins.str
@@ -369,6 +378,10 @@ class Subscription(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def minimum_amount(self) -> _amount_pb2.Amount:
+        """What the usage of the period under way comes to at least, for the days that the plan has in it; absent without a minimum."""
+
     def __init__(
         self,
         *,
@@ -402,10 +415,11 @@ class Subscription(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        minimum_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "create_time", b"create_time", "expire_time", b"expire_time", "next_payment_time", b"next_payment_time", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "start_time", b"start_time", "state_time", b"state_time", "trial_end_time", b"trial_end_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "create_time", b"create_time", "expire_time", b"expire_time", "minimum_amount", b"minimum_amount", "next_payment_time", b"next_payment_time", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "start_time", b"start_time", "state_time", b"state_time", "trial_end_time", b"trial_end_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "anchor_time", b"anchor_time", "cancel_at_period_end", b"cancel_at_period_end", "create_time", b"create_time", "customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "model", b"model", "next_payment_time", b"next_payment_time", "next_plan_code", b"next_plan_code", "next_plan_version", b"next_plan_version", "organization_id", b"organization_id", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_code", b"plan_code", "plan_version", b"plan_version", "references", b"references", "set_aside_reason", b"set_aside_reason", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "state_time", b"state_time", "subscription_id", b"subscription_id", "time_zone", b"time_zone", "trial_end_time", b"trial_end_time", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "anchor_time", b"anchor_time", "cancel_at_period_end", b"cancel_at_period_end", "create_time", b"create_time", "customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "minimum_amount", b"minimum_amount", "model", b"model", "next_payment_time", b"next_payment_time", "next_plan_code", b"next_plan_code", "next_plan_version", b"next_plan_version", "organization_id", b"organization_id", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_code", b"plan_code", "plan_version", b"plan_version", "references", b"references", "set_aside_reason", b"set_aside_reason", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "state_time", b"state_time", "subscription_id", b"subscription_id", "time_zone", b"time_zone", "trial_end_time", b"trial_end_time", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,7 +35,8 @@ class SubscriptionServiceStub:
     Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
     They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
     does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
-    and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set; with ALREADY_EXISTS, reason
+    and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
+    `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
     `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
     """
     ApproveSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ApproveSubscriptionRequest, _subscription_pb2.ApproveSubscriptionResponse]
@@ -92,8 +93,8 @@ class SubscriptionServiceStub:
     other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
     model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
     `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-    whose price is in another currency than the period's, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it
-    first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    whose price is in another currency than the period's, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
+    subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawPlanChange: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawPlanChangeRequest, _subscription_pb2.WithdrawPlanChangeResponse]
     """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
@@ -127,7 +128,8 @@ class SubscriptionServiceStub:
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
     """Cancels a subscription at the end of the period, or now.
 
-    Nothing is given back for the rest of the period; a change of plan does that. Cancelling a cancelled one changes nothing,
+    Nothing is given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation
+    now charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing,
     and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
     `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
     be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
@@ -194,7 +196,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
         They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
         does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
-        and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set; with ALREADY_EXISTS, reason
+        and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
+        `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
         `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
         """
 
@@ -305,8 +308,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
         model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
         `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-        whose price is in another currency than the period's, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it
-        first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        whose price is in another currency than the period's, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
+        subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -376,7 +379,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.CancelSubscriptionResponse]:
         """Cancels a subscription at the end of the period, or now.
 
-        Nothing is given back for the rest of the period; a change of plan does that. Cancelling a cancelled one changes nothing,
+        Nothing is given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation
+        now charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing,
         and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
         `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
         be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.

@@ -24,8 +24,9 @@ def upgrade() -> None:
         )
         op.execute(
             """
+            -- It is there after an attempt that failed.
             -- squawk-ignore ban-drop-constraint
-            ALTER TABLE subscriptions DROP CONSTRAINT IF EXISTS subscriptions_minimum_whole -- Of an attempt before.
+            ALTER TABLE subscriptions DROP CONSTRAINT IF EXISTS subscriptions_minimum_whole
             """
         )
         op.execute(

@@ -66,6 +66,8 @@ _QUEUES = {
     *("events_to_dispatch", "events_by_age", "event_deliveries_due", "event_deliveries_waiting"),
     "credit_grants_expiring",
     "event_requests_by_age",
+    "invoice_dues_due",
+    "invoices_overdue",
 }
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
 _OF_THE_PLATFORM = {

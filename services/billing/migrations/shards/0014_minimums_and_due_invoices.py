@@ -14,6 +14,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
+    """Change subscriptions, then invoices."""
     with op.get_context().autocommit_block():
         op.execute(
             """
@@ -45,42 +46,46 @@ def upgrade() -> None:
             WHERE charge_operation_id IS NOT NULL
             """
         )
-        op.execute("ALTER TABLE invoices ADD COLUMN IF NOT EXISTS overdue_told boolean NOT NULL DEFAULT false")
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS invoices_overdue")
-        op.execute(
-            """
-            CREATE INDEX CONCURRENTLY invoices_overdue ON invoices (due_time, organization_id, invoice_id)
-            WHERE kind = 'INVOICE' AND state = 'ISSUED' AND NOT overdue_told
-            """
+        _invoices()
+
+
+def _invoices() -> None:
+    op.execute("ALTER TABLE invoices ADD COLUMN IF NOT EXISTS overdue_told boolean NOT NULL DEFAULT false")
+    op.execute("DROP INDEX CONCURRENTLY IF EXISTS invoices_overdue")
+    op.execute(
+        """
+        CREATE INDEX CONCURRENTLY invoices_overdue ON invoices (due_time, organization_id, invoice_id)
+        WHERE kind = 'INVOICE' AND state = 'ISSUED' AND NOT overdue_told
+        """
+    )
+    op.execute(
+        """
+        CREATE TABLE IF NOT EXISTS invoice_schedules (
+            end_time timestamptz NOT NULL,
+            after_organization_id uuid NOT NULL,
+            after_account_id uuid NOT NULL,
+            complete boolean NOT NULL,
+            CONSTRAINT invoice_schedules_pkey PRIMARY KEY (end_time)
         )
-        op.execute(
-            """
-            CREATE TABLE IF NOT EXISTS invoice_schedules (
-                end_time timestamptz NOT NULL,
-                after_organization_id uuid NOT NULL,
-                after_account_id uuid NOT NULL,
-                complete boolean NOT NULL,
-                CONSTRAINT invoice_schedules_pkey PRIMARY KEY (end_time)
-            )
-            """
+        """
+    )
+    op.execute(
+        """
+        CREATE TABLE IF NOT EXISTS invoice_dues (
+            organization_id uuid NOT NULL,
+            account_id uuid NOT NULL,
+            end_time timestamptz NOT NULL,
+            due_time timestamptz NOT NULL,
+            attempts integer NOT NULL,
+            error text NOT NULL,
+            CONSTRAINT invoice_dues_pkey PRIMARY KEY (organization_id, account_id, end_time)
         )
-        op.execute(
-            """
-            CREATE TABLE IF NOT EXISTS invoice_dues (
-                organization_id uuid NOT NULL,
-                account_id uuid NOT NULL,
-                end_time timestamptz NOT NULL,
-                due_time timestamptz NOT NULL,
-                attempts integer NOT NULL,
-                error text NOT NULL,
-                CONSTRAINT invoice_dues_pkey PRIMARY KEY (organization_id, account_id, end_time)
-            )
-            """
-        )
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS invoice_dues_due")
-        op.execute(
-            """
-            CREATE INDEX CONCURRENTLY invoice_dues_due
-            ON invoice_dues (due_time, organization_id, account_id, end_time)
-            """
-        )
+        """
+    )
+    op.execute("DROP INDEX CONCURRENTLY IF EXISTS invoice_dues_due")
+    op.execute(
+        """
+        CREATE INDEX CONCURRENTLY invoice_dues_due
+        ON invoice_dues (due_time, organization_id, account_id, end_time)
+        """
+    )

@@ -35,6 +35,7 @@ from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
 from services.billing.invariants import CHECKS, PLATFORM_CHECKS
+from services.billing.invoice.automatic import AutomaticInvoices
 from services.billing.invoice.collection import Collection
 from services.billing.invoice.corrections import Corrections
 from services.billing.invoice.domain import recipients_tax
@@ -254,10 +255,12 @@ def _add_invoices(
             base_url=settings.invoice_link_base_url,
             lifetime_s=settings.invoice_link_lifetime_s,
         )
+    invoices = Invoices(shards, collection, recipients_tax, clock)
+    service.background(AutomaticInvoices(shards, invoices, clock, settings.invoices_every_s).run, "invoices")
     service.add(
         invoice_pb2_grpc.add_InvoiceServiceServicer_to_server,
         InvoiceServicer(
-            Invoices(shards, collection, recipients_tax, clock),
+            invoices,
             Corrections(shards, clock),
             Parties(databases.platform, shards, clock),
             printer,

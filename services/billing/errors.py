@@ -328,6 +328,15 @@ class SamePlan(Refusal):
     remedy = "Nothing needs to be done."
 
 
+class MinimumOfOrganization(Refusal):
+    """Charges do not say for whom they are, so that a minimum can only be that of a whole organization."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "MINIMUM_OF_ORGANIZATION"
+    template = "The plan {plan_code} has a minimum spend, which only a subscription of an organization can have."
+    remedy = "Subscribe the organization to the plan, or take a plan without a minimum."
+
+
 class SubscriptionWithoutPlan(Refusal):
     """A subscription to a model without a plan has none that could be changed."""
 

@@ -69,6 +69,9 @@ class BillingSettings(ShardedSettings, ProvidersSettings):
     top_ups_every_s: float = Field(default=10, ge=0.05, le=3_600)
     """How often it is looked at which accounts are to be topped up by themselves."""
 
+    invoices_every_s: float = Field(default=30, ge=0.05, le=3_600)
+    """How often it is looked at which invoices are to be issued by themselves, and which are overdue."""
+
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:
         for name in ("identity_target", "metering_target"):

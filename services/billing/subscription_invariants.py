@@ -18,6 +18,10 @@ _PLANNED: Final = Invariant(
     "An event of a subscription is planned for more than an hour, though the subscription was not set aside, and no "
     "provider has its charge to decide.",
 )
+_MINIMUMS: Final = Invariant(
+    "subscription_minimums_follow_each_other",
+    "What was short of a minimum was charged for a time that an earlier charge of the subscription's minimum covers.",
+)
 _FOLLOW: Final = Invariant(
     "subscriptions_follow_from_their_events",
     "A subscription's state, plan or sequence differs from its last event.",
@@ -86,6 +90,21 @@ _EVENTS: Final = """
     WHERE NOT e.planned AND (g.operation_id IS NULL OR r.refill IS NULL OR g.kind <> 'INCLUDED'
         OR g.currency_code <> r.refill ->> 'currency_code' OR g.amount <> CAST(r.refill ->> 'value' AS numeric)
         OR NOT r.operation_id = ANY (e.grant_operation_ids))
+    UNION ALL
+    SELECT 'subscription_minimums_follow_each_other', e.organization_id, 'subscriptions/' || e.subscription_id,
+        'event ' || e.sequence || ' is for the time from ' || l.start_time || ', and event ' || b.sequence
+            || ' for that until ' || b.effective_time
+    FROM e
+    CROSS JOIN LATERAL (
+        SELECT CAST(e.details -> 'lines' -> 0 ->> 'start_time' AS timestamptz) AS start_time
+    ) AS l
+    CROSS JOIN LATERAL (
+        SELECT o.sequence, o.effective_time FROM subscription_events AS o
+        WHERE o.organization_id = e.organization_id AND o.subscription_id = e.subscription_id
+            AND o.sequence < e.sequence AND o.kind = 'MINIMUM_CHARGED'
+        ORDER BY o.sequence DESC LIMIT 1
+    ) AS b
+    WHERE e.kind = 'MINIMUM_CHARGED' AND l.start_time < b.effective_time
     UNION ALL
     SELECT 'subscription_events_are_completed', e.organization_id, 'subscriptions/' || e.subscription_id,
         'event ' || e.sequence || ' is planned since ' || e.create_time
@@ -160,5 +179,10 @@ _SUBSCRIPTIONS: Final = f"""
 
 SUBSCRIPTION_CHECKS: Final[Sequence[Check]] = (
     Walk("subscriptions", _SUBSCRIPTION, (_FOLLOW, _DUE, _PLANS, _ONCE), _SUBSCRIPTIONS),
-    Walk("subscription_events", (*_SUBSCRIPTION, Column("sequence", "bigint")), (_TILE, _MOVED, _PLANNED), _EVENTS),
+    Walk(
+        "subscription_events",
+        (*_SUBSCRIPTION, Column("sequence", "bigint")),
+        (_TILE, _MOVED, _MINIMUMS, _PLANNED),
+        _EVENTS,
+    ),
 )

@@ -34,20 +34,20 @@ async def _work(url: str, organization_id: str, invoice_id: str, point: str) -> 
     voiding = corrections.Corrections(shards, clock)
     for owner in (collection, store, invoices, corrections):
         if hasattr(owner, point):
-            setattr(owner, point, partial(_done_and_die, getattr(owner, point)))
+            setattr(owner, point, partial(done_and_die, getattr(owner, point)))
     if invoice_id:
         await voiding.void(organization_id, invoice_id, "killed")
     else:
         wanted = Wanted(organization_id, None, "", clock.now())
         again = Repeatable("issue-once", "IssueInvoice", b"", lambda _: "body")
         await issuing.issue(wanted, again, lambda issued: issued.invoice_id.encode(), skip_grace=True)
-    _die()
+    die()
 
 
-async def _done_and_die(function: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> None:
+async def done_and_die(function: Callable[..., Awaitable[Any]], *arguments: Any, **named: Any) -> None:
     await function(*arguments, **named)
-    _die()
+    die()
 
 
-def _die() -> None:
+def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -62,6 +62,7 @@ def terms(
     retries: Sequence[int] = (),
     end: PastDueEnd = PastDueEnd.CANCEL,
     fallback: str = "",
+    minimum: str = "",
 ) -> Terms:
     kept = None if rollover_max is None else Money("CREDIT", Decimal(rollover_max))
     return Terms(
@@ -72,6 +73,7 @@ def terms(
         entitlements=(),
         past_due=PastDue(tuple(retries), end, fallback),
         metadata={},
+        minimum=Money(currency, Decimal(minimum)) if minimum else None,
     )
 
 

@@ -243,6 +243,7 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
     ids["trial"] = pending(paid, start, trial_end=start + timedelta(days=3))
     ids["user"] = pending(paid, start, subject=Subject.USER)
     ids["model"] = pending(None, start, subject=Subject.MODEL)
+    ids["minimum"] = pending(await house.plan("at-least", terms(10, minimum="5")), start)
     for one in ids.values():
         await house.add(one)
         await house.pay_in(one.organization_id, "10000" if one is not ids["poor"] else "15")
@@ -262,6 +263,9 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
         assert Counter(await kinds(house, ids[name])) == {EventKind.CREATED: 1, STARTED: 48}
     assert (await house.statement(ids["kept"].organization_id, "CREDIT"))[-1][4] == "150"
     assert Counter(await kinds(house, ids["trial"]))[STARTED] == 48
+    expected = {EventKind.CREATED: 1, STARTED: 48, EventKind.MINIMUM_CHARGED: 47}
+    assert Counter(await kinds(house, ids["minimum"])) == expected
+    assert (await house.statement(ids["minimum"].organization_id))[-1][4] == str(10_000 - 480 - 47 * 5)
     assert (await house.find(ids["poor"])).state is State.SUSPENDED
 
 

@@ -23,6 +23,11 @@ SUBSCRIPTION_DAMAGE: Final = {
     "subscription_events_have_their_movements": (
         "UPDATE billing.subscription_events SET charge_amount = charge_amount + 1 WHERE charge_amount > 0"
     ),
+    "subscription_minimums_follow_each_other": (
+        "UPDATE billing.subscription_events SET kind = 'MINIMUM_CHARGED',"
+        " effective_time = effective_time + interval '1 d'"
+        " WHERE kind IN ('PERIOD_STARTED', 'PLAN_CHANGED')"
+    ),
     "subscription_events_are_completed": (
         "UPDATE billing.subscription_events SET planned = true, create_time = create_time - interval '2 hours'"
         " WHERE kind = 'PLAN_CHANGED'"

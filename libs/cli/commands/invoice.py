@@ -150,6 +150,7 @@ async def issuer(
     grace_days: Annotated[int, typer.Option(help="How many days late usage is waited for.", min=0, max=35)] = 0,
     language: Annotated[str, typer.Option(help="The language of documents: en, de, fr or es.")] = "en",
     footer: Annotated[str, typer.Option(help="What is printed below the total.")] = "",
+    automatic: Annotated[bool, typer.Option(help="Issue the invoices of each month by themselves.")] = False,
 ) -> None:
     """Show who issues invoices, or set it as a whole."""
     if not name:
@@ -164,6 +165,7 @@ async def issuer(
             grace_days=grace_days,
             language=language,
             footer=footer,
+            automatic=automatic,
         )
     )
     output.one((await _stub(channels).SetInvoiceIssuer(request)).issuer)

@@ -1,5 +1,6 @@
 """Announces what became of invoices, in the transaction of the change."""
 
+from datetime import datetime
 from typing import Literal
 
 from libs.common.amount import format_amount
@@ -9,9 +10,16 @@ from services.billing.invoice.domain import Document
 
 
 async def announce_document(
-    connection: RawConnection, what: Literal["issued", "paid", "voided"], document: Document, **besides: str | None
+    connection: RawConnection,
+    what: Literal["issued", "paid", "voided", "overdue"],
+    document: Document,
+    moment: datetime | None = None,
+    **besides: str | None,
 ) -> None:
-    """Announce `tollhouse.invoice.<what>`. The lines are not told: whoever wants them reads the document."""
+    """Announce `tollhouse.invoice.<what>`, at the moment since which its state is so if none is given.
+
+    The lines are not told: whoever wants them reads the document.
+    """
     amounts = document.amounts
     data = {
         "invoice_id": document.invoice_id,
@@ -26,4 +34,4 @@ async def announce_document(
         **besides,
     }
     event = NewEvent(document.organization_id, f"tollhouse.invoice.{what}", f"invoice/{document.invoice_id}", data)
-    await announce(connection, [event], document.state_time)
+    await announce(connection, [event], moment or document.state_time)

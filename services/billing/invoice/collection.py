@@ -14,7 +14,7 @@ from services.billing import errors, invoice_errors
 from services.billing.clients.usages import ChargedUsage, Usages
 from services.billing.invoice import movement_store, store
 from services.billing.invoice.domain import ZERO, Line, Step
-from services.billing.invoice.gathering import Charged, Gathering, PlanPeriod, Used
+from services.billing.invoice.gathering import Charged, Gathering, PlanPeriod, Used, belongs_to
 from services.billing.ledger import grant_store
 from services.billing.ledger import store as ledger_store
 from services.billing.ledger.domain import Account, SettleGrants
@@ -143,7 +143,7 @@ class Collection:
         """Read the movements of the step, and those of voided invoices, page by page."""
         gathering = Gathering()
         async for charged, used, period in self._movements(collected, collected.step):
-            moment = charged.create_time if used is None else used.occur_time
+            moment = belongs_to(charged, used, period)
             if collected.step.covers(charged.sequence, moment):
                 gathering.add(charged, used, period)
                 collected.step_amount += charged.amount
@@ -153,7 +153,7 @@ class Collection:
                     collected.rest_from = charged.sequence
         for step in await self._steps_to_replace(collected):
             async for charged, used, period in self._movements(collected, step):
-                if step.covers(charged.sequence, charged.create_time if used is None else used.occur_time):
+                if step.covers(charged.sequence, belongs_to(charged, used, period)):
                     gathering.add(charged, used, period)
         collected.lines = gathering.lines(await self._rates(collected.account.organization_id, gathering))
 

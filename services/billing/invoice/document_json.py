@@ -93,6 +93,7 @@ def issuer_json(issuer: Issuer) -> str:
             "grace_days": issuer.grace_days,
             "language": issuer.language,
             "footer": issuer.footer,
+            **({} if issuer.automatic_since is None else {"automatic_since": _time_json(issuer.automatic_since)}),
         },
         separators=_SEPARATORS,
     )
@@ -100,8 +101,9 @@ def issuer_json(issuer: Issuer) -> str:
 
 def issuer_of_json(text: str, revision: int) -> Issuer:
     stored: _Json = json.loads(text)
-    party = party_of_json(stored.pop("party"))
-    return Issuer(party=party, revision=revision, **stored)
+    party, since = party_of_json(stored.pop("party")), stored.pop("automatic_since", None)
+    automatic_since = None if since is None else datetime.fromisoformat(since)
+    return Issuer(party=party, revision=revision, automatic_since=automatic_since, **stored)
 
 
 def recipient_json(recipient: Recipient) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from enum import StrEnum
 from typing import Final, Protocol
@@ -84,6 +84,8 @@ class Issuer:
     language: str
     footer: str
     revision: int = 0
+    automatic_since: datetime | None = None
+    """Since when invoices are issued by themselves; None where they are not."""
 
     @property
     def etag(self) -> str:
@@ -235,6 +237,20 @@ class Document:
     reason: str = ""
     replaces: tuple[str, ...] = ()
     """The voided invoices whose movements this one covers again."""
+
+
+def month_after(moment: datetime) -> datetime:
+    """Return the beginning of the month of UTC after a moment's."""
+    moment = moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (moment + timedelta(days=31)).replace(day=1)
+
+
+def automatic_end(since: datetime, last: datetime | None) -> datetime:
+    """Return the end of the month whose invoices are the next to be issued by themselves.
+
+    It is the first that ends after they have been issued so, and each later month comes after the one before it.
+    """
+    return month_after(since if last is None else max(since, last))
 
 
 def minor_digits(currency_code: str) -> int:

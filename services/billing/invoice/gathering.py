@@ -52,6 +52,8 @@ class PlanPeriod(NamedTuple):
     reason: str
     start_time: datetime
     end_time: datetime
+    belongs_to: datetime | None
+    """The last moment of a time whose minimum it is for; None for all else."""
 
 
 class _Key(NamedTuple):
@@ -85,6 +87,13 @@ class _Sum:
             self.quantities[unit] = self.quantities.get(unit, ZERO) + value
 
 
+def belongs_to(charged: Charged, used: Used | None, period: PlanPeriod | None) -> datetime:
+    """Return the moment to which a movement belongs: usage to when it happened, a minimum to the end of its time."""
+    if used is not None:
+        return used.occur_time
+    return charged.create_time if period is None or period.belongs_to is None else period.belongs_to
+
+
 class Gathering:
     """The lines of an invoice while its movements are read. Its size depends on the lines alone."""
 
@@ -93,7 +102,7 @@ class Gathering:
 
     def add(self, charged: Charged, used: Used | None, period: PlanPeriod | None) -> None:
         """Put a movement into its line."""
-        moment = charged.create_time if used is None else used.occur_time
+        moment = belongs_to(charged, used, period)
         key = _key(charged, used, period, moment)
         if key not in self._sums and len(self._sums) >= LINES_MAX:
             key = key._replace(text="", service_tier="", price_version_id="")

@@ -5,7 +5,7 @@ were when the invoice was put together, takes the next number and stores the doc
 commit leaves nothing, and the number is the next one's.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -43,6 +43,11 @@ _SCAN_MIN: Final = 200
 _NOBODY: Final = Issuer(Party(), "", 0, 0, "en", "")
 
 Render = Callable[[Document], bytes]
+Claim = Callable[[RawConnection, bool], Awaitable[bool]]
+"""Notes in the transaction of an invoice that it is issued, and returns whether nobody else has done so. It is told
+whether the account has more movements than one invoice covers."""
+_CLAIMED: Final = b"issued"
+_ONCE_BY_CLAIM: Final = Repeatable("", "", b"", lambda _: "")
 
 
 class Invoices:
@@ -97,7 +102,21 @@ class Invoices:
                 return answer
         raise Conflict
 
-    async def _store(self, collected: Collected, repeatable: Repeatable, render: Render) -> tuple[bytes, bool] | None:
+    async def issue_due(self, wanted: Wanted, claim: Claim) -> bool:
+        """Issue an invoice that is due by itself; return whether it was this call that did.
+
+        Raises as `Collection.collect` does, and Conflict.
+        """
+        for _ in range(_ATTEMPTS_MAX):
+            collected = await self._collection.collect(wanted)
+            answer = await self._store(collected, _ONCE_BY_CLAIM, lambda _: _CLAIMED, claim)
+            if answer is not None:
+                return answer[0] == _CLAIMED
+        raise Conflict
+
+    async def _store(
+        self, collected: Collected, repeatable: Repeatable, render: Render, claim: Claim | None = None
+    ) -> tuple[bytes, bool] | None:
         """Store an invoice in one transaction; None where the account's invoices have changed meanwhile."""
         account = collected.account
         async with self._shards.of(account.organization_id).raw_transaction() as connection:
@@ -112,6 +131,8 @@ class Invoices:
                 return None
             if free[: len(collected.replaces)] != collected.replaces:
                 return None
+            if claim is not None and not await claim(connection, collected.step.to_sequence < account.sequence):
+                return b"", True
             issuer = await party_store.find_issuer(connection) or _NOBODY
             recipient = await party_store.find_recipient(connection, account.organization_id)
             draft = self._document(collected, issuer, recipient, State.ISSUED)

@@ -27,7 +27,8 @@ _PAGE: Final = f"""
 # By the unique charge of events.
 _PERIODS: Final = """
     SELECT e.charge_operation_id, e.subscription_id::text, coalesce(e.plan_code, ''), e.reason,
-        coalesce(e.period_start_time, e.effective_time), coalesce(e.period_end_time, e.effective_time)
+        coalesce(e.period_start_time, e.effective_time), coalesce(e.period_end_time, e.effective_time),
+        CASE e.kind WHEN 'MINIMUM_CHARGED' THEN e.effective_time - interval '1 microsecond' END
     FROM subscription_events e
     WHERE e.organization_id = $1::uuid AND e.charge_operation_id = ANY($2::text[])
 """

@@ -29,16 +29,22 @@ class Parties:
             raise NotFound(resource_type="invoice issuer", resource_name="")
         return found
 
-    async def set_issuer(self, issuer: Issuer, etag: str) -> Issuer:
-        """Set the whole issuer, and return it; the same again changes nothing. Raises StaleEtag."""
+    async def set_issuer(self, issuer: Issuer, etag: str, *, automatic: bool) -> Issuer:
+        """Set the whole issuer, and return it; the same again changes nothing. Raises StaleEtag.
+
+        `automatic` says whether invoices are issued by themselves, from now on if they were not.
+        """
         async with self._platform.raw_transaction() as connection:
             await party_store.lock(connection, "issuer")
             before = await party_store.find_issuer(connection)
             if etag and (before is None or etag != before.etag):
                 raise StaleEtag(resource_type="invoice issuer")
+            now = self._clock.now()
+            if automatic:
+                since = None if before is None else before.automatic_since
+                issuer = replace(issuer, automatic_since=since or now)
             if before is not None and replace(before, revision=0) == issuer:
                 return before
-            now = self._clock.now()
             await party_store.put_issuer(connection, issuer, now)
             await record_event(
                 connection,
@@ -51,6 +57,7 @@ class Parties:
                     Changed("prefix", None if before is None else before.prefix, issuer.prefix),
                     Changed("due_days", None if before is None else str(before.due_days), str(issuer.due_days)),
                     Changed("grace_days", None if before is None else str(before.grace_days), str(issuer.grace_days)),
+                    Changed("automatic", None if before is None else _automatic(before), _automatic(issuer)),
                 ),
             )
             return replace(issuer, revision=1 if before is None else before.revision + 1)
@@ -92,6 +99,10 @@ class Parties:
                 ),
             )
             return replace(recipient, revision=before.revision + 1)
+
+
+def _automatic(issuer: Issuer) -> str:
+    return str(issuer.automatic_since is not None).lower()
 
 
 def _of_operators(recipient: Recipient) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from libs.common.amount import format_amount, render_amount
-from libs.common.timestamps import render_time
+from libs.common.timestamps import render_optional_time, render_time
 from services.billing.invoice.domain import Document, DocumentKind, Issuer, Line, LineKind, Party, Recipient, State
 from tollhouse.billing.v1 import invoice_pb2 as pb
 
@@ -108,6 +108,8 @@ def render_issuer(issuer: Issuer) -> pb.InvoiceIssuer:
         grace_days=issuer.grace_days,
         language=issuer.language,
         footer=issuer.footer,
+        automatic=issuer.automatic_since is not None,
+        automatic_since_time=render_optional_time(issuer.automatic_since),
         etag=issuer.etag,
     )
 

@@ -181,7 +181,8 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
     async def SetInvoiceIssuer(
         self, request: pb.SetInvoiceIssuerRequest, context: _Context
     ) -> pb.SetInvoiceIssuerResponse:
-        issuer = await self._parties.set_issuer(read_issuer(request), request.issuer.etag)
+        wanted = request.issuer
+        issuer = await self._parties.set_issuer(read_issuer(request), wanted.etag, automatic=wanted.automatic)
         return pb.SetInvoiceIssuerResponse(issuer=render_issuer(issuer))
 
     async def GetInvoiceRecipient(

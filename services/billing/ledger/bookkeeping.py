@@ -68,15 +68,19 @@ def _replay(books: Books, movement: Movement) -> Posted:
     return Posted(movement, balance, counter_balance, replayed=True)
 
 
-def charged_account(
-    books: Books, organization_id: str, project_id: str | None, currency_code: str, now: datetime
-) -> Account:
-    """Return the account that pays: the project's if it has one, else the organization's, which opens on first use."""
+def charged_account(books: Books, command: Debit | Place, *, opens: bool = False) -> Account:
+    """Return the account that pays: the project's if it has one, else the organization's, which opens on first use.
+
+    With `opens` it also opens where the organization has accounts in other units alone.
+    """
+    organization_id, project_id, currency_code = command.organization_id, command.project_id, command.currency_code
     if project_id is not None:
         candidates = [a for a in books.owned.get((organization_id, project_id), ()) if not a.closed]
         if candidates:
             return _in_currency(candidates, currency_code)
     candidates = books.owned.get((organization_id, organization_id), [])
+    if opens:
+        candidates = [account for account in candidates if account.currency_code == currency_code]
     if candidates:
         return _in_currency(candidates, currency_code)
     return new_account(organization_id, organization_id, currency_code)

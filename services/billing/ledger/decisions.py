@@ -101,7 +101,7 @@ def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
     known = known_movement(books, command)
     if known is not None:
         return known
-    account = charged_account(books, command.organization_id, command.project_id, command.currency_code, now)
+    account = charged_account(books, command, opens=command.opens_account)
     if account.closed and command.mode is not Mode.MUST_POST:
         raise errors.AccountClosed(account_id=account.account_id)
     available = account.posted - account.held + account.overdraft_limit
@@ -302,7 +302,7 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
     if declined is not None:
         require_same(command, declined.request)
         return declined
-    account = charged_account(books, command.organization_id, command.project_id, command.currency_code, now)
+    account = charged_account(books, command)
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
     if command.amount > available_to(books, account, command.user_id, command.model):

@@ -48,6 +48,8 @@ class Debit:
     validate_only: bool = False
     user_id: str | None = None
     model: str | None = None
+    opens_account: bool = False
+    """Whether an account in this unit is opened for an organization that has accounts in others only."""
 
 
 @dataclass(slots=True)

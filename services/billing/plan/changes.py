@@ -64,6 +64,7 @@ def _terms_changes(before: Terms | None, after: Terms) -> tuple[Changed, ...]:
 def _plain_terms(terms: Terms) -> dict[str, str | None]:
     return {
         "terms.price": _money(terms.price),
+        "terms.minimum": None if terms.minimum is None else _money(terms.minimum),
         "terms.billing_interval": _interval(terms.billing_interval),
         "terms.trial": None if terms.trial is None else _interval(terms.trial),
         **{f"terms.credits.{one.amount.currency_code}": _credits(one) for one in terms.credits},

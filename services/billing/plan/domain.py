@@ -18,6 +18,7 @@ PRICE_MAX: Final = Decimal(1_000_000_000)
 SPEND: Final = "spend"
 """The metric whose limits are amounts of money."""
 FALLBACK_FIELD: Final = "terms.past_due.fallback_plan_code"
+_MINIMUM_FIELD: Final = "terms.minimum"
 
 Place = tuple[int, str]
 """The sort_order and the code of a plan: its place in lists."""
@@ -153,10 +154,12 @@ class Terms:
     entitlements: tuple[Entitlement, ...]
     past_due: PastDue
     metadata: Mapping[str, str]
+    minimum: Money | None = None
+    """What the usage of a period comes to at least, in the currency of the price; None for no minimum."""
 
     @property
     def is_free(self) -> bool:
-        return not self.price.value
+        return not self.price.value and self.minimum is None
 
 
 TERMS_FIELDS: Final = tuple(field.name for field in fields(Terms))
@@ -269,6 +272,13 @@ def price_flaws(field: str, price: Money) -> Iterator[FieldViolation]:
     """Yield what is wrong with a price that is not negative: it is too high."""
     if price.value > PRICE_MAX:
         yield FieldViolation(f"{field}.value", f"must be at most {PRICE_MAX:,}")
+
+
+def minimum_flaws(terms: Terms) -> Iterator[FieldViolation]:
+    """Yield what is wrong with the minimum beside the price: it is in another currency."""
+    minimum, price = terms.minimum, terms.price
+    if minimum is not None and minimum.currency_code != price.currency_code:
+        yield FieldViolation(f"{_MINIMUM_FIELD}.currency_code", f"must be {price.currency_code}, as in price")
 
 
 def credits_flaws(field: str, credits_: Sequence[IncludedCredits]) -> Iterator[FieldViolation]:

@@ -155,6 +155,14 @@ def _price(terms: pb.PlanTerms, field: str, violations: Violations) -> Money:
     return price
 
 
+def _minimum(terms: pb.PlanTerms, field: str, violations: Violations) -> Money | None:
+    if not terms.HasField("minimum"):
+        return None
+    minimum = _money(terms.minimum, field, violations)
+    violations += price_flaws(field, minimum)
+    return minimum
+
+
 def _billing_interval(terms: pb.PlanTerms, field: str, violations: Violations) -> Interval:
     if not terms.HasField("billing_interval"):
         violations.append(FieldViolation(field, "is required"))
@@ -217,6 +225,7 @@ _READERS: Final[Mapping[str, Callable[[pb.PlanTerms, str, Violations], object]]]
     "entitlements": _entitlements,
     "past_due": _past_due,
     "metadata": _metadata,
+    "minimum": _minimum,
 }
 """By the fields of PlanTerms, what reads each. They are also the fields that a mask may name."""
 

@@ -28,6 +28,7 @@ from services.billing.plan.domain import (
     VersionState,
     changed,
     fallback_problem,
+    minimum_flaws,
 )
 from services.billing.tables import plan_requests
 
@@ -68,7 +69,7 @@ class Plans:
         """Add a plan with a draft; return the rendered response, and whether it is a replay.
 
         Raises:
-            InvalidArgument: the fallback plan cannot be one.
+            InvalidArgument: the fallback plan cannot be one, or the minimum is in another currency than the price.
             PlanExists: there is a plan of this code.
             ProviderReferenceTaken: a reference is another plan's.
             TooManyPlans: there are as many plans as there can be.
@@ -82,6 +83,7 @@ class Plans:
                 raise errors.PlanExists(plan_code=new.plan_code)
             if await store.count_plans(connection) >= PLANS_MAX:
                 raise errors.TooManyPlans(plans=PLANS_MAX)
+            _require_minimum(plan)
             await _require_fallback(connection, plan)
             await _require_free_references(connection, plan)
             await store.add_plan(connection, plan)
@@ -156,7 +158,7 @@ class Plans:
         """Change some fields of a plan; return the rendered response, and whether it is a replay.
 
         Raises:
-            InvalidArgument: the fallback plan cannot be one.
+            InvalidArgument: the fallback plan cannot be one, or the minimum is in another currency than the price.
             NotFound: there is no such plan.
             PlanArchived: the plan is archived.
             ProviderReferenceTaken: a reference is another plan's.
@@ -171,6 +173,7 @@ class Plans:
                 raise errors.PlanArchived(plan_code=before.plan_code)
             now = self._clock.now()
             after = changed(before, changes, now)
+            _require_minimum(after)
             if "past_due" in changes.of_terms:
                 await _require_fallback(connection, after)
             if after == before:
@@ -283,6 +286,12 @@ async def _locked(connection: Transaction, plan_id: str) -> Plan:
 def _require_etag(plan: Plan, etag: str) -> None:
     if etag and etag != plan.etag:
         raise StaleEtag(resource_type="plan")
+
+
+def _require_minimum(plan: Plan) -> None:
+    flaws = list(minimum_flaws(plan.newest.terms))
+    if flaws:
+        raise InvalidArgument(flaws)
 
 
 async def _require_fallback(connection: Transaction, plan: Plan) -> None:

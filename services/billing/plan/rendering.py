@@ -99,6 +99,7 @@ def _terms(terms: Terms) -> pb.PlanTerms:
             fallback_plan_code=past_due.fallback_plan_code,
         ),
         metadata=terms.metadata,
+        minimum=None if terms.minimum is None else render_money(terms.minimum),
     )
 
 

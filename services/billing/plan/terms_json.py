@@ -94,6 +94,7 @@ class TermsJson(_TermsJson, total=False):
     """The terms of a version."""
 
     trial: IntervalJson
+    minimum: MoneyJson
 
 
 def terms_json(terms: Terms) -> TermsJson:
@@ -112,6 +113,8 @@ def terms_json(terms: Terms) -> TermsJson:
     )
     if terms.trial is not None:
         stored["trial"] = _interval_json(terms.trial)
+    if terms.minimum is not None:
+        stored["minimum"] = money_json(terms.minimum)
     return stored
 
 
@@ -126,6 +129,7 @@ def terms_of_json(stored: TermsJson) -> Terms:
         entitlements=tuple(map(entitlement_of_json, stored["entitlements"])),
         past_due=PastDue(tuple(past_due["retry_after_s"]), PastDueEnd(past_due["end"]), past_due["fallback_plan_code"]),
         metadata=dict(stored["metadata"]),
+        minimum=money_of_json(stored["minimum"]) if "minimum" in stored else None,
     )
 
 

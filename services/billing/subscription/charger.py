@@ -17,6 +17,7 @@ from services.billing.ledger.engine import Answer, Engine
 from services.billing.ledger.refills import Rollover, refill
 from services.billing.ledger.rendering import refusal_of
 from services.billing.subscription.domain import Event, Refill, Subscription
+from services.billing.subscription.states import EventKind
 from services.billing.subscription.steps import source_reference
 
 Charged: TypeAlias = Exception | None
@@ -81,16 +82,19 @@ def movement(event: Event, mode: Mode = Mode.GUARDED) -> Debit | Credit:
             metadata=None,
             actor=event.actor,
         )
+    # A minimum is of a time that is over, like usage: what the account does not have is a debt.
+    is_minimum = event.kind is EventKind.MINIMUM_CHARGED
     return Debit(
         organization_id=event.organization_id,
         operation_id=event.charge_operation_id,
         project_id=None,
         currency_code=currency_code,
         amount=value,
-        mode=mode,
+        mode=Mode.MUST_POST if is_minimum else mode,
         description=_description(event),
         metadata=None,
         actor=event.actor,
+        opens_account=is_minimum,
     )
 
 

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from libs.common.time_zones import zone_named
 from services.billing.plan.domain import Money, Rollover, Terms
-from services.billing.subscription.domain import AgreedPlan, Line, Refill, Subscription
-from services.billing.subscription.periods import Period, period, period_at
+from services.billing.subscription.domain import AgreedPlan, Agreement, Line, Refill, Subscription
+from services.billing.subscription.periods import Period, local_time, period, period_at
 from services.billing.subscription.proration import days_left, prorated
 
 
@@ -59,6 +59,15 @@ def rest_of_trial(subscription: Subscription, moment: datetime) -> Part:
     zone = zone_named(s.time_zone)
     start, end = s.period_start_time.astimezone(zone).date(), s.period_end_time.astimezone(zone).date()
     return _part(Period(s.period_number, s.period_start_time, s.period_end_time, start, end), zone, moment)
+
+
+def span(agreement: Agreement, start: datetime, end: datetime) -> Part:
+    """Return the time from one moment to another, beside the period under way, as a part in whole local days."""
+    s = agreement.subscription
+    zone = zone_named(s.time_zone)
+    whole = rest_of_period(s, agreement.terms, end)
+    days = (local_time(end, zone).date() - local_time(start, zone).date()).days
+    return Part(whole.number, start, end, days, max(days, whole.period_days))
 
 
 def _part(whole: Period, zone: ZoneInfo, moment: datetime) -> Part:

@@ -30,7 +30,7 @@ from services.billing.subscription.domain import (
     trial_end_of,
 )
 from services.billing.subscription.entitlement_store import touch_entitlements
-from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers
+from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers, require_subject
 from services.billing.subscription.paid_changes import PROVIDER_ACTOR
 from services.billing.subscription.periods import OutsideCalendar
 from services.billing.subscription.progress import Progress
@@ -138,6 +138,7 @@ class Creation:
             PlanNotPublished, PlanArchived, NotForSelfService: the plan cannot be subscribed to.
             SubscriptionExists: the subject has a live one.
             TrialUsed: the subject had a trial.
+            MinimumOfOrganization: the plan has a minimum, and the subject is a user or a model.
             ProviderReferenceTaken: a reference is another subscription's.
             RequestIdReused: the request id was sent before with another body.
             PaymentProviderUnknown, PaymentProviderCannot, NoSavedMethod: the provider cannot charge the organization.
@@ -225,7 +226,9 @@ class Creation:
         if offer is None:
             return None
         plan_code = await self._experiments.plan_code_for(new.organization_id, new.user_id, new.plan_code)
-        return offer if plan_code == new.plan_code else await self._offers.published(plan_code)
+        own = offer if plan_code == new.plan_code else await self._offers.published(plan_code)
+        require_subject(new.subject, own)
+        return own
 
     def _pending(self, new: NewSubscription, offer: Offer | None) -> Subscription:
         """Return the subscription as it begins: waiting for its start, or for its approval."""

@@ -54,6 +54,14 @@ class AgreedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Minimum:
+    """What the usage since a moment comes to at least when the period under way has ended."""
+
+    amount: Money
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """A subscription as it is stored."""
 
@@ -99,15 +107,20 @@ class Subscription:
     update_time: datetime
     references: tuple[ProviderReference, ...] = ()
     """Sorted."""
+    minimum: Minimum | None = None
+    """That of the period under way, once the period is paid; None where it has none."""
     collection: Way = Way.BALANCE
     collection_provider: str | None = None
     """Who is charged of it; None for the balance."""
 
     @property
     def awaited_until(self) -> datetime | None:
-        """Until when the payment of the next period is awaited; None where the period's end does not wait for one."""
+        """Until when the payment of the next period is awaited; None where the period's end does not wait for one.
+
+        The minimum of the period that ends is charged first, at its end.
+        """
         is_awaited = self.collection is Way.PROVIDER and self.state in (State.TRIALING, State.ACTIVE)
-        if not is_awaited or self.period_end_time is None or self.cancel_at_period_end:
+        if not is_awaited or self.period_end_time is None or self.cancel_at_period_end or self.minimum is not None:
             return None
         return self.period_end_time + PAYMENT_AWAITED_FOR
 
@@ -233,3 +246,5 @@ class Agreement:
     """Those of the plan to which it changes at the end of the period."""
     fallback: PlanTerms | None = None
     """What it changes to where it is not paid; None where there is no plan that it can change to."""
+    spent: Decimal | None = None
+    """What counts towards the minimum, where the period with it ends now."""

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.database import Database
+from services.billing import errors
 from services.billing.plan import store as plan_store
 from services.billing.plan.domain import (
     Entitlement,
@@ -19,7 +20,7 @@ from services.billing.plan.domain import (
     Terms,
 )
 from services.billing.plan.plans import require_subscribable
-from services.billing.subscription.domain import AgreedPlan, Subscription
+from services.billing.subscription.domain import AgreedPlan, Subject, Subscription
 
 _TERMS_MAX: Final = 1_000
 """How many versions are kept in memory; each has at most some hundred kilobytes, and nearly all have a few."""
@@ -89,6 +90,12 @@ class Offers:
         self._terms.move_to_end((plan_id, version))
         if len(self._terms) > _TERMS_MAX:
             self._terms.popitem(last=False)
+
+
+def require_subject(subject: Subject, offer: Offer) -> None:
+    """Raise MinimumOfOrganization unless such a subject can subscribe to what is offered."""
+    if offer.terms.minimum is not None and subject is not Subject.ORGANIZATION:
+        raise errors.MinimumOfOrganization(plan_code=offer.plan.plan_code)
 
 
 def terms_without_plan(limits: tuple[Entitlement, ...]) -> Terms:

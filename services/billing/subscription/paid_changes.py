@@ -12,7 +12,8 @@ from libs.common.errors import Refusal
 from services.billing import errors
 from services.billing.plan.domain import Terms
 from services.billing.subscription.costs import Part, line, part_from, refills, rest_of_period, rest_of_trial
-from services.billing.subscription.domain import AgreedPlan, Agreement, Event, Line, PlanTerms, WaitsFor, Way
+from services.billing.subscription.domain import AgreedPlan, Agreement, Event, Line, Minimum, PlanTerms, WaitsFor, Way
+from services.billing.subscription.minimums import minimum_of, together, used_minimum
 from services.billing.subscription.states import EventKind, State
 from services.billing.subscription.steps import (
     Cause,
@@ -27,6 +28,7 @@ from services.billing.subscription.steps import (
     settled,
     step,
     trial_end,
+    written,
 )
 
 PROVIDER_ACTOR: Final = "provider:"
@@ -76,13 +78,16 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
             )
         part = rest_of_trial(s, moment)
         return step(s, after, kind, cause, moment, (), refills(new.terms, operation_id(s), part, moment), voided)
-    given_back = _given_back(agreement, moment)
+    given_back, used = _given_back(agreement, moment), _used_minimum(agreement, moment)
     if seller is not None or new.terms.billing_interval != agreement.terms.billing_interval:
         # A period that is owed may have ended: no time is left out between it and the next.
         begins = moment if s.period_end_time is None else min(moment, s.period_end_time)
-        return begin_period(changed, begins, cause, kind, anchor=begins, given_back=given_back, voided=voided)
+        return begin_period(
+            changed, begins, cause, kind, anchor=begins, given_back=given_back, voided=voided, carried=used
+        )
     part = rest_of_period(s, new.terms, moment)
     after = replace(settled(in_state(after, State.ACTIVE, cause.reason, moment)), period_paid=True)
+    after = replace(after, minimum=together(used, minimum_of(new.terms, part)))
     lines = (*given_back, *_line(new.plan, new.terms, part))
     return step(s, after, kind, cause, moment, lines, refills(new.terms, operation_id(s), part, moment), voided)
 
@@ -109,6 +114,7 @@ def resume(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
         return begin_period(agreement, moment, cause, kind)
     part = rest_of_period(s, terms, moment)
     after = replace(settled(in_state(s, State.ACTIVE, cause.reason, moment)), period_paid=True)
+    after = replace(after, minimum=minimum_of(terms, part))
     return step(
         s, after, kind, cause, moment, _line(s.plan, terms, part), refills(terms, operation_id(s), part, moment)
     )
@@ -125,6 +131,9 @@ def step_of(agreement: Agreement, event: Event, new: PlanTerms | None) -> Step:
         return resume(agreement, moment, cause)
     if event.kind is EventKind.PAYMENT_MADE:
         return pay(agreement, moment, cause)
+    if event.kind is EventKind.MINIMUM_CHARGED:
+        # What was spent is not asked again: the event has what it is short of.
+        return Step(event, written(agreement.subscription, replace(agreement.subscription, minimum=None), cause.now))
     if event.kind is EventKind.PLAN_CHANGED and new is not None:
         if is_given_up(agreement):
             return fall_back(replace(agreement, fallback=new), moment, cause)
@@ -153,6 +162,15 @@ def _given_back(agreement: Agreement, moment: datetime) -> tuple[Line, ...]:
     elif not s.period_paid:
         return ()
     return (*owed, *line(s.plan, part, terms.price.currency_code, -part.price(terms)))
+
+
+def _used_minimum(agreement: Agreement, moment: datetime) -> Minimum | None:
+    """Return the minimum of the days that were used until a change. A period that is owed is paid with the change."""
+    s, terms = agreement.subscription, agreement.terms
+    minimum = s.minimum
+    if s.owed is not None and s.anchor_time is not None:
+        minimum = minimum_of(terms, part_from(s.anchor_time, terms, s.time_zone, s.state_time))
+    return used_minimum(agreement, minimum, moment)
 
 
 def _line(plan: AgreedPlan | None, terms: Terms, part: Part) -> tuple[Line, ...]:

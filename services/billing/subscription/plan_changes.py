@@ -15,7 +15,7 @@ from services.billing.plan.experiments import Experiments
 from services.billing.subscription import changes, event_store
 from services.billing.subscription.collection import require_renewed_here
 from services.billing.subscription.domain import Event, Line, Subscription
-from services.billing.subscription.offers import Offer, Offers
+from services.billing.subscription.offers import Offer, Offers, require_subject
 from services.billing.subscription.progress import Changed, Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind
@@ -77,6 +77,7 @@ class PlanChanges:
             SamePlan, SubscriptionWithoutPlan, SubscriptionState, SubscriptionEnded: nor can that of the subscription.
             InsufficientBalance: the account does not have the difference.
             RenewedByProvider: a provider would go on charging the price of the plan that it has.
+            MinimumOfOrganization: the plan has a minimum, and the subject is a user or a model.
             StaleEtag: the subscription has changed since it had this etag.
             RequestIdReused: the request id was sent before with another body.
         """
@@ -112,6 +113,7 @@ class PlanChanges:
         )
         if plan_code != wanted.plan_code:
             offer = await self._offers.published(plan_code)
+        require_subject(before.subject, offer)
         if not is_limited():
             return offer
         if not self._self_service.offers_change(await self._offers.terms(before), offer.terms):

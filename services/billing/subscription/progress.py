@@ -29,8 +29,16 @@ from services.billing.ledger.engine import Engine
 from services.billing.plan.domain import PastDueEnd
 from services.billing.subscription import event_store, run_store, store
 from services.billing.subscription.charger import Charger, is_passing
-from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, Subscription
+from services.billing.subscription.domain import (
+    AgreedPlan,
+    Agreement,
+    Event,
+    PlanTerms,
+    Subscription,
+    due_time_of,
+)
 from services.billing.subscription.execution import Counts, Execution, Work, count_set_aside, reason_of
+from services.billing.subscription.minimum_store import spent
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.paid_changes import change_plan, change_problem, resume, step_of
 from services.billing.subscription.run_store import Due, Key
@@ -38,6 +46,7 @@ from services.billing.subscription.states import EventKind, may_happen
 from services.billing.subscription.steps import (
     Cause,
     Step,
+    charge_minimum,
     is_given_up,
     next_step,
     pay,
@@ -218,6 +227,22 @@ class Progress:
 
         return await self._make((organization_id, subscription_id), "", decide, clears=True)
 
+    async def charge_minimum(
+        self, organization_id: str, subscription_id: str, *, actor: str, etag: str = ""
+    ) -> Changed:
+        """Charge what is short of the minimum of the days that were used, before the subscription ends now.
+
+        Raises NotFound, StaleEtag, SubscriptionSetAside: of the subscription.
+        """
+
+        async def decide(_: RawConnection, agreement: Agreement) -> Step | None:
+            if agreement.subscription.minimum is None:
+                return None
+            now = self._clock.now()
+            return charge_minimum(await self._with_spending(agreement, now), now, Cause(now, "", actor))
+
+        return await self._make((organization_id, subscription_id), etag, decide)
+
     async def _make(self, key: Key, etag: str, decide: Decide, *, clears: bool = False) -> Changed:
         """Make the step that `decide` finds, once what is due is done. `clears` lets one go on that was set aside."""
         for _ in range(_ROUNDS_MAX):
@@ -308,6 +333,9 @@ class Progress:
             return Work(agreement, Step(planned, step_of(agreement, planned, new).after), was_planned=True)
         if is_given_up(agreement) and agreement.terms.past_due.end is PastDueEnd.CHANGE_PLAN:
             agreement = replace(agreement, fallback=await self._fallback(agreement))
+        ends = due_time_of(subscription)
+        if subscription.minimum is not None and ends is not None and ends <= until:
+            agreement = await self._with_spending(agreement, ends)
         step = next_step(agreement, until, self._clock.now(), awaits=awaits)
         return None if step is None else Work(agreement, step, was_planned=False)
 
@@ -316,6 +344,14 @@ class Progress:
         if subscription.next_plan is None:
             return Agreement(subscription, terms)
         return Agreement(subscription, terms, await self._offers.terms_of(subscription.next_plan))
+
+    async def _with_spending(self, agreement: Agreement, until: datetime) -> Agreement:
+        """Return the agreement with what counts towards its minimum until a moment."""
+        s = agreement.subscription
+        assert s.minimum is not None
+        async with self._shards.of(s.organization_id).raw_connection() as connection:
+            minimum = s.minimum.amount.currency_code, s.minimum.since
+            return replace(agreement, spent=await spent(connection, s.organization_id, *minimum, until))
 
     async def _fallback(self, agreement: Agreement) -> PlanTerms | None:
         """Return the plan to which an unpaid subscription goes; None where it cannot: it is archived, or costs."""

@@ -39,6 +39,7 @@ def render_subscription(s: Subscription) -> pb.Subscription:
         next_plan_code="" if s.next_plan is None else s.next_plan.plan_code,
         next_plan_version=0 if s.next_plan is None else s.next_plan.version,
         next_payment_time=render_optional_time(s.next_payment_time),
+        minimum_amount=None if s.minimum is None else render_money(s.minimum.amount),
         owed_amount=None if s.owed is None else render_money(s.owed),
         set_aside_reason=s.set_aside_reason,
         customer_reference=s.customer_reference,

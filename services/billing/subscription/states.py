@@ -53,6 +53,7 @@ class EventKind(StrEnum):
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
     UPDATED = "UPDATED"
+    MINIMUM_CHARGED = "MINIMUM_CHARGED"
 
 
 _K: Final = EventKind
@@ -92,6 +93,7 @@ TRANSITIONS: Final[Mapping[EventKind, Mapping[State, frozenset[State]]]] = {
     _K.CANCELLED: {state: frozenset({_S.CANCELLED}) for state in _LIVE},
     _K.EXPIRED: {state: frozenset({_S.EXPIRED}) for state in _LIVE},
     _K.UPDATED: {state: frozenset({state}) for state in _S},
+    _K.MINIMUM_CHARGED: {state: frozenset({state}) for state in _RESTING | {_S.ACTIVE}},
 }
 """Of each kind of event: the states in which it may happen, and those it may lead to. CREATED is the first event, and
 leads to PENDING."""

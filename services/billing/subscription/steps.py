@@ -11,19 +11,22 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from libs.common.amount import format_amount
 from libs.common.time_zones import zone_named
 from services.billing.plan.domain import Money, PastDueEnd, Terms
-from services.billing.subscription.costs import Part, line, part_from, refills
+from services.billing.subscription.costs import Part, line, part_from, refills, span
 from services.billing.subscription.domain import (
     Agreement,
     Event,
     Line,
+    Minimum,
     Refill,
     Subscription,
     WaitsFor,
     Way,
     due_time_of,
 )
+from services.billing.subscription.minimums import minimum_of, short_of, together, used_minimum
 from services.billing.subscription.periods import boundary
 from services.billing.subscription.states import EventKind, State
 
@@ -62,6 +65,8 @@ def next_step(agreement: Agreement, until: datetime, now: datetime, *, awaits: b
     if due is None or due > until or s.set_aside_time is not None:
         return None
     cause = Cause(now)
+    if s.minimum is not None:
+        return charge_minimum(agreement, due, cause)
     if s.expire_time is not None and s.expire_time <= due:
         return end(s, EventKind.EXPIRED, due, replace(cause, reason="its expire_time has come"))
     if due == s.awaited_until and s.period_end_time is not None:
@@ -104,6 +109,7 @@ def refused(agreement: Agreement, step: Step, why: str = NO_MONEY) -> Step:
         period_paid=False,
         owed=event.charge,
         payment_attempts=1,
+        minimum=None,
     )
     owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms))
     kind = EventKind.PAYMENT_REFUSED if before.state is State.PENDING else event.kind
@@ -140,15 +146,17 @@ def begin_period(
     anchor: datetime | None = None,
     given_back: Sequence[Line] = (),
     voided: Sequence[str] = (),
+    carried: Minimum | None = None,
 ) -> Step:
     """Return the step into the period that holds a moment: what it has from then on is charged, and brings credits.
 
-    `given_back` is what is returned of the period before it.
+    `given_back` is what is returned of the period before it, and `carried` is that one's minimum.
     """
     s, terms = agreement.subscription, agreement.terms
     anchor = anchor or s.anchor_time or moment
     part = part_from(anchor, terms, s.time_zone, moment, 0 if s.period_number is None else s.period_number + 1)
     after = replace(in_period(settled(in_state(s, State.ACTIVE, cause.reason, moment)), part), anchor_time=anchor)
+    after = replace(after, minimum=together(carried, minimum_of(terms, part)))
     lines = (*given_back, *line(s.plan, part, terms.price.currency_code, part.price(terms)))
     credits_ = refills(terms, operation_id(s), part, moment)
     return step(s, after, kind, cause, moment, lines, credits_, voided)
@@ -164,10 +172,30 @@ def pay(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     since = moment if s.state is State.SUSPENDED else s.state_time
     part = part_from(s.anchor_time, terms, s.time_zone, since)
     after = replace(settled(in_state(s, State.ACTIVE, "paid", moment)), period_paid=True)
+    after = replace(after, minimum=minimum_of(terms, part))
     lines = line(s.plan, part, s.owed.currency_code, s.owed.value)
     credits_ = refills(terms, operation_id(s), part, max(since, moment))
     cause = replace(cause, reason=cause.reason or "what was owed is paid")
     return step(s, after, EventKind.PAYMENT_MADE, cause, moment, lines, credits_)
+
+
+def charge_minimum(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return the step that charges what is short of the minimum when the period, or the subscription, ends.
+
+    Nothing may be short. The minimum has its say once: the subscription has none after it.
+    """
+    s, spent = agreement.subscription, agreement.spent
+    assert spent is not None
+    minimum = used_minimum(agreement, s.minimum, moment)
+    after = replace(s, minimum=None)
+    if minimum is None:
+        cause = replace(cause, reason="no day of the minimum was used")
+        return step(s, after, EventKind.MINIMUM_CHARGED, cause, moment)
+    asked, value = minimum.amount, short_of(minimum.amount.value, spent)
+    told = f"minimum spend of {format_amount(asked.value)} {asked.currency_code}, {format_amount(spent)} was spent"
+    part = span(agreement, minimum.since, moment)
+    lines = line(s.plan, part, asked.currency_code, value)
+    return step(s, after, EventKind.MINIMUM_CHARGED, replace(cause, reason=told), moment, lines)
 
 
 def end(s: Subscription, kind: EventKind, moment: datetime, cause: Cause) -> Step:
@@ -186,6 +214,7 @@ def ended(s: Subscription, state: State, reason: str, moment: datetime) -> Subsc
         period_paid=False,
         cancel_at_period_end=False,
         next_plan=None,
+        minimum=None,
     )
 
 

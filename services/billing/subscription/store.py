@@ -6,6 +6,8 @@ the ledger's are, and the run of periods makes both in one go.
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import asyncpg
@@ -13,7 +15,7 @@ import asyncpg
 from libs.common.database import RawConnection
 from services.billing.plan.domain import Money, ProviderReference
 from services.billing.plan.terms_json import entitlement_json, entitlement_of_json
-from services.billing.subscription.domain import AgreedPlan, Subject, Subscription, WaitsFor, Way
+from services.billing.subscription.domain import AgreedPlan, Minimum, Subject, Subscription, WaitsFor, Way
 from services.billing.subscription.states import State
 
 _TYPES: Final[Mapping[str, str]] = {
@@ -59,6 +61,9 @@ _TYPES: Final[Mapping[str, str]] = {
     "update_time": "timestamptz",
     "collection": "text",
     "collection_provider": "text",
+    "minimum_currency_code": "text",
+    "minimum_amount": "numeric",
+    "minimum_since_time": "timestamptz",
 }
 """The columns with their types, in the order of `values_of`. The first two are the key."""
 COLUMN_TYPES: Final = tuple(_TYPES.items())
@@ -239,7 +244,12 @@ def values_of(subscription: Subscription) -> tuple[object, ...]:
         s.update_time,
         s.collection.value,
         s.collection_provider,
+        *((None, None, None) if s.minimum is None else _minimum_values(s.minimum)),
     )
+
+
+def _minimum_values(minimum: Minimum) -> tuple[str, Decimal, datetime]:
+    return minimum.amount.currency_code, minimum.amount.value, minimum.since
 
 
 def _plan_values(plan: AgreedPlan | None) -> tuple[str | None, str | None, int | None]:
@@ -288,7 +298,15 @@ def subscription_of(row: asyncpg.Record) -> Subscription:
         references=tuple(ProviderReference(*one) for one in json.loads(references)) if references else (),
         collection=Way(row["collection"]),
         collection_provider=row["collection_provider"],
+        minimum=_minimum_of(row),
     )
+
+
+def _minimum_of(row: asyncpg.Record) -> Minimum | None:
+    currency_code = row["minimum_currency_code"]
+    if currency_code is None:
+        return None
+    return Minimum(Money(currency_code, row["minimum_amount"]), row["minimum_since_time"])
 
 
 def _plan_of(row: asyncpg.Record, prefix: str) -> AgreedPlan | None:

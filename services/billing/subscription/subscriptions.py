@@ -131,7 +131,26 @@ class Subscriptions:
         decide = changes.cancel_at_period_end if at_period_end else changes.cancel_now
         if is_limited():
             decide = partial(_by_its_holder, decide=decide)
+        if not at_period_end:
+            etag = await self._charge_minimum(organization_id, subscription_id, etag, reason, decide)
         return await self.change(organization_id, subscription_id, etag, reason, decide)
+
+    async def _charge_minimum(
+        self, organization_id: str, subscription_id: str, etag: str, reason: str, decide: Decision
+    ) -> str:
+        """Charge what is short of the minimum of a subscription that is about to end; return its etag after that.
+
+        A process that dies after it has charged it and not ended the subscription: the call is repeated, and ends it.
+        Until then the period goes on without a minimum.
+        """
+        before = await self._read(organization_id, subscription_id)
+        if before.minimum is None:
+            return etag
+        decide(before, Intent(current_actor(), reason, self._clock.now()))
+        changed = await self._progress.charge_minimum(
+            organization_id, subscription_id, actor=current_actor(), etag=etag
+        )
+        return etag and changed.subscription.etag
 
     async def withdraw_cancellation(self, organization_id: str, subscription_id: str, etag: str) -> Subscription:
         """Take a cancellation back that waits. Raises NotFound, SubscriptionEnded, StaleEtag."""

@@ -15,10 +15,12 @@ from services.billing.tables.credits import credit_grants as credit_grants
 from services.billing.tables.credits import grant_standings as grant_standings
 from services.billing.tables.credits import grant_uses as grant_uses
 from services.billing.tables.invoices import invoice_counters as invoice_counters
+from services.billing.tables.invoices import invoice_dues as invoice_dues
 from services.billing.tables.invoices import invoice_issuers as invoice_issuers
 from services.billing.tables.invoices import invoice_numbers as invoice_numbers
 from services.billing.tables.invoices import invoice_recipients as invoice_recipients
 from services.billing.tables.invoices import invoice_requests as invoice_requests
+from services.billing.tables.invoices import invoice_schedules as invoice_schedules
 from services.billing.tables.invoices import invoices as invoices
 from services.billing.tables.ledger import accounts as accounts
 from services.billing.tables.ledger import declines as declines

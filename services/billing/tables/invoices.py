@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Index,
+    Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     Table,
@@ -66,6 +67,8 @@ invoices: Final = Table(
     Column("due_time", TIME),
     Column("state_time", TIME, nullable=False),
     Column("actor", Text, nullable=False),
+    # Whether it was told that the due time has passed.
+    Column("overdue_told", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "invoice_id", name="invoices_pkey"),
     UniqueConstraint("organization_id", "number", name="invoices_number_once"),
     UniqueConstraint("organization_id", "account_id", "position", name="invoices_position_once"),
@@ -99,12 +102,45 @@ invoices: Final = Table(
         postgresql_where=text("state = 'VOID' AND replaced_by IS NULL"),
     ),
     Index(
+        "invoices_overdue",
+        "due_time",
+        "organization_id",
+        "invoice_id",
+        postgresql_where=text("kind = 'INVOICE' AND state = 'ISSUED' AND NOT overdue_told"),
+    ),
+    Index(
         "invoices_unpaid",
         "organization_id",
         "account_id",
         "invoice_id",
         postgresql_where=text("kind = 'INVOICE' AND state IN ('ISSUED', 'UNCOLLECTIBLE')"),
     ),
+)
+
+# For which month the accounts of the shard are looked at, and how far, so that their invoices are issued by themselves.
+invoice_schedules: Final = Table(
+    "invoice_schedules",
+    shard_metadata,
+    Column("end_time", TIME, nullable=False),
+    Column("after_organization_id", ID, nullable=False),
+    Column("after_account_id", ID, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    PrimaryKeyConstraint("end_time", name="invoice_schedules_pkey"),
+)
+
+# Invoices that are to be issued by themselves. While one is issued, its due_time is when others may take it.
+invoice_dues: Final = Table(
+    "invoice_dues",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("account_id", ID, nullable=False),
+    Column("end_time", TIME, nullable=False),
+    Column("due_time", TIME, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Why the last attempt failed; empty where it did not.
+    Column("error", Text, nullable=False),
+    PrimaryKeyConstraint("organization_id", "account_id", "end_time", name="invoice_dues_pkey"),
+    Index("invoice_dues_due", "due_time", "organization_id", "account_id", "end_time"),
 )
 
 invoice_requests: Final = Table(

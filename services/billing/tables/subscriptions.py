@@ -68,6 +68,10 @@ subscriptions: Final = Table(
     # From where its price is taken: the balance, a saved method of payment, or what the provider takes by itself.
     Column("collection", Text, nullable=False, server_default="BALANCE"),
     Column("collection_provider", CODE),
+    # What the usage since a moment comes to at least when the period ends; null where it has no minimum.
+    Column("minimum_currency_code", Text),
+    Column("minimum_amount", AMOUNT),
+    Column("minimum_since_time", TIME),
     PrimaryKeyConstraint("organization_id", "subscription_id", name="subscriptions_pkey"),
     CheckConstraint(
         "state IN ( 'PENDING', 'TRIALING', 'ACTIVE', 'PAST_DUE', 'PAUSED', 'SUSPENDED', 'CANCELLED', 'EXPIRED')",
@@ -98,6 +102,11 @@ subscriptions: Final = Table(
         "num_nulls(owed_currency_code, owed_amount) IN (0, 2) AND owed_amount > 0", name="subscriptions_owed_whole"
     ),
     CheckConstraint("num_nulls(set_aside_time, set_aside_reason) IN (0, 2)", name="subscriptions_set_aside_whole"),
+    CheckConstraint(
+        "num_nulls(minimum_currency_code, minimum_amount, minimum_since_time) IN (0, 3)"
+        " AND (minimum_amount IS NULL OR minimum_amount > 0 AND period_paid)",
+        name="subscriptions_minimum_whole",
+    ),
     CheckConstraint("state NOT IN ('CANCELLED', 'EXPIRED') OR due_time IS NULL", name="subscriptions_end_is_final"),
     Index(
         "subscriptions_live_organization_once",
@@ -197,6 +206,12 @@ subscription_events: Final = Table(
         "organization_id",
         "charge_operation_id",
         unique=True,
+        postgresql_where=text("charge_operation_id IS NOT NULL"),
+    ),
+    Index(
+        "subscription_events_charges",
+        "organization_id",
+        "create_time",
         postgresql_where=text("charge_operation_id IS NOT NULL"),
     ),
     Index(

@@ -189,6 +189,8 @@ class InvoiceIssuer(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     FOOTER_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_SINCE_TIME_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """What numbers begin with: 1 to 32 letters, digits and `-/._`, not ending in a digit, such as `INV-2026-`."""
     due_days: _builtins.int
@@ -201,9 +203,17 @@ class InvoiceIssuer(_message.Message):
     """What is printed below the total, such as an account number; at most 1,000 characters."""
     etag: _builtins.str
     """What changes with every change."""
+    automatic: _builtins.bool
+    """Whether invoices are issued by themselves: for each month of UTC, grace_days after its end, for every account in a
+    currency of three letters that has something to invoice. The month in which this is set is the first.
+    """
     @_builtins.property
     def party(self) -> Global___InvoiceParty:
         """The issuer as it is printed; its name is required."""
+
+    @_builtins.property
+    def automatic_since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when they are; absent where they are not. Ignored in requests."""
 
     def __init__(
         self,
@@ -215,10 +225,12 @@ class InvoiceIssuer(_message.Message):
         language: _builtins.str = ...,
         footer: _builtins.str = ...,
         etag: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
+        automatic_since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["party", b"party"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["automatic_since_time", b"automatic_since_time", "party", b"party"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_days", b"due_days", "etag", b"etag", "footer", b"footer", "grace_days", b"grace_days", "language", b"language", "party", b"party", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "automatic_since_time", b"automatic_since_time", "due_days", b"due_days", "etag", b"etag", "footer", b"footer", "grace_days", b"grace_days", "language", b"language", "party", b"party", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

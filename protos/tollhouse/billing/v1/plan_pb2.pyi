@@ -360,6 +360,7 @@ class PlanTerms(_message.Message):
     ENTITLEMENTS_FIELD_NUMBER: _builtins.int
     PAST_DUE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def price(self) -> _amount_pb2.Amount:
         """What a period costs, in advance; zero for a free plan. At most 1,000,000,000."""
@@ -388,6 +389,13 @@ class PlanTerms(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The platform's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
+    @_builtins.property
+    def minimum(self) -> _amount_pb2.Amount:
+        """What the usage of a period comes to at least; absent for no minimum. What is short of it is charged when the period ends.
+        Greater than zero, at most 1,000,000,000, in the currency of the price. A subscription of a user or to a model cannot
+        have a plan with a minimum.
+        """
+
     def __init__(
         self,
         *,
@@ -398,10 +406,11 @@ class PlanTerms(_message.Message):
         entitlements: _abc.Iterable[Global___Entitlement] | None = ...,
         past_due: Global___PastDuePolicy | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        minimum: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "minimum", b"minimum", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "credits", b"credits", "entitlements", b"entitlements", "metadata", b"metadata", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "credits", b"credits", "entitlements", b"entitlements", "metadata", b"metadata", "minimum", b"minimum", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

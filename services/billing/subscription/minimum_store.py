@@ -1,0 +1,99 @@
+"""The statement that says what an organization has spent in a time: the same sum as `minimums.counts` of each movement.
+
+Charges are too many to be added one by one. What was charged on an account between two of its movements is what the
+balance fell by, and what came in besides, which is little.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from libs.common.database import RawConnection
+
+# Along each account's movements the time never falls, so that the last one before a moment is found in 41 steps, each a
+# probe of the two unique sequences. What is no charge has an index of its own, and transfers from other accounts have
+# the second of those. Charges of subscriptions are found by the index on their events: those of the last 400 days,
+# since one of an earlier time may be reversed now.
+_SPENT: Final = """
+    WITH RECURSIVE search (account_id, is_end, moment, last, at, step) AS (
+        SELECT a.account_id, m.is_end, m.moment, a.sequence, CAST(0 AS bigint), CAST(1 AS bigint) << 40
+        FROM accounts AS a
+        CROSS JOIN (VALUES (false, $3::timestamptz), (true, $4::timestamptz)) AS m (is_end, moment)
+        WHERE a.organization_id = $1::uuid AND a.currency_code = $2
+        UNION ALL
+        SELECT s.account_id, s.is_end, s.moment, s.last,
+            CASE WHEN s.at + s.step <= s.last AND coalesce((
+                SELECT t.create_time FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.at + s.step
+            ), (
+                SELECT t.create_time FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
+                    AND t.counter_sequence = s.at + s.step
+            )) < s.moment THEN s.at + s.step ELSE s.at END,
+            s.step / 2
+        FROM search AS s WHERE s.step > 0
+    ), span AS MATERIALIZED (
+        SELECT b.account_id, b.at AS after_sequence, e.at AS to_sequence
+        FROM search AS b JOIN search AS e ON e.account_id = b.account_id AND e.is_end AND e.step = 0
+        WHERE NOT b.is_end AND b.step = 0 AND b.at < e.at
+    ), charged AS (
+        SELECT coalesce(sum(b.balance - e.balance + own.amount + others.amount), 0) AS amount
+        FROM span AS s
+        CROSS JOIN LATERAL (
+            SELECT coalesce((
+                SELECT t.balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.after_sequence
+            ), (
+                SELECT t.counter_balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
+                    AND t.counter_sequence = s.after_sequence
+            ), 0) AS balance
+        ) AS b
+        CROSS JOIN LATERAL (
+            SELECT coalesce((
+                SELECT t.balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.to_sequence
+            ), (
+                SELECT t.counter_balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
+                    AND t.counter_sequence = s.to_sequence
+            )) AS balance
+        ) AS e
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(CASE t.direction WHEN 'CREDIT' THEN t.amount ELSE -t.amount END), 0) AS amount
+            FROM transactions AS t
+            WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence > s.after_sequence
+                AND t.sequence <= s.to_sequence AND t.system_account IS DISTINCT FROM 'REVENUE'
+        ) AS own
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(CASE t.direction WHEN 'DEBIT' THEN t.amount ELSE -t.amount END), 0) AS amount
+            FROM transactions AS t
+            WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
+                AND t.counter_sequence > s.after_sequence AND t.counter_sequence <= s.to_sequence
+        ) AS others
+    ), price AS MATERIALIZED (
+        SELECT t.transaction_id, t.account_id, t.sequence, t.amount
+        FROM subscription_events AS e
+        JOIN transactions AS t
+            ON t.organization_id = ANY (ARRAY[e.organization_id]) AND t.operation_id = e.charge_operation_id
+        WHERE e.organization_id = $1::uuid AND e.charge_operation_id IS NOT NULL
+            AND e.create_time >= $3::timestamptz - interval '400 days'
+            AND t.system_account = 'REVENUE' AND t.currency_code = $2
+    )
+    SELECT c.amount
+        - (SELECT coalesce(sum(p.amount), 0) FROM price AS p JOIN span AS s ON s.account_id = p.account_id
+            AND p.sequence > s.after_sequence AND p.sequence <= s.to_sequence)
+        + (SELECT coalesce(sum(r.amount), 0) FROM price AS p JOIN transactions AS r
+            ON r.organization_id = $1::uuid AND r.reverses_transaction_id = p.transaction_id
+            JOIN span AS s ON s.account_id = r.account_id
+            AND r.sequence > s.after_sequence AND r.sequence <= s.to_sequence)
+    FROM charged AS c
+"""
+
+
+async def spent(
+    connection: RawConnection, organization_id: str, currency_code: str, since: datetime, until: datetime
+) -> Decimal:
+    """Return what counts towards a minimum in a unit: from one moment until before another, on all of the accounts."""
+    found: Decimal = await connection.fetchval(_SPENT, organization_id, currency_code, since, until)
+    return found

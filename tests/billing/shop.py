@@ -85,12 +85,6 @@ class Shop:
         charge = self.stripe.objects[last["charge"]]
         left = charge["amount"] - charge["amount_refunded"]
         match happening:
-            case "renew":
-                self.stripe.bill(last["subscription"])
-            case "fail":
-                self.stripe.bill(last["subscription"], fails=True)
-            case "fail and recover":
-                self.stripe.collect(self.stripe.bill(last["subscription"], fails=True)["id"])
             case "refund a part":
                 self.stripe.refund(last["charge"], min(left, 100))
             case "refund the rest":
@@ -104,14 +98,25 @@ class Shop:
                 self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "lost")
             case "win a dispute":
                 self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "won")
+            case _:
+                self._stripe_renewal(happening, last)
+
+    def _stripe_renewal(self, happening: str, last: dict[str, str]) -> None:
+        match happening:
+            case "renew":
+                self.stripe.bill(last["subscription"])
+            case "fail":
+                self.stripe.bill(last["subscription"], fails=True)
+            case "recover":
+                self.stripe.collect(last["invoice"])
+            case "fail and recover":
+                self.stripe.collect(self.stripe.bill(last["subscription"], fails=True)["id"])
+            case "pause" | "resume":
+                getattr(self.stripe, happening)(last["subscription"])
             case "cancel":
                 self.stripe.cancel(last["subscription"], at_period_end=True)
             case "end":
                 self.stripe.cancel(last["subscription"])
-            case "recover":
-                self.stripe.collect(last["invoice"])
-            case "pause" | "resume":
-                getattr(self.stripe, happening)(last["subscription"])
 
     def _lemon_squeezy(self, happening: str) -> None:
         last = dict(one for one, of in self.lemon.objects.items() if of["attributes"].get("status") != "pending")

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from services.billing.clients.subjects import Subjects
 from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import PaymentStatus
 from services.billing.payment.products import Products
@@ -142,6 +143,7 @@ async def test_client_that_repeats_a_top_up_with_one_id_pays_once(topped: Topped
         top_up=Money("USD", Decimal(20)),
         success_url="https://example.com/",
         cancel_url="https://example.com/",
+        subscriber_user_id=None,
         description="",
         metadata=None,
         request={"value": "20"},
@@ -167,5 +169,7 @@ def _checkouts(shop: Shop) -> Checkouts:
     providers = {name: one.provider for name, one in shop.house.reconciliation._providers.items()}
     products = Products(house.platform, house.clock)
     return Checkouts(
-        *(house.shards, house.platform, house.references, house.steps, products, providers, house.clock), is_test=False
+        *(house.shards, house.platform, house.references, house.steps, products, providers, house.clock),
+        subjects=Subjects(None, None),
+        is_test=False,
     )

@@ -65,13 +65,10 @@ _QUEUES = {
     *("subscriptions_due", "next_steps_due", "subscriptions_set_aside", "entitlement_revisions_in_order"),
     *("events_to_dispatch", "events_by_age", "event_deliveries_due", "event_deliveries_waiting"),
     "credit_grants_expiring",
-<<<<<<< HEAD
     *("event_requests_by_age", "event_endpoints_deleted"),
-=======
     "event_requests_by_age",
     "invoice_dues_due",
     "invoices_overdue",
->>>>>>> s24/inv
 }
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
 _OF_THE_PLATFORM = {

@@ -17,6 +17,7 @@ from services.billing.recurring import store
 from services.billing.recurring.saved_methods import SavedMethods
 from services.billing.subscription.charger import Charged, Demand, charged, movement
 from services.billing.subscription.domain import Way
+from services.billing.subscription.states import EventKind
 
 _NOTHING: Final = 0
 
@@ -92,8 +93,11 @@ class CollectingCharger:
 
 
 def _is_collected(demand: Demand) -> bool:
+    """Return whether the provider pays a charge. What is short of a minimum is taken from the balance, as usage is."""
+    if demand.subscription.collection is Way.BALANCE or demand.event.kind is EventKind.MINIMUM_CHARGED:
+        return False
     charge = demand.event.charge
-    return demand.subscription.collection is not Way.BALANCE and charge is not None and charge.value > _NOTHING
+    return charge is not None and charge.value > _NOTHING
 
 
 def _key(demand: Demand) -> str:

@@ -287,6 +287,8 @@ class Subscription(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    COLLECTION_PROVIDER_FIELD_NUMBER: _builtins.int
+    RENEWED_BY_PROVIDER_FIELD_NUMBER: _builtins.int
     MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """The subscription's UUIDv7, in lower case."""
@@ -322,6 +324,12 @@ class Subscription(_message.Message):
     """Who made it, as in audit events."""
     etag: _builtins.str
     """Changes with every change of the subscription."""
+    collection_provider: _builtins.str
+    """The provider of payments that takes the price, such as `stripe`; empty where it is taken from the balance."""
+    renewed_by_provider: _builtins.bool
+    """Whether that provider renews the subscription by itself, since the plan was bought at its checkout. Otherwise billing
+    has it charge the organization's saved method of payment.
+    """
     @_builtins.property
     def state_time(self) -> _timestamp_pb2.Timestamp:
         """Since when it is in this state."""
@@ -415,11 +423,13 @@ class Subscription(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        collection_provider: _builtins.str = ...,
+        renewed_by_provider: _builtins.bool = ...,
         minimum_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "create_time", b"create_time", "expire_time", b"expire_time", "minimum_amount", b"minimum_amount", "next_payment_time", b"next_payment_time", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "start_time", b"start_time", "state_time", b"state_time", "trial_end_time", b"trial_end_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "anchor_time", b"anchor_time", "cancel_at_period_end", b"cancel_at_period_end", "create_time", b"create_time", "customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "minimum_amount", b"minimum_amount", "model", b"model", "next_payment_time", b"next_payment_time", "next_plan_code", b"next_plan_code", "next_plan_version", b"next_plan_version", "organization_id", b"organization_id", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_code", b"plan_code", "plan_version", b"plan_version", "references", b"references", "set_aside_reason", b"set_aside_reason", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "state_time", b"state_time", "subscription_id", b"subscription_id", "time_zone", b"time_zone", "trial_end_time", b"trial_end_time", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "anchor_time", b"anchor_time", "cancel_at_period_end", b"cancel_at_period_end", "collection_provider", b"collection_provider", "create_time", b"create_time", "customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "minimum_amount", b"minimum_amount", "model", b"model", "next_payment_time", b"next_payment_time", "next_plan_code", b"next_plan_code", "next_plan_version", b"next_plan_version", "organization_id", b"organization_id", "owed_amount", b"owed_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_code", b"plan_code", "plan_version", b"plan_version", "references", b"references", "renewed_by_provider", b"renewed_by_provider", "set_aside_reason", b"set_aside_reason", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "state_time", b"state_time", "subscription_id", b"subscription_id", "time_zone", b"time_zone", "trial_end_time", b"trial_end_time", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,6 +617,7 @@ class CreateSubscriptionRequest(_message.Message):
     CUSTOMER_REFERENCE_FIELD_NUMBER: _builtins.int
     REFERENCES_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    COLLECTION_PROVIDER_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization: a lower-case UUID."""
     request_id: _builtins.str
@@ -623,6 +634,10 @@ class CreateSubscriptionRequest(_message.Message):
     """The IANA time zone in which periods are counted, such as `Europe/Berlin`; UTC when empty."""
     customer_reference: _builtins.str
     """What the platform calls the customer."""
+    collection_provider: _builtins.str
+    """The provider that charges the organization's saved method of payment for each period, such as `stripe`; empty to take
+    it from the balance.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it begins: now when absent, at most a year back or ahead. Periods that have passed are worked off in order."""
@@ -666,10 +681,11 @@ class CreateSubscriptionRequest(_message.Message):
         customer_reference: _builtins.str = ...,
         references: _abc.Iterable[_plan_pb2.ProviderReference] | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        collection_provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "expire_time", b"expire_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "customer_reference", b"customer_reference", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "model", b"model", "organization_id", b"organization_id", "plan_code", b"plan_code", "references", b"references", "request_id", b"request_id", "skip_trial", b"skip_trial", "start_time", b"start_time", "time_zone", b"time_zone", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "collection_provider", b"collection_provider", "customer_reference", b"customer_reference", "expire_time", b"expire_time", "limits", b"limits", "metadata", b"metadata", "model", b"model", "organization_id", b"organization_id", "plan_code", b"plan_code", "references", b"references", "request_id", b"request_id", "skip_trial", b"skip_trial", "start_time", b"start_time", "time_zone", b"time_zone", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1341,6 +1357,7 @@ class UpdateSubscriptionRequest(_message.Message):
     CUSTOMER_REFERENCE_FIELD_NUMBER: _builtins.int
     REFERENCES_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    COLLECTION_PROVIDER_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization: a lower-case UUID."""
     subscription_id: _builtins.str
@@ -1349,6 +1366,8 @@ class UpdateSubscriptionRequest(_message.Message):
     """The etag of the subscription as it was read; empty to change it as it is."""
     customer_reference: _builtins.str
     """What the platform calls the customer."""
+    collection_provider: _builtins.str
+    """The provider that charges the organization's saved method of payment for each period; empty for the balance."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change."""
@@ -1376,10 +1395,11 @@ class UpdateSubscriptionRequest(_message.Message):
         customer_reference: _builtins.str = ...,
         references: _abc.Iterable[_plan_pb2.ProviderReference] | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        collection_provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "metadata", b"metadata", "organization_id", b"organization_id", "references", b"references", "subscription_id", b"subscription_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_provider", b"collection_provider", "customer_reference", b"customer_reference", "etag", b"etag", "expire_time", b"expire_time", "metadata", b"metadata", "organization_id", b"organization_id", "references", b"references", "subscription_id", b"subscription_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,6 +171,11 @@ class SubscriptionServiceServicer:
         and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
         `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
         `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+
+        With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
+        period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
+        it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
+        is bought by CreateCheckout is subscribed to by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,11 +244,13 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`.
+        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
+        `collection_provider`.
 
         Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named; with ALREADY_EXISTS, reason
-        `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
+        a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
+        ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,8 +270,10 @@ class SubscriptionServiceServicer:
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
         model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
         `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-        whose price is in another currency than the period's, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
-        subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
+        go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
+        model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
+        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,7 +292,8 @@ class SubscriptionServiceServicer:
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
         Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-        has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+        has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
+        state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,7 +313,8 @@ class SubscriptionServiceServicer:
     def SuspendSubscription(self, request, context):
         """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-        Suspending a suspended one changes nothing. Fails as PauseSubscription does.
+        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
+        Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,8 +323,10 @@ class SubscriptionServiceServicer:
     def RetryPayment(self, request, context):
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-        Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
+        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
+        the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
+        reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
+        subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,8 +335,9 @@ class SubscriptionServiceServicer:
     def CancelSubscription(self, request, context):
         """Cancels a subscription at the end of the period, or now.
 
-        Nothing is given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation
-        now charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing,
+        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
+        back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
+        is short of it for the days that were used. Cancelling a cancelled one changes nothing,
         and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
         `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
         be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.

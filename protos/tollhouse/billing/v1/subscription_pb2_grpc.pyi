@@ -38,6 +38,11 @@ class SubscriptionServiceStub:
     and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
     `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
     `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+
+    With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
+    period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
+    it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
+    is bought by CreateCheckout is subscribed to by itself.
     """
     ApproveSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ApproveSubscriptionRequest, _subscription_pb2.ApproveSubscriptionResponse]
     """Approves a pending subscription to a model, which becomes active now.
@@ -73,11 +78,13 @@ class SubscriptionServiceStub:
     who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
-    """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`.
+    """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
+    `collection_provider`.
 
     Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-    reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named; with ALREADY_EXISTS, reason
-    `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+    reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
+    a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
+    ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
     """
     ChangePlan: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ChangePlanRequest, _subscription_pb2.ChangePlanResponse]
     """Changes the plan of a live subscription, now or at the end of the period.
@@ -93,8 +100,10 @@ class SubscriptionServiceStub:
     other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
     model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
     `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-    whose price is in another currency than the period's, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
-    subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
+    go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
+    model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
+    `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawPlanChange: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawPlanChangeRequest, _subscription_pb2.WithdrawPlanChangeResponse]
     """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
@@ -105,7 +114,8 @@ class SubscriptionServiceStub:
     """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
     Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-    has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+    has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
+    state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
     """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
     """Resumes a paused or suspended subscription.
@@ -117,19 +127,23 @@ class SubscriptionServiceStub:
     SuspendSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.SuspendSubscriptionRequest, _subscription_pb2.SuspendSubscriptionResponse]
     """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-    Suspending a suspended one changes nothing. Fails as PauseSubscription does.
+    Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
+    Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
     """
     RetryPayment: _aio.UnaryUnaryMultiCallable[_subscription_pb2.RetryPaymentRequest, _subscription_pb2.RetryPaymentResponse]
     """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-    Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-    the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
+    Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
+    the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
+    reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
+    subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
     """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
     """Cancels a subscription at the end of the period, or now.
 
-    Nothing is given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation
-    now charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing,
+    A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
+    back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
+    is short of it for the days that were used. Cancelling a cancelled one changes nothing,
     and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
     `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
     be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
@@ -199,6 +213,11 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
         `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
         `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+
+        With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
+        period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
+        it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
+        is bought by CreateCheckout is subscribed to by itself.
         """
 
     @_abc_1.abstractmethod
@@ -282,11 +301,13 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.UpdateSubscriptionRequest,
         context: _aio.ServicerContext[_subscription_pb2.UpdateSubscriptionRequest, _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]:
-        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`.
+        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
+        `collection_provider`.
 
         Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named; with ALREADY_EXISTS, reason
-        `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
+        a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
+        ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -308,8 +329,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
         model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
         `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-        whose price is in another currency than the period's, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
-        subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
+        go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
+        model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
+        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -332,7 +355,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
         Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-        has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+        has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
+        state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -356,7 +380,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.SuspendSubscriptionResponse]:
         """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-        Suspending a suspended one changes nothing. Fails as PauseSubscription does.
+        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
+        Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
         """
 
     @_abc_1.abstractmethod
@@ -367,8 +392,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.RetryPaymentResponse]:
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-        Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
+        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
+        the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
+        reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
+        subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
         """
 
     @_abc_1.abstractmethod
@@ -379,8 +406,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.CancelSubscriptionResponse]:
         """Cancels a subscription at the end of the period, or now.
 
-        Nothing is given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation
-        now charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing,
+        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
+        back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
+        is short of it for the days that were used. Cancelling a cancelled one changes nothing,
         and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
         `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
         be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.

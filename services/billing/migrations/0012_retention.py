@@ -6,7 +6,7 @@ from alembic import op
 
 from libs.common.events.migration import index_deleted_endpoints
 
-revision: str = "0014"
+revision: str = "0012"
 down_revision: str | None = "0011"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None

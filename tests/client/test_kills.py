@@ -34,7 +34,7 @@ async def test_what_the_client_said_was_done_is_charged_once_and_nothing_else_is
     print(f"seed {SEED}")
     chance = random.Random(SEED)
     journal, stop = tmp_path / "journal", tmp_path / "stop"
-    async with running(Installation(tmp_path)) as installation:
+    async with running(Installation(tmp_path, prepared=True)) as installation:
         async with installation.connection().open() as channels:
             rich, poor = await create_organization(channels), await create_organization(channels)
             await _prepare(channels, rich)

@@ -35,7 +35,9 @@ ENVIRONMENT = {
 
 @pytest.fixture(scope="module")
 async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    async with running(Installation(tmp_path_factory.mktemp("access"), environment=ENVIRONMENT)) as installation:
+    async with running(
+        Installation(tmp_path_factory.mktemp("access"), environment=ENVIRONMENT, prepared=True)
+    ) as installation:
         yield installation
 
 

@@ -5,14 +5,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from libs.cli.installation.environment import repository
-from tests.support.oidc import CLIENT_ID, open_provider
+from tests.support.oidc import CLIENT_ID, OidcProvider, open_provider
 from tests.system.curl import Answer, Curl, needs_grpcurl, rpcs_of
 from tests.system.installation import Installation, running
 
@@ -121,20 +121,34 @@ def test_every_rpc_is_introduced_by_its_name(page: str) -> None:
     assert [example.rpc for example in examples(page) if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
 
 
+@pytest.fixture(scope="module")
+async def provider() -> AsyncIterator[OidcProvider]:
+    async with open_provider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+async def house(provider: OidcProvider, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """An installation for all pages: what one page makes does not change what another one shows."""
+    issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
+    environment = {
+        "TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers),
+        "TOLLHOUSE_BILLING_STRIPE_WEBHOOK_SECRETS": json.dumps(["whsec_" + "of_the_docs"]),
+    }
+    folder = tmp_path_factory.mktemp("examples")
+    async with running(Installation(folder, environment=environment, prepared=True)) as installation:
+        yield installation
+
+
 @needs_grpcurl
 @pytest.mark.parametrize("page", PAGES)
-async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Path) -> None:
-    async with open_provider() as provider:
-        issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
-        environment = {
-            "TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers),
-            "TOLLHOUSE_BILLING_STRIPE_WEBHOOK_SECRETS": json.dumps(["whsec_" + "of_the_docs"]),
-        }
-        curl = Curl(_folder(tmp_path / "bin"))
-        async with running(Installation(tmp_path, environment=environment)) as installation:
-            (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())
-            complaints = await _run("\n".join(blocks(page)), tmp_path, provider.token())
-            answers = curl.answers
+async def test_examples_work_as_typed_one_after_another(
+    page: str, house: Installation, provider: OidcProvider, tmp_path: Path
+) -> None:
+    curl = Curl(_folder(tmp_path / "bin"))
+    (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(house.ready_file.read_bytes())
+    complaints = await _run("\n".join(blocks(page)), tmp_path, provider.token())
+    answers = curl.answers
     expected = examples(page)
     assert [answer.method for answer in answers] == [example.rpc for example in expected], complaints
     assert problems(expected, answers) == []

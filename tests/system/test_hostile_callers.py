@@ -82,7 +82,7 @@ class Caller:
 
 
 async def test_honest_callers_are_not_affected_by_hostile_ones(tmp_path: Path) -> None:
-    async with running(Installation(tmp_path, ["--workers", "4"])) as installation:
+    async with running(Installation(tmp_path, ["--workers", "4"], prepared=True)) as installation:
         ready = installation.ready()
         url, token = str(ready["database_url"]), str(ready["operator_token"])
         for table in ("metering.usage_operations", "metering.authorizations", "billing.transactions"):

@@ -129,7 +129,7 @@ async def new_caller(channels: Channels) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     folder = tmp_path_factory.mktemp("litellm")
-    async with running_upstream() as upstream, running(Installation(folder)) as installation:
+    async with running_upstream() as upstream, running(Installation(folder, prepared=True)) as installation:
         proxy = Proxy(installation, upstream.url, folder)
         proxy.start()
         try:

@@ -55,7 +55,7 @@ checks = {{ response_schema_conformance.enabled = false }}
 
 @pytest.fixture(scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    async with running(Installation(tmp_path_factory.mktemp("gateway"), ["--gateway"])) as installation:
+    async with running(Installation(tmp_path_factory.mktemp("gateway"), ["--gateway"], prepared=True)) as installation:
         yield installation
 
 

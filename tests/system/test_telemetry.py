@@ -76,7 +76,7 @@ async def test_trace_crosses_from_metering_to_billing_and_identity(tmp_path: Pat
     async with receiver(spans, metrics) as endpoint:
         environment = {f"TOLLHOUSE_{context.upper()}_OTLP_ENDPOINT": endpoint for context in CONTEXTS}
         environment |= {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500"}
-        async with running(Installation(tmp_path, environment=environment)) as installation:
+        async with running(Installation(tmp_path, environment=environment, prepared=True)) as installation:
             await _authorize_and_settle(installation)
 
             async def has_crossed() -> bool:

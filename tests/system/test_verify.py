@@ -58,7 +58,7 @@ async def charge_by_hand(installation: Installation, *, exists: bool) -> str:
 
 
 async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, small_trace: Path) -> None:
-    async with running(Installation(tmp_path)) as installation:
+    async with running(Installation(tmp_path, prepared=True)) as installation:
         done = await asyncio.to_thread(installation.command, "replay", str(small_trace), "--operation-prefix", PREFIX)
         assert done.returncode == 0, done.stderr
         await charge_by_hand(installation, exists=True)

@@ -68,7 +68,9 @@ class Shards:
         turns = asyncio.Semaphore(_VISITS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for database in self._databases:
-                group.create_task(_visit_forever(visit, database, every_s, turns), name=f"{VISIT_NAME} {database.schema}")
+                group.create_task(
+                    _visit_forever(visit, database, every_s, turns), name=f"{VISIT_NAME} {database.schema}"
+                )
         raise AssertionError("the tasks run until they are cancelled")
 
     async def visit_all(self, visit: Callable[[Database], Awaitable[object]]) -> None:

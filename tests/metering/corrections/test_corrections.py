@@ -267,3 +267,30 @@ async def test_corrections_are_listed_the_latest_first(metering: Metering, organ
         ("two", 2, False),
         ("one", 2, False),
     ]
+
+
+async def test_what_waits_for_a_price_is_counted_and_valued_before_the_price_holds(
+    metering: Metering, organization_id: str
+) -> None:
+    model = f"new-{new_id()}"
+    await metering.add_model(model)
+    for name in ("one", "two", "voided"):
+        await metering.record(usage(organization_id, name, model=model))
+    await amend(metering, organization_id, "two", tokens=tokens(2000, 100))
+    await void(metering, organization_id, "voided")
+    tomorrow = await metering.set_price(model, effective_time=stamp(days=1))
+
+    async def pending(price_version_id: str = "", model: str = "") -> list[pb.PendingPrice]:
+        request = pb.ListPendingPricesRequest(
+            organization_id=organization_id, price_version_id=price_version_id, model=model
+        )
+        return list((await metering.usage.ListPendingPrices(request, metadata=metering.operator)).pending_prices)
+
+    (now,) = await pending()
+    assert (now.model, now.usage_count, now.HasField("cost")) == (model, 2, False)
+    (valued,) = await pending(price_version_id=tomorrow.price_version_id)
+    assert (valued.usage_count, valued.cost.value) == (2, "0.0095")
+    other = grpc.StatusCode.FAILED_PRECONDITION, "PRICE_OF_ANOTHER_MODEL"
+    assert await refused(pending(price_version_id=tomorrow.price_version_id, model="gpt-4o")) == other
+    assert (await refused(pending(price_version_id=new_id())))[0] is grpc.StatusCode.NOT_FOUND
+    assert not (await found(metering, organization_id, "one")).corrections

@@ -121,7 +121,7 @@ class Run:
 
     def call(self, verb: str, name: str, count: int, day: int) -> Callable[[], Coroutine[None, None, str]]:
         stub, metadata = self.metering.usage, self.metering.operator
-        names = {"organization_id": self.organization_id, "operation_id": new_id(), "usage_operation_id": name}
+        operation_id = new_id()
         moment = render_time(NOW - DAYS[day])
         if verb == "record":
             used = usage(self.organization_id, name, occur_time=moment)
@@ -129,11 +129,17 @@ class Run:
             request = self.recorded.setdefault(name, used)
             return lambda: outcome(stub.RecordUsage(request, metadata=metadata))
         if verb == "void":
-            return lambda: outcome(stub.VoidUsage(pb.VoidUsageRequest(**names), metadata=metadata))
+            void = pb.VoidUsageRequest(
+                organization_id=self.organization_id, operation_id=operation_id, usage_operation_id=name
+            )
+            return lambda: outcome(stub.VoidUsage(void, metadata=metadata))
         if verb == "restore":
-            return lambda: outcome(stub.RestoreUsage(pb.RestoreUsageRequest(**names), metadata=metadata))
+            restore = pb.RestoreUsageRequest(
+                organization_id=self.organization_id, operation_id=operation_id, usage_operation_id=name
+            )
+            return lambda: outcome(stub.RestoreUsage(restore, metadata=metadata))
         fields: dict[str, object] = {"tokens": tokens(count)} if verb == "tokens" else {"occur_time": moment}
-        amended = amendment(self.organization_id, name, names["operation_id"], **fields)
+        amended = amendment(self.organization_id, name, operation_id, **fields)
         return lambda: outcome(stub.AmendUsage(amended, metadata=metadata))
 
     async def compare(self) -> None:
@@ -161,7 +167,7 @@ class Run:
         assert await charged(self.platform, self.organization_id) == due
 
 
-async def outcome(call: grpc.aio.UnaryUnaryCall) -> str:  # type: ignore[type-arg]
+async def outcome(call: grpc.aio.UnaryUnaryCall) -> str:
     try:
         await call
     except grpc.aio.AioRpcError as error:

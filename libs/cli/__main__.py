@@ -28,6 +28,7 @@ GROUPS: Final = (
     "key",
     "models",
     "units",
+    "usage",
     "plans",
     "subscription",
     "periods",

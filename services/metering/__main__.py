@@ -73,6 +73,7 @@ from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.announcements import UsageEvents
 from services.metering.usage.charging import Charging
 from services.metering.usage.correction.corrections import Corrections
+from services.metering.usage.correction.pending_prices import PendingPrices
 from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
@@ -142,7 +143,10 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages, corrections))
+    service.add(
+        usage_pb2_grpc.add_UsageServiceServicer_to_server,
+        UsageServicer(usages, corrections, PendingPrices(shards, catalogue)),
+    )
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(

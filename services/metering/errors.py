@@ -342,6 +342,15 @@ class AmountNotStated(Refusal):
     remedy = "Amend the quantities instead."
 
 
+class PriceOfAnotherModel(Refusal):
+    """A price version holds for one model alone."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PRICE_OF_ANOTHER_MODEL"
+    template = "The price version {price_version_id} is for the model {model_id}."
+    remedy = "Name a price version of the model."
+
+
 class TooManyCorrections(Refusal):
     """The number of corrections of one usage is limited, since all of them are read for the next one."""
 

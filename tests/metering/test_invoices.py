@@ -11,6 +11,7 @@ import pytest
 from libs.common.timestamps import render_time
 from tests.billing.invoice_calls import NOW, issue, set_issuer
 from tests.billing.support import BillingServer, Ledger, refusal
+from tests.metering.corrections.calls import amend, tokens, void
 from tests.metering.parts.support import Call
 from tests.metering.support import Platform, usage
 from tests.support.callers import Callers
@@ -80,6 +81,34 @@ async def test_usage_within_the_days_of_grace_is_on_the_invoice_of_its_month(
         (2, render_time(MONTH + timedelta(hours=1))),
     ]
     assert summed(second) == 3 * COST
+    assert await billing.findings() == []
+
+
+async def test_usage_on_an_issued_invoice_is_corrected_on_the_next_with_its_own_date(
+    platform: Platform, billing: Ledger, organization_id: str
+) -> None:
+    """Acceptance case 8, with corrections: what is issued stays, and each movement is on one invoice."""
+    await platform.fund(organization_id)
+    last_month = render_time(MONTH - timedelta(days=2))
+    for name in ("amended", "voided"):
+        await platform.metering.record(usage(organization_id, name, occur_time=last_month))
+    await platform.settled()
+    first = await issue(billing, organization_id, LAST_DAY)
+    await amend(platform.metering, organization_id, "amended", tokens=tokens(3000, 100))
+    await void(platform.metering, organization_id, "voided")
+    await used(platform, organization_id, MONTH)
+    second = await issue(billing, organization_id, NOW)
+    assert summed(first) == 2 * COST
+    usage_line, correction = second.lines
+    assert (usage_line.kind, usage_line.movement_count) == (pb.INVOICE_LINE_KIND_USAGE, 1)
+    assert (correction.kind, correction.movement_count) == (pb.INVOICE_LINE_KIND_CORRECTION, 2)
+    assert (correction.start_time, correction.description) == (last_month, "gpt-4o")
+    assert Decimal(correction.amount.value) == Decimal("0.005") - COST
+    assert [(one.unit, one.value) for one in correction.quantities] == [
+        ("input_tokens", "1000"),
+        ("output_tokens", "-100"),
+    ]
+    assert summed(first) + summed(second) == Decimal("0.0085") + COST
     assert await billing.findings() == []
 
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.ids import new_id
 from tests.support.callers import Metadata
@@ -71,7 +72,7 @@ class Told:
     items: dict[str, int] = field(default_factory=dict)
     """What was allocated to the rich organization, by operation."""
     parts: set[str] = field(default_factory=set)
-    """The operations that were settled in parts, which are charged under further ids."""
+    """The operations that were settled in parts or corrected, which are charged under further ids."""
     answers: int = 0
     repeats: int = 0
 
@@ -86,7 +87,12 @@ class Callers:
     """Calls processes of metering until told to stop."""
 
     def __init__(
-        self, targets: Sequence[Target], organizations: Organizations, metadata: Metadata, chance: random.Random
+        self,
+        targets: Sequence[Target],
+        organizations: Organizations,
+        metadata: Metadata,
+        operator: Metadata,
+        chance: random.Random,
     ) -> None:
         self.told = Told()
         self.beside: Sequence[Kind] = tuple(Kind)
@@ -94,6 +100,7 @@ class Callers:
         self._targets = targets
         self._of = organizations
         self._metadata = metadata
+        self._operator = operator
         self._chance = chance
         self._stopped = asyncio.Event()
         self._ways: dict[Kind, Callable[[Target], Awaitable[None]]] = {
@@ -107,6 +114,7 @@ class Callers:
             Kind.LEASE: self._let_lease_end,
             Kind.RECORD: self._record,
             Kind.BATCH: self._record_batch,
+            Kind.CORRECT: self._correct,
             Kind.NOW_AND_THEN: self._record,
         }
 
@@ -200,6 +208,28 @@ class Callers:
             target, lambda stubs: stubs.usage.RecordUsage(request, metadata=self._metadata, timeout=_CALL_S)
         )
         self._note(request)
+
+    async def _correct(self, target: Target) -> None:
+        """Record usage, and amend it to fewer tokens and then to more."""
+        usage = self._usage()
+        await self._done(target, lambda stubs: stubs.usage.RecordUsage(usage, metadata=self._metadata, timeout=_CALL_S))
+        self.told.parts.add(usage.operation_id)
+        for tokens in (usage.tokens.input - 1, usage.tokens.input + 1):
+            request = usage_pb2.AmendUsageRequest(
+                organization_id=usage.organization_id,
+                operation_id=new_id(),
+                usage_operation_id=usage.operation_id,
+                update_mask=FieldMask(paths=["tokens"]),
+                tokens=model_pb2.TokenCounts(input=tokens),
+            )
+            await self._done(
+                target,
+                lambda stubs, request=request: stubs.usage.AmendUsage(  # type: ignore[misc]
+                    request, metadata=self._operator, timeout=_CALL_S
+                ),
+            )
+        usage.tokens.input += 1
+        self._note(usage)
 
     async def _record_batch(self, target: Target) -> None:
         """Record several usages; what of them is not recorded is sent again, with all others."""

@@ -19,6 +19,7 @@ class Kind(Enum):
     LEASE = "an amount and a place are allocated, and nobody releases the place"
     RECORD = "usage is recorded"
     BATCH = "several usages are recorded at once"
+    CORRECT = "usage is recorded, and amended twice"
     NOW_AND_THEN = "usage is recorded, and then nothing for a while"
 
 
@@ -60,6 +61,10 @@ METERING: Final = (
     *_around(f"the commit of {CONFIRMED}", Kind.RECORD),
     *_around("the statement of Charging.flush", Kind.NOW_AND_THEN),
     *_around("the commit of Relay._send", Kind.RECORD),
+    # AmendUsage
+    *_around("the commit of Corrections._write", Kind.CORRECT),
+    *_around("ReverseTransaction", Kind.CORRECT),
+    Point("before the answer of AmendUsage", Kind.CORRECT),
     # Cancel
     *_around("ReleaseHold", Kind.CANCEL),
     *_around("the commit of Authorizations.cancel", Kind.CANCEL),
@@ -79,4 +84,5 @@ BILLING: Final = (
     *_around("the commit of a Capture", Kind.SETTLE),
     *_around("the commit of a Release", Kind.CANCEL),
     *_around("the commit of a Debit", Kind.RECORD),
+    *_around("the commit of a Reverse", Kind.CORRECT),
 )

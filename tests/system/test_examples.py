@@ -61,6 +61,13 @@ PAGES = {
         ),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
+    "usage.md": {
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage")),
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("ListUsageCorrections", "ListPendingPrices")),
+        *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
+        "identity.v1.OrganizationService/CreateOrganization",
+    },
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -330,7 +330,7 @@ async def test_counters_holds_usage_and_ledger_agree_after_kills_at_every_point_
     await platform.stop_billing()
     killed: Counter[Point] = Counter()
     async with _processes(platform, tmp_path) as (metering, billing):
-        callers = Callers(metering, organizations, metadata, chance)
+        callers = Callers(metering, organizations, metadata, platform.metering.operator, chance)
         callers.beside = [point.kind for point in BILLING]
         schedules = _shared_out(METERING, PROCESSES, chance) + _shared_out(BILLING, 1, chance)
         async with asyncio.TaskGroup() as group:

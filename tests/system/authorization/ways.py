@@ -124,6 +124,8 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
+    # A voided usage that was restored is what it was.
+    **_all(Way.TRIED, "metering.v1.UsageService", "AmendUsage VoidUsage RestoreUsage"),
 }
 
 _UNKNOWN_KEY: Final = "th_live_unknown"
@@ -299,7 +301,13 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "unit_id": "matrix_unit",
         "kind": unit_pb2.UNIT_KIND_COUNT,
     },
+    "metering.v1.UsageService.AmendUsage": lambda target: {
+        "update_mask": FieldMask(paths=["items"]),
+        "items": 3,
+        "stated_amount": None,
+    },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
+    "metering.v1.UsageService.ListPendingPrices": lambda target: {"price_version_id": None},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {

@@ -1817,3 +1817,119 @@ class ListUsageCorrectionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUsageCorrectionsResponse: _TypeAlias = ListUsageCorrectionsResponse  # noqa: Y015
+
+@_typing.final
+class ListPendingPricesRequest(_message.Message):
+    """What ListPendingPrices needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Only usage of this organization, when given."""
+    model: _builtins.str
+    """Only usage of this model, when given."""
+    price_version_id: _builtins.str
+    """The price version to compute costs with, when given: only usage of its model is looked at, and of its organization
+    where it has one. Without it, costs are computed with the prices in force at the time of each usage.
+    """
+    page_size: _builtins.int
+    """How many rows to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        price_version_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "price_version_id", b"price_version_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPendingPricesRequest: _TypeAlias = ListPendingPricesRequest  # noqa: Y015
+
+@_typing.final
+class ListPendingPricesResponse(_message.Message):
+    """What ListPendingPrices answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_PRICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def pending_prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingPrice]:
+        """The sums, organization by organization."""
+
+    def __init__(
+        self,
+        *,
+        pending_prices: _abc.Iterable[Global___PendingPrice] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pending_prices", b"pending_prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPendingPricesResponse: _TypeAlias = ListPendingPricesResponse  # noqa: Y015
+
+@_typing.final
+class PendingPrice(_message.Message):
+    """Usage of one organization and model that waits for a price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_COUNT_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    model: _builtins.str
+    """The model."""
+    usage_count: _builtins.int
+    """How many usages."""
+    @_builtins.property
+    def cost(self) -> _amount_pb2.Amount:
+        """What they would cost in all. Absent for usage that has no price: the model has none at that time, or none for a unit."""
+
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them happened."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them happened."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage_count: _builtins.int = ...,
+        cost: _amount_pb2.Amount | None = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_time", b"first_time", "last_time", b"last_time", "model", b"model", "organization_id", b"organization_id", "usage_count", b"usage_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PendingPrice: _TypeAlias = PendingPrice  # noqa: Y015

@@ -89,6 +89,11 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.FromString,
                 _registered_method=True)
+        self.ListPendingPrices = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ListPendingPrices',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -236,6 +241,19 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPendingPrices(self, request, context):
+        """Sums the usage that waits for a price, by organization and model, with what it would cost at a given price, or at
+        those in force at its time. Nothing is changed: usage is charged once, by itself, when a price is set.
+
+        A page looks at 20,000 usages at most, so what belongs to one organization and model may be on several pages: add it
+        up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
+        Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
+        `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -288,6 +306,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListUsageCorrections,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.SerializeToString,
+            ),
+            'ListPendingPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPendingPrices,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -565,6 +588,33 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/ListUsageCorrections',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListUsageCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPendingPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ListPendingPrices',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

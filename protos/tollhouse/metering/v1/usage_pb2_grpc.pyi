@@ -118,6 +118,15 @@ class UsageServiceStub:
 
     A page may hold fewer than asked for, even when more follow: only an empty next_page_token ends the list.
     """
+    ListPendingPrices: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListPendingPricesRequest, _usage_pb2.ListPendingPricesResponse]
+    """Sums the usage that waits for a price, by organization and model, with what it would cost at a given price, or at
+    those in force at its time. Nothing is changed: usage is charged once, by itself, when a price is set.
+
+    A page looks at 20,000 usages at most, so what belongs to one organization and model may be on several pages: add it
+    up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
+    Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
+    `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Records usage, charges it exactly once, and reports how much was used.
@@ -282,6 +291,21 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the corrections of an organization's usage, the latest first, or those of one usage.
 
         A page may hold fewer than asked for, even when more follow: only an empty next_page_token ends the list.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPendingPrices(
+        self,
+        request: _usage_pb2.ListPendingPricesRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListPendingPricesRequest, _abc.Awaitable[_usage_pb2.ListPendingPricesResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListPendingPricesResponse]:
+        """Sums the usage that waits for a price, by organization and model, with what it would cost at a given price, or at
+        those in force at its time. Nothing is changed: usage is charged once, by itself, when a price is set.
+
+        A page looks at 20,000 usages at most, so what belongs to one organization and model may be on several pages: add it
+        up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
+        Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
+        `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

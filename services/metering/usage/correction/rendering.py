@@ -6,6 +6,7 @@ from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
 from services.metering.model.units import Units
 from services.metering.usage.correction.domain import Correction, CorrectionCharge, CorrectionKind
+from services.metering.usage.correction.pending_prices import Pending
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Recorded
 from services.metering.usage.rendering import render_usage
 from tollhouse.common.v1 import amount_pb2
@@ -39,6 +40,20 @@ def render_correction(correction: Correction, units: Units, *, is_stored: bool =
         before=_render_state(correction.before, units),
         after=_render_state(correction.after, units),
         charges=[_render_charge(charge, is_stored) for charge in correction.charges],
+    )
+
+
+def render_pending(pending: Pending) -> pb.PendingPrice:
+    cost = None
+    if pending.currency_code:
+        cost = amount_pb2.Amount(currency_code=pending.currency_code, value=format_amount(pending.cost))
+    return pb.PendingPrice(
+        organization_id=pending.organization_id,
+        model=pending.model,
+        usage_count=pending.usages,
+        cost=cost,
+        first_time=render_time(pending.first_time),
+        last_time=render_time(pending.last_time),
     )
 
 

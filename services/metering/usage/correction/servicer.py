@@ -18,7 +18,8 @@ from services.metering.usage.correction.parsing import (
     wanted_restoration,
     wanted_void,
 )
-from services.metering.usage.correction.rendering import render_correction
+from services.metering.usage.correction.pending_prices import Asked, PendingPrices
+from services.metering.usage.correction.rendering import render_correction, render_pending
 from services.metering.usage.domain import Recorded
 from services.metering.usage.rendering import fill_balance
 from services.metering.usage.usages import Usages
@@ -32,9 +33,10 @@ _LIST: Final = "corrections"
 class CorrectionServicer(rpc.UsageServiceServicer):
     """Serves corrections of usage."""
 
-    def __init__(self, usages: Usages, corrections: Corrections) -> None:
+    def __init__(self, usages: Usages, corrections: Corrections, pending_prices: PendingPrices) -> None:
         self._usages = usages
         self._corrections = corrections
+        self._pending_prices = pending_prices
 
     @property
     def correction_readers(self) -> Mapping[str, Reader]:
@@ -82,6 +84,13 @@ class CorrectionServicer(rpc.UsageServiceServicer):
             parts = (str(last.number),) if request.usage_operation_id else by_time
             token = encode_page_token(*parts, fingerprint=fingerprint)
         return pb.ListUsageCorrectionsResponse(corrections=rendered, next_page_token=token)
+
+    async def ListPendingPrices(
+        self, request: pb.ListPendingPricesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListPendingPricesResponse:
+        ids = request.organization_id.lower() or None, request.model or None, request.price_version_id.lower() or None
+        page, token = await self._pending_prices.page(Asked(*ids), page_size(request.page_size), request.page_token)
+        return pb.ListPendingPricesResponse(pending_prices=map(render_pending, page), next_page_token=token)
 
     async def _with_corrections(self, record: pb.UsageRecord, usage: Recorded) -> pb.GetUsageResponse:
         """Return the answer to GetUsage: the usage, and its corrections, the latest first."""

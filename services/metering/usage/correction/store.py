@@ -231,6 +231,14 @@ async def next_waiting(connection: RawConnection, *, after: Key, limit: int) -> 
     return [(row[0], row[1], row[2]) for row in await connection.fetch(statements.WAITING, *after, limit)]
 
 
+async def next_pending(
+    connection: RawConnection, *, after: Key, limit: int, organization_id: str | None, model: str | None
+) -> list[tuple[str, str, str]]:
+    """Return the organization, usage id and operation id of usage that waits for a price."""
+    rows = await connection.fetch(statements.PENDING, *after, limit, organization_id, model)
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 async def _whole(connection: RawConnection, rows: Sequence[asyncpg.Record]) -> list[Correction]:
     """Return corrections with the lines and charges of each."""
     usages = {(row[0], row[5]) for row in rows}

@@ -102,6 +102,18 @@ async def test_any_name_is_printed_as_it_is(printer: Printer, name: str) -> None
     assert letters <= shown
 
 
+async def test_name_runs_in_the_direction_of_its_first_letter(printer: Printer) -> None:
+    lefts = []
+    for name in ("חברה (Hope) 7", "Hope (חברה) 7"):
+        document = replace(invoice_of([Decimal(1)], ""), recipient=Party(name), issuer=Party("A"))
+        page = pypdfium2.PdfDocument((await printer.print(document, Format.PDF)).data)[0].get_textpage()
+        text = page.get_text_range()
+        lefts.append([page.get_charbox(text.index(character))[0] for character in ("7", "H", "ח")])
+    (seven, latin, hebrew), (last, first, middle) = lefts
+    assert seven < latin < hebrew
+    assert first < middle < last
+
+
 async def test_text_is_never_markup(printer: Printer) -> None:
     line = Line(1, LineKind.CHARGE, HOSTILE, NOW, NOW, Decimal(1))
     document = replace(invoice_of([Decimal(1)], ""), lines=(line,), footer=HOSTILE, tax=Tax("", "", HOSTILE))

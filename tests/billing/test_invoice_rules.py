@@ -155,6 +155,18 @@ def test_each_movement_is_in_the_step_of_one_invoice(bounds: list[tuple[int, int
         assert in_steps == first[:1]
 
 
+def test_usage_of_the_last_microsecond_of_august_is_of_august_wherever_the_invoice_comes() -> None:
+    """Acceptance case 8, with its moments: issued on 1 September without grace, or on the 4th with three days of it."""
+    last = datetime(2026, 8, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+    september, october = datetime(2026, 9, 1, tzinfo=UTC), datetime(2026, 10, 1, tzinfo=UTC)
+    for covered, later in ((7, True), (8, False)):
+        august = Step(0, None, covered, september, 1)
+        following = Step(covered, september, 9, october, 1)
+        # The eighth movement is charged on 2 September for usage of August, the ninth for usage of midnight.
+        assert (august.covers(8, last), following.covers(8, last)) == (not later, later)
+        assert (august.covers(9, september), following.covers(9, september)) == (False, True)
+
+
 def test_what_is_due_is_never_negative() -> None:
     amounts = Amounts(Decimal(-5), Decimal(-1), Decimal(-5))
     assert amounts.due == 0

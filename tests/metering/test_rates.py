@@ -297,3 +297,13 @@ def test_seeded_units_are_whole_where_they_must_be() -> None:
         assert (unit.kind is Kind.TOKEN) == unit_id.endswith("_tokens")
         assert unit.kind is Kind.TOKEN or not unit.counts_toward_context
         assert unit.step_thousandths == (1 if unit.kind is Kind.DURATION or unit_id == "credits" else 1_000)
+
+
+@pytest.mark.parametrize(("units", "expected"), [(0, "0"), (1, "3"), (100, "300"), (101, "101")])
+def test_steps_by_volume_have_one_rate_for_all_units_of_a_call(units: int, expected: str) -> None:
+    """Acceptance case 7, by volume: 1 to 100 at 3, from 101 at 1."""
+    low, high = [
+        Rate("input_tokens", Decimal(price), 1, "standard", above, None) for price, above in ((3, 0), (1, 100))
+    ]
+    steps = card(low, high)
+    assert cost(steps, {"input_tokens": units}) == Decimal(expected)

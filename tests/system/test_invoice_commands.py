@@ -56,15 +56,14 @@ async def test_link_opens_the_document_through_the_gateway_until_it_is_changed(i
     org = await charged(installation)
     made(installation, "invoice", "issuer", "--name", "Tollhouse Inc.", "--prefix", "CMD-")
     issued = made(installation, "invoice", "issue", org, "--until", "0m")
-    path = made(installation, "invoice", "get", org, issued["invoice_id"])["invoice_url"]
-    gateway = json.loads(installation.ready_file.read_text())["gateway"]
-    assert issued["number"] in (await opened(gateway + path, "text/html; charset=utf-8")).decode()
-    pdf = await opened(f"{gateway}{path}?format=INVOICE_FORMAT_PDF", "application/pdf")
-    assert pdf.startswith(b"%PDF-")
-    changed = path[:-1] + ("A" if path[-1] != "A" else "B")
-    for wrong in (changed, path[:-4], path.rpartition("/")[0] + "/none"):
+    url = made(installation, "invoice", "get", org, issued["invoice_id"])["invoice_url"]
+    assert url.startswith(json.loads(installation.ready_file.read_text())["gateway"] + "/v1/invoice-links/")
+    assert issued["number"] in (await opened(url, "text/html; charset=utf-8")).decode()
+    assert (await opened(f"{url}?format=INVOICE_FORMAT_PDF", "application/pdf")).startswith(b"%PDF-")
+    changed = url[:-1] + ("A" if url[-1] != "A" else "B")
+    for wrong in (changed, url[:-4], url.rpartition("/")[0] + "/none"):
         with pytest.raises(urllib.error.HTTPError) as refusal:
-            await opened(gateway + wrong, "")
+            await opened(wrong, "")
         assert refusal.value.code == 404
         assert "LINK_NOT_VALID" in refusal.value.read().decode()
 

@@ -111,12 +111,13 @@ class GatewayProcess:
             return False
 
 
-def with_trusted_gateway(context: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a service's environment in which the gateway on this machine may say who calls.
+def with_trusted_gateway(context: str, environment: Mapping[str, str], url: str) -> dict[str, str]:
+    """Return a service's environment in which the gateway on this machine may say who calls, and links lead to its URL.
 
-    What the variable says already stays.
+    What a variable says already stays.
     """
-    return {f"TOLLHOUSE_{context.upper()}_TRUSTED_PROXIES": json.dumps(_LOOPBACK), **environment}
+    links = {"TOLLHOUSE_BILLING_INVOICE_LINK_BASE_URL": url} if context == "billing" else {}
+    return {f"TOLLHOUSE_{context.upper()}_TRUSTED_PROXIES": json.dumps(_LOOPBACK), **links, **environment}
 
 
 def _address(endpoint: str) -> tuple[str, int]:

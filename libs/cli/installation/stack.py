@@ -248,7 +248,7 @@ class Stack:
             tls=self._options.tls,
         )
         if self._gateway is not None:
-            environment = with_trusted_gateway(context, environment)
+            environment = with_trusted_gateway(context, environment, self._gateway.url)
         for number in range(self._options.workers):
             name = context if self._options.workers == 1 else f"{context}-{number + 1}"
             log_file = self.folder.logs / f"{name}.log"

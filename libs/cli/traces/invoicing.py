@@ -29,6 +29,10 @@ async def invoice(channels: Channels, organization: Organization) -> Invoiced:
     stub = invoice_pb2_grpc.InvoiceServiceStub(channels.billing)
     issuer = invoice_pb2.InvoiceIssuer(party=invoice_pb2.InvoiceParty(name="Tollhouse"), prefix="DEMO-")
     await stub.SetInvoiceIssuer(invoice_pb2.SetInvoiceIssuerRequest(issuer=issuer))
+    recipient = invoice_pb2.InvoiceRecipient(party=invoice_pb2.InvoiceParty(name=organization.name))
+    await stub.SetInvoiceRecipient(
+        invoice_pb2.SetInvoiceRecipientRequest(organization_id=organization.organization_id, recipient=recipient)
+    )
     request = invoice_pb2.IssueInvoiceRequest(
         organization_id=organization.organization_id,
         currency_code=CURRENCY,

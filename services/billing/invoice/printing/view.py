@@ -146,7 +146,7 @@ def _line(currency_code: str, line: Line, words: Mapping[str, str]) -> PrintedLi
         LineKind.USAGE: line.model or line.description or words["usage"],
         LineKind.SUBSCRIPTION: f"{words['subscription']} {line.plan_code}".strip(),
         LineKind.CHARGE: line.description or words["charge"],
-        LineKind.CORRECTION: f"{words['correction']} {line.description}".strip(),
+        LineKind.CORRECTION: ": ".join(part for part in (words["correction"], line.description) if part),
     }
     tier = line.service_tier if line.service_tier not in ("", "standard") else ""
     reason = line.description if line.kind is LineKind.SUBSCRIPTION else ""

@@ -20,6 +20,7 @@ from libs.common.shards import Shards
 from libs.common.status import reason_of
 from services.billing.invariants import CHECKS
 from tests.billing.support import BillingServer, Ledger, organization
+from tests.billing.test_collection_integrity import COLLECTION_DAMAGE
 from tests.billing.test_invoice_integrity import INVOICE_DAMAGE
 from tests.billing.test_payment_integrity import PAYMENT_DAMAGE
 from tests.billing.test_subscription_integrity import SUBSCRIPTION_DAMAGE
@@ -58,7 +59,7 @@ DAMAGE = {
         " 'PENDING', now() + interval '1 day', now())"
     ),
 }
-EVERY_DAMAGE: Final = set(DAMAGE) | set(SUBSCRIPTION_DAMAGE) | PAYMENT_DAMAGE | INVOICE_DAMAGE
+EVERY_DAMAGE: Final = set(DAMAGE) | set(SUBSCRIPTION_DAMAGE) | PAYMENT_DAMAGE | COLLECTION_DAMAGE | INVOICE_DAMAGE
 
 
 async def live(ledger: Ledger) -> str:

@@ -60,10 +60,13 @@ def wanted(external: External, here: Here, now: datetime) -> Wanted | Renewal | 
 
 def _followed(external: External, here: Here, now: datetime) -> Wanted | None:
     s, status = here.subscription, external.status
+    by_provider = here.paused_by is not None and provider_of(here.paused_by) is not None
+    if s.state is State.PAUSED and by_provider and status is not ExternalSubscriptionStatus.PAUSED:
+        # Whatever comes next is the same then as if the pause had never been told.
+        return Wanted.RESUME
     match status:
         case ExternalSubscriptionStatus.ACTIVE:
-            by_provider = here.paused_by is not None and provider_of(here.paused_by) is not None
-            return Wanted.RESUME if s.state is State.PAUSED and by_provider else None
+            return None
         case ExternalSubscriptionStatus.PAST_DUE:
             is_over = s.awaited_until is not None and s.period_end_time is not None and s.period_end_time <= now
             return Wanted.PAY if is_over else None

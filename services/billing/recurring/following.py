@@ -38,6 +38,8 @@ SOON: Final = timedelta(seconds=5)
 _SET_ASIDE_FOR: Final = timedelta(hours=1)
 _PERIODS_MAX: Final = 36
 """How many periods of a subscription are paid at a time. More are paid at its next look."""
+_CHANGES_MAX: Final = 4
+"""How many changes are made until both sides agree: a pause that is taken back, and a cancellation after it."""
 _Status = ExternalSubscriptionStatus
 
 
@@ -138,22 +140,29 @@ class Following:
 
     async def _agree(self, external: External, subscription_id: str) -> datetime | None:
         key = external.organization_id, subscription_id
+        here = await self._here(external, subscription_id)
+        what = wanted(external, here, self._clock.now())
+        for _ in range(_CHANGES_MAX):
+            if isinstance(what, Wanted):
+                await self._follow(external, subscription_id, what)
+                here = await self._here(external, subscription_id)
+                what = wanted(external, here, self._clock.now())
+        if isinstance(what, Renewal):
+            await self._tell(external, what)
+        if not here.is_current or here.subscription.collection is not Way.PROVIDER:
+            return None
+        times = [await self.settle(*key), await self._next_look(external, subscription_id)]
+        return min((one for one in times if one is not None), default=None)
+
+    async def _here(self, external: External, subscription_id: str) -> Here:
+        key = external.organization_id, subscription_id
         s = await self._progress.run_due(*key, self._clock.now())
         async with self._shards.of(external.organization_id).raw_connection() as connection:
             all_of_it = await store.find_externals(connection, external.organization_id)
             changed = await store.renewal_changed(connection, *key)
             paused_by = await store.paused_by(connection, *key)
         last = [one for one in all_of_it if one.subscription_id == subscription_id][-1]
-        here = Here(s, is_current=last.external_id == external.external_id, changed=changed, paused_by=paused_by)
-        what = wanted(external, here, self._clock.now())
-        if isinstance(what, Renewal):
-            await self._tell(external, what)
-        elif what is not None:
-            await self._follow(external, subscription_id, what)
-        if not here.is_current or s.collection is not Way.PROVIDER:
-            return None
-        times = [await self.settle(*key), await self._next_look(external, subscription_id)]
-        return min((one for one in times if one is not None), default=None)
+        return Here(s, is_current=last.external_id == external.external_id, changed=changed, paused_by=paused_by)
 
     async def _follow(self, external: External, subscription_id: str, what: Wanted) -> None:
         key, name = (external.organization_id, subscription_id), external.provider

@@ -104,7 +104,11 @@ class RecurringWorker:
         subscription_id = payment.subscription_id
         if payment.first_payment_id is None and payment.plan_id is not None:
             subscription_id = await self._purchases.subscribe(payment, step)
-        elif subscription_id is None and payment.first_payment_id is not None:
+            if subscription_id is not None:
+                await self._following.settle(step.organization_id, subscription_id)
+            # Whoever asks whether this step is to be done asks for the subscription. Later payments have their own.
+            return None
+        if subscription_id is None and payment.first_payment_id is not None:
             first = await self._find(step.organization_id, payment.first_payment_id)
             async with self._shards.of(step.organization_id).raw_transaction() as connection:
                 if first is None or first.subscription_id is None:

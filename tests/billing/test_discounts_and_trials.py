@@ -1,4 +1,4 @@
-"""What a provider takes off a price is refused and shown to operators. A trial is no payment; the period after it is."""
+"""What a provider takes off a price is refused and shown to operators. A trial is no payment, what follows is one."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

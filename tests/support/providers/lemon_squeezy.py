@@ -30,6 +30,8 @@ class FakeLemonSqueezy(FakeApi):
     clock: Clock = field(kw_only=True)
     test_mode: bool = False
     tax_percent: int = 0
+    discount: int = 0
+    """What is taken off each price from now on, in cents."""
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     webhooks: list[Object] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -191,9 +193,10 @@ class FakeLemonSqueezy(FakeApi):
         return 200, {"data": found[(number - 1) * size : number * size], "links": links}
 
     def _paid(self, price: int) -> Object:
-        tax = price * self.tax_percent // 100
-        amounts = {"subtotal": price, "discount_total": 0, "tax": tax, "total": price + tax, "refunded_amount": 0}
-        return {**amounts, "tax_inclusive": False, "currency": "USD", "refunded": False}
+        left = price - self.discount
+        tax = left * self.tax_percent // 100
+        amounts = {"subtotal": price, "discount_total": self.discount, "tax": tax, "total": left + tax}
+        return {**amounts, "refunded_amount": 0, "tax_inclusive": False, "currency": "USD", "refunded": False}
 
     def _add(self, kind: str, attributes: Mapping[str, object], custom: Object) -> Object:
         number, now = str(next(self._numbers)), _text(self.clock.now())

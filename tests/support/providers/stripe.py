@@ -73,7 +73,8 @@ class FakeStripe(FakeApi):
         else:
             session["subscription"] = self.subscribe(customer, session)["id"]
             session["invoice"] = self.objects[session["subscription"]]["latest_invoice"]
-        session |= {"payment_status": "paid", "status": "complete"}
+        paid = "paid" if session["amount_total"] else "no_payment_required"
+        session |= {"payment_status": paid, "status": "complete"}
         self._tell("checkout.session.completed", session)
         return session
 
@@ -138,13 +139,10 @@ class FakeStripe(FakeApi):
             subscription["status"] = "past_due"
             self._tell("customer.subscription.updated", subscription)
             return
-        intent = self._intent(invoice["amount_due"], invoice["currency"], invoice["customer"], {}, invoice_id)
-        invoice |= {
-            "amount_paid": invoice["amount_due"],
-            "charge": intent["latest_charge"],
-            "payment_intent": intent["id"],
-            "status_transitions": {"paid_at": self._now_s()},
-        }
+        if invoice["amount_due"]:
+            intent = self._intent(invoice["amount_due"], invoice["currency"], invoice["customer"], {}, invoice_id)
+            invoice |= {"charge": intent["latest_charge"], "payment_intent": intent["id"]}
+        invoice |= {"amount_paid": invoice["amount_due"], "status_transitions": {"paid_at": self._now_s()}}
         self._tell("invoice.paid", invoice)
         if subscription["status"] == "past_due":
             subscription["status"] = "active"

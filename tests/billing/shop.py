@@ -200,7 +200,8 @@ async def open_shop(url: str) -> AsyncIterator[Shop]:
     stripe, lemon = FakeStripe(clock=clock), FakeLemonSqueezy(clock=clock)
     async with stripe.serving(), lemon.serving(), open_branch(url, clock, stripe, lemon) as shop:
         yield shop
-        assert await shop.payments.findings() == []
+        found = await shop.payments.findings()
+        assert found == [], found
 
 
 @asynccontextmanager

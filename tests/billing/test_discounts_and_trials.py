@@ -14,8 +14,9 @@ from services.billing.payment.provider import Reference, ReferenceKind
 from services.billing.payment.references import ProvidersReference
 from services.billing.payment.webhook.domain import State
 from services.billing.payment.webhook.webhooks import Filter
+from tests.billing.collecting_house import open_collecting
 from tests.billing.dying_payment import record_of
-from tests.billing.shop import PROVIDERS, Shop, open_shop
+from tests.billing.shop import PROVIDERS, Shop
 from tests.billing.test_provider_facts import new_checkout
 
 each = pytest.mark.parametrize("provider", PROVIDERS)
@@ -23,8 +24,8 @@ each = pytest.mark.parametrize("provider", PROVIDERS)
 
 @pytest.fixture(scope="module")
 async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
-    async with open_shop(module_database_urls["billing"]) as shop:
-        yield shop
+    async with open_collecting(module_database_urls["billing"]) as collecting:
+        yield collecting.shop
 
 
 async def bought(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.billing.shop import PROVIDERS, Shop, open_shop, organization
+from tests.billing.collecting_house import open_collecting
+from tests.billing.shop import PROVIDERS, Shop, organization
 
 each = pytest.mark.parametrize("provider", PROVIDERS)
 ONE_OFF = ["refund a part", "refund the rest", "refund above"]
@@ -34,8 +35,8 @@ FLOWS: dict[str, tuple[list[tuple[object, ...]], list[str], dict[str, int]]] = {
 
 @pytest.fixture(scope="module")
 async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
-    async with open_shop(module_database_urls["billing"]) as shop:
-        yield shop
+    async with open_collecting(module_database_urls["billing"]) as collecting:
+        yield collecting.shop
 
 
 @each

@@ -66,7 +66,7 @@ PAGES = {
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("ListUsageCorrections", "ListPendingPrices")),
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
-        "identity.v1.OrganizationService/CreateOrganization",
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }

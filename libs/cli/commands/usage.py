@@ -170,10 +170,14 @@ def _show(output: Output, correction: usage_pb2.UsageCorrection) -> None:
     for name in ("operation_id", "usage_operation_id", "number", "kind"):
         output.line(f"{name:<24} {cell(correction, name)}")
     for name, state in (("cost before", correction.before), ("cost after", correction.after)):
-        output.line(f"{name:<24} {cell(state, 'cost')}")
+        output.line(f"{name:<24} {_amount(state.cost)}".rstrip())
     for charge in correction.charges:
         verb = "given back" if charge.reverses_operation_id else "debited"
-        output.line(f"{verb:<24} {cell(charge, 'amount')}")
+        output.line(f"{verb:<24} {_amount(charge.amount)}")
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.value} {amount.currency_code}".strip()
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:

@@ -149,21 +149,16 @@ async def test_a_change_of_plan_keeps_the_days_of_both_minimums_and_counts_the_w
     assert (await house.find(down)).minimum is None
 
 
-@pytest.mark.parametrize("by", ["cancel", "expire"])
-async def test_a_subscription_that_ends_within_the_period_owes_the_days_that_were_used(
-    house: House, clock: FixedClock, by: str
+async def test_a_subscription_that_expires_within_the_period_owes_the_days_that_were_used(
+    house: House, clock: FixedClock
 ) -> None:
     plan = await house.plan("at-least", terms(0, minimum="31"))
-    s = pending(plan, clock.now(), expire=utc("2026-10-11") if by == "expire" else None)
-    await house.add(s)
+    s = await house.add(pending(plan, clock.now(), expire=utc("2026-10-11")))
     await house.work_off()
     clock.set(utc("2026-10-11"))
-    if by == "cancel":
-        await house.progress.charge_minimum(s.organization_id, s.subscription_id, actor="operator:test")
-    else:
-        await house.work_off()
+    await house.work_off()
     assert await settled(house, s) == [("10-11", "10", "10")]
-    assert (await house.find(s)).state is (State.ACTIVE if by == "cancel" else State.EXPIRED)
+    assert (await house.find(s)).state is State.EXPIRED
 
 
 async def test_cancelling_now_settles_the_minimum_and_keeps_the_etag(timed: Ledger, clock: FixedClock) -> None:
@@ -208,13 +203,15 @@ async def test_an_account_is_opened_for_a_minimum_where_there_are_credits_alone(
     assert [line[3:] for line in await house.statement(s.organization_id)] == [("-31", "-31")]
 
 
-@pytest.mark.parametrize("dies_after", ["planned", "charged"])
 async def test_a_minimum_that_dies_before_it_is_completed_is_charged_once_whatever_was_used_meanwhile(
-    house: House, clock: FixedClock, monkeypatch: pytest.MonkeyPatch, dies_after: str
+    house: House, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s = await house.add(pending(await house.plan("at-least", terms(0, minimum="31")), clock.now()))
+    plan = await house.plan("at-least", terms(0, minimum="31"))
+    found = [await house.add(pending(plan, clock.now())) for _ in range(2)]
     await house.work_off()
-    await use(house, s.organization_id, "1")
+    clock.set(utc("2026-10-20"))
+    for s in found:
+        await use(house, s.organization_id, "1")
     clock.set(utc("2026-11-01"))
 
     class Killed(BaseException):
@@ -223,17 +220,31 @@ async def test_a_minimum_that_dies_before_it_is_completed_is_charged_once_whatev
     async def die(*_: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patched:
-        patched.setattr(execution.Execution, "_charge" if dies_after == "planned" else "_complete", die)
-        with pytest.raises(Killed):
-            await house.progress.run_due(s.organization_id, s.subscription_id, clock.now())
-    await use(house, s.organization_id, "7")
+    # After it is planned, and after it is charged.
+    for s, dies_in in zip(found, ("_charge", "_complete"), strict=True):
+        with monkeypatch.context() as patched:
+            patched.setattr(execution.Execution, dies_in, die)
+            with pytest.raises(Killed):
+                await house.progress.run_due(s.organization_id, s.subscription_id, clock.now())
+        await use(house, s.organization_id, "7")
     await house.work_off()
-    assert await settled(house, s) == [("11-01", "31", "30")]
+    for s in found:
+        assert await settled(house, s) == [("11-01", "31", "30")]
 
 
-async def test_only_an_organization_can_have_a_plan_with_a_minimum(timed: Ledger) -> None:
-    await add_plan(timed, "at-least", "0", minimum=usd("31"))
+async def test_a_minimum_that_cannot_be_is_refused_by_name(timed: Ledger) -> None:
+    for minimum, fault in (
+        (usd("0"), "value"),
+        (usd("-1"), "value"),
+        (usd("1000000000.1"), "value"),
+        (plan_calls.credit("5"), "currency_code"),
+    ):
+        request = plan_calls.new_plan("odd", terms=plan_calls.terms("1", minimum=minimum))
+        assert set(await plan_calls.faults(plan_calls.created(timed, request))) == {f"terms.minimum.{fault}"}
+    plan = await add_plan(timed, "at-least", "1", minimum=usd("5"))
+    update = plan_calls.update(plan, ["terms.price"], terms=PlanTerms(price=plan_calls.credit("5")))
+    assert set(await plan_calls.faults(plan_calls.updated(timed, update))) == {"terms.minimum.currency_code"}
+    # Charges do not say for whom they are.
     subscriptions, user = Subscriptions(timed), new_id()
     for model in ("", "gpt-9"):
         call = subscriptions.create(organization(), "at-least", user_id=user, model=model)
@@ -241,27 +252,6 @@ async def test_only_an_organization_can_have_a_plan_with_a_minimum(timed: Ledger
     made = await subscriptions.create(organization(), "free", user_id=user)
     for timing in (subscription_pb2.CHANGE_TIMING_NOW, subscription_pb2.CHANGE_TIMING_PERIOD_END):
         assert (await refusal(subscriptions.change(made, "at-least", timing)))[1] == "MINIMUM_OF_ORGANIZATION"
-
-
-@pytest.mark.parametrize(
-    ("minimum", "fault"),
-    [
-        (usd("0"), "terms.minimum.value"),
-        (usd("-1"), "terms.minimum.value"),
-        (usd("1000000000.1"), "terms.minimum.value"),
-        (plan_calls.credit("5"), "terms.minimum.currency_code"),
-    ],
-)
-async def test_a_minimum_that_cannot_be_is_refused_by_name(timed: Ledger, minimum: object, fault: str) -> None:
-    request = plan_calls.new_plan("odd", terms=plan_calls.terms("1", minimum=minimum))
-    assert set(await plan_calls.faults(plan_calls.created(timed, request))) == {fault}
-
-
-async def test_a_price_in_another_currency_than_the_minimum_is_refused(timed: Ledger) -> None:
-    plan = await add_plan(timed, "two-currencies", "1", minimum=usd("5"))
-    terms_ = PlanTerms(price=plan_calls.credit("5"))
-    call = plan_calls.updated(timed, plan_calls.update(plan, ["terms.price"], terms=terms_))
-    assert set(await plan_calls.faults(call)) == {"terms.minimum.currency_code"}
 
 
 @given(minimum=st.decimals("0", "1000", places=9), spent_=st.decimals("-1000", "1000", places=9))

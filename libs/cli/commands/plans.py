@@ -126,6 +126,8 @@ def _print_version(output: Output, version: plan_pb2.PlanVersion) -> None:
     output.line(f"Version {version.version}, {cell(version, 'state')}")
     terms = version.terms
     _line(output, "price", _price(version))
+    if terms.HasField("minimum"):
+        _line(output, "minimum spend", _amount(terms.minimum))
     if terms.HasField("trial"):
         _line(output, "trial", _interval(terms.trial))
     for one in terms.credits:

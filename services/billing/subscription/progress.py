@@ -236,7 +236,7 @@ class Progress:
         """
 
         async def decide(_: RawConnection, agreement: Agreement) -> Step | None:
-            if agreement.subscription.minimum is None:
+            if agreement.subscription.minimum is None or not agreement.subscription.period_paid:
                 return None
             now = self._clock.now()
             return charge_minimum(await self._with_spending(agreement, now), now, Cause(now, "", actor))

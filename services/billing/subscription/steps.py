@@ -65,7 +65,7 @@ def next_step(agreement: Agreement, until: datetime, now: datetime, *, awaits: b
     if due is None or due > until or s.set_aside_time is not None:
         return None
     cause = Cause(now)
-    if s.minimum is not None:
+    if s.minimum is not None and s.period_paid:
         return charge_minimum(agreement, due, cause)
     if s.expire_time is not None and s.expire_time <= due:
         return end(s, EventKind.EXPIRED, due, replace(cause, reason="its expire_time has come"))

@@ -144,7 +144,7 @@ class Subscriptions:
         Until then the period goes on without a minimum.
         """
         before = await self._read(organization_id, subscription_id)
-        if before.minimum is None:
+        if before.minimum is None or not before.period_paid:
             return etag
         decide(before, Intent(current_actor(), reason, self._clock.now()))
         changed = await self._progress.charge_minimum(

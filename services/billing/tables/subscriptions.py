@@ -103,8 +103,7 @@ subscriptions: Final = Table(
     ),
     CheckConstraint("num_nulls(set_aside_time, set_aside_reason) IN (0, 2)", name="subscriptions_set_aside_whole"),
     CheckConstraint(
-        "num_nulls(minimum_currency_code, minimum_amount, minimum_since_time) IN (0, 3)"
-        " AND (minimum_amount IS NULL OR minimum_amount > 0 AND period_paid)",
+        "num_nulls(minimum_currency_code, minimum_amount, minimum_since_time) IN (0, 3) AND minimum_amount > 0",
         name="subscriptions_minimum_whole",
     ),
     CheckConstraint("state NOT IN ('CANCELLED', 'EXPIRED') OR due_time IS NULL", name="subscriptions_end_is_final"),

@@ -33,8 +33,7 @@ def upgrade() -> None:
         op.execute(
             """
             ALTER TABLE subscriptions ADD CONSTRAINT subscriptions_minimum_whole CHECK (
-                num_nulls(minimum_currency_code, minimum_amount, minimum_since_time) IN (0, 3)
-                AND (minimum_amount IS NULL OR minimum_amount > 0 AND period_paid)
+                num_nulls(minimum_currency_code, minimum_amount, minimum_since_time) IN (0, 3) AND minimum_amount > 0
             ) NOT VALID
             """
         )

@@ -270,15 +270,15 @@ async def test_step_that_is_added_while_somebody_is_at_it_is_done_once_more(till
 
 
 async def test_checkout_names_the_version_and_refuses_what_could_not_be_subscribed(till: CollectingHouse) -> None:
-    price = till.shop.stripe.add_price(1_000, "USD")
+    prices = [till.shop.stripe.add_price(1_000, "USD") for _ in range(2)]
     plans = [
         await till.house.plan(f"sold-{new_id()}", monthly(), (ProviderReference("stripe", "price", price),))
-        for _ in range(2)
+        for price in prices
     ]
     org = new_id()
     made = await till.house.add(pending(plans[0], till.shop.clock.now(), organization_id=org))
     asked = await till.checkout(org, plans[1])
-    assert (asked.plan_id, asked.plan_version, asked.external_product_id) == (plans[1].plan_id, 1, price)
+    assert (asked.plan_id, asked.plan_version, asked.external_product_id) == (plans[1].plan_id, 1, prices[1])
     with pytest.raises(errors.SamePlan):
         await till.checkout(org, plans[0])
     till.shop.stripe.pay(next(one["id"] for one in reversed(till.shop.stripe.objects.values()) if "_price" in one))

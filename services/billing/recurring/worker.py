@@ -18,6 +18,7 @@ from services.billing import next_steps
 from services.billing.next_steps import NextStep, StepKind
 from services.billing.payment import store as payment_store
 from services.billing.payment.domain import Payment
+from services.billing.payment.provider import ProviderError
 from services.billing.recurring import store
 from services.billing.recurring.following import SOON, Following
 from services.billing.recurring.purchases import Purchases
@@ -71,7 +72,7 @@ class RecurringWorker:
                 again = await self._look(step)
         except Exception as error:  # noqa: BLE001 -- one step that fails keeps no other from its turn.
             reason = error.reason if isinstance(error, Refusal) else type(error).__name__
-            known = isinstance(error, Refusal | TimeoutError)
+            known = isinstance(error, Refusal | ProviderError | TimeoutError)
             _log.warning(
                 "step not done", kind=step.kind, key=step.key, reason=reason, exc_info=None if known else error
             )

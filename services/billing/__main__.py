@@ -75,6 +75,7 @@ from services.billing.plan.servicer import PlanServicer
 from services.billing.recurring.charger import CollectingCharger
 from services.billing.recurring.following import Following
 from services.billing.recurring.purchases import Purchases
+from services.billing.recurring.sales import Sales
 from services.billing.recurring.saved_methods import SavedMethods
 from services.billing.recurring.worker import RecurringWorker
 from services.billing.settings import BillingSettings
@@ -298,7 +299,9 @@ def _add_payments(
     records = Records(shards, references, steps, products, clock)
     refunds = Refunds(shards, references, steps, payments, asked, clock)
     checkouts = Checkouts(
-        shards, platform, references, steps, products, asked, clock, subjects, is_test=settings.payments_test_mode
+        *(shards, platform, references, steps, products, asked, clock, subjects),
+        Sales(shards, Offers(platform), _self_service(settings)),
+        is_test=settings.payments_test_mode,
     )
     top_ups = TopUps(shards, references, payments, asked, clock, is_test=settings.payments_test_mode)
     service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")

@@ -10,12 +10,15 @@ from typing import Any, Final
 from libs.common.database import RawConnection
 from libs.common.ids import new_id
 from services.billing.clients.subjects import Subjects
+from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import Payment
+from services.billing.payment.products import Products
 from services.billing.plan.domain import Interval, IntervalUnit, Terms
 from services.billing.plan.experiments import Experiments
 from services.billing.recurring.charger import CollectingCharger
 from services.billing.recurring.following import Following
 from services.billing.recurring.purchases import Purchases
+from services.billing.recurring.sales import Sales
 from services.billing.recurring.saved_methods import SavedMethods
 from services.billing.recurring.worker import RecurringWorker
 from services.billing.subscription import list_store
@@ -48,6 +51,7 @@ class CollectingHouse:
     creation: Creation = field(init=False)
     subscriptions: Subscriptions = field(init=False)
     worker: RecurringWorker = field(init=False)
+    checkouts: Checkouts = field(init=False)
     sent: tuple[int, int] = (0, 0)
     """How many webhooks each provider has sent."""
 
@@ -79,6 +83,12 @@ class CollectingHouse:
             self_service=SelfService(),
             saved_methods=self.saved_methods,
         )
+        products, sales = Products(made.platform, clock), Sales(house.shards, house.offers, SelfService())
+        self.checkouts = Checkouts(
+            *(made.shards, made.platform, made.references, made.steps, products, asked, clock),
+            *(Subjects(None, None), sales),
+            is_test=False,
+        )
         following = Following(house.shards, asked, self.subscriptions, house.progress, house.offers, clock)
         purchases = Purchases(house.shards, self.creation, house.progress, clock)
         self.worker = RecurringWorker(house.shards, purchases, following, clock)
@@ -90,6 +100,26 @@ class CollectingHouse:
     async def buy(self, provider: str, organization_id: str, plan: AgreedPlan, **more: object) -> Payment:
         """Have a checkout of a plan paid at a provider; nobody is told yet."""
         return await self.shop.buy(provider, organization_id, renews=True, **of_plan(plan), **more)
+
+    async def checkout(self, organization_id: str, plan: AgreedPlan) -> Payment:
+        """Open a checkout of a plan at Stripe, as CreateCheckout does."""
+        new = NewPurchase(
+            organization_id=organization_id,
+            request_id=new_id(),
+            provider="stripe",
+            user_id=None,
+            email=None,
+            product_code="",
+            plan_code=plan.plan_code,
+            top_up=None,
+            success_url="https://example.com/",
+            cancel_url="https://example.com/",
+            subscriber_user_id=None,
+            description="",
+            metadata=None,
+            request={},
+        )
+        return (await self.checkouts.open(new))[0]
 
     async def bought(self, provider: str, plan: AgreedPlan, organization_id: str | None = None) -> Subscription:
         """Have a plan bought, and all webhooks of it worked off; return the organization's subscription."""

@@ -145,6 +145,7 @@ class House:
             plan = known or Plan(new_id(), code, code, "", True, 1, references, None, draft, 1, now, now)
             if known is None:
                 await plan_store.add_plan(connection, plan)
+                await plan_store.replace_references(connection, plan)
             await plan_store.put_draft(connection, plan.plan_id, draft)
             await plan_store.publish(connection, plan.plan_id, replace(draft, publish_time=now), now)
         return AgreedPlan(plan.plan_id, code, number)

@@ -7,7 +7,7 @@ import pytest
 
 from libs.common.ids import new_id
 from services.billing import errors, next_steps
-from services.billing.plan.domain import PastDueEnd
+from services.billing.plan.domain import PastDueEnd, ProviderReference
 from services.billing.subscription.domain import PAYMENT_AWAITED_FOR, Updates, Way
 from services.billing.subscription.states import State
 from tests.billing.collecting_house import DAY, CollectingHouse, monthly, open_collecting
@@ -267,3 +267,23 @@ async def test_step_that_is_added_while_somebody_is_at_it_is_done_once_more(till
         assert not await next_steps.done(connection, taken)
         (again,) = [one for one in await next_steps.claim(connection, now, 10) if one.organization_id == org]
         assert await next_steps.done(connection, again)
+
+
+async def test_checkout_names_the_version_and_refuses_what_could_not_be_subscribed(till: CollectingHouse) -> None:
+    prices = [till.shop.stripe.add_price(1_000, "USD") for _ in range(2)]
+    plans = [
+        await till.house.plan(f"sold-{new_id()}", monthly(), (ProviderReference("stripe", "price", price),))
+        for price in prices
+    ]
+    org = new_id()
+    made = await till.house.add(pending(plans[0], till.shop.clock.now(), organization_id=org))
+    asked = await till.checkout(org, plans[1])
+    assert (asked.plan_id, asked.plan_version, asked.external_product_id) == (plans[1].plan_id, 1, prices[1])
+    with pytest.raises(errors.SamePlan):
+        await till.checkout(org, plans[0])
+    till.shop.stripe.pay(next(one["id"] for one in reversed(till.shop.stripe.objects.values()) if "_price" in one))
+    await till.told()
+    assert ((await till.now(made)).plan, (await till.now(made)).collection) == (plans[1], Way.PROVIDER)
+    for plan in plans:
+        with pytest.raises(errors.RenewedByProvider):
+            await till.checkout(org, plan)

@@ -17,9 +17,13 @@ from tests.billing.collecting_house import DAY, CollectingHouse, of_plan, open_c
 from tests.billing.period_house import pending
 from tests.billing.shop import PROVIDERS
 
-_HAPPENINGS: Final = ("renew", "fail and recover", "refund a part", "refund the rest", "pause", "resume")
+_HAPPENINGS: Final = (
+    *("renew", "fail and recover", "refund a part", "refund the rest", "pause", "resume"),
+    *("lose a dispute", "win a dispute"),
+)
+"""Lemon Squeezy tells of no disputes: there nothing happens then."""
 _ENDINGS: Final = ("cancel", "end", "")
-_EXAMPLES: Final = 8
+_EXAMPLES: Final = 6
 
 
 @pytest.fixture

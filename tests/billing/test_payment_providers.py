@@ -33,6 +33,9 @@ from services.billing.payment.provider import (
 )
 from services.billing.payment.refunds import NewRefundRequest, Refunds
 from services.billing.plan.domain import Money
+from services.billing.recurring.sales import Sales
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.self_service import SelfService
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
 from tests.support.clock import ShiftedClock
 
@@ -181,6 +184,7 @@ async def shop(module_database_urls: dict[str, str]) -> AsyncIterator[Shop]:
             {"acme": acme},
             SystemClock(),
             Subjects(None, None),
+            Sales(house.shards, Offers(house.platform), SelfService()),
             is_test=False,
         )
         yield Shop(house, acme, checkouts, house.refunds)

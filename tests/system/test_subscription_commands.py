@@ -44,6 +44,8 @@ async def test_life_of_a_subscription_from_a_shell(installation: Installation) -
     assert " active " in done(installation, "subscription", "resume", *key)
     assert "Give --expires" in refused(installation, 2, "subscription", "update", *key)
     done(installation, "subscription", "update", *key, "--expires", "300d", "--customer", "c-1")
+    assert "PROVIDER_UNKNOWN" in refused(installation, 1, "subscription", "update", *key, "--collect-by", "nobody")
+    done(installation, "subscription", "update", *key, "--collect-by", "balance")
     assert made(installation, "subscription", "show", *key)["customer_reference"] == "c-1"
     assert key[1] in done(installation, "subscription", "due", "--before", "40d", "--limit", "100000")
     assert key[1] not in done(installation, "subscription", "due", "--set-aside")

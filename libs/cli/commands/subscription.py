@@ -78,6 +78,9 @@ async def create(
     anchor: Annotated[str, typer.Option(help="The time from which periods are counted, or a span back.")] = "",
     time_zone: Annotated[str, typer.Option(help="Where periods are counted, such as Europe/Berlin.")] = "UTC",
     reference: Annotated[str, typer.Option("--customer", help="What the platform calls the customer.")] = "",
+    collect_by: Annotated[
+        str, typer.Option(help="The provider that charges a saved method; the balance pays without it.")
+    ] = "",
     request_id: RequestIdOption = "",
 ) -> None:
     """Subscribe an organization, a user in it, or a user to one model."""
@@ -93,6 +96,7 @@ async def create(
         anchor_time=parse_past(anchor) if anchor else None,
         time_zone=time_zone,
         customer_reference=reference,
+        collection_provider=collect_by,
     )
     output.one((await _stub(channels).CreateSubscription(request)).subscription)
 
@@ -320,17 +324,22 @@ async def update(
     customer: Annotated[
         str | None, typer.Option("--customer", help="What the platform calls the customer.", show_default=False)
     ] = None,
+    collect_by: Annotated[
+        str, typer.Option(help="The provider that charges a saved method, or `balance`.", show_default=False)
+    ] = "",
 ) -> None:
-    """Change when a subscription expires, or what the platform calls the customer."""
+    """Change when a subscription expires, what the platform calls the customer, or who is charged."""
     request = pb.UpdateSubscriptionRequest(
         organization_id=organization,
         subscription_id=subscription,
         expire_time=parse_future(expires) if expires not in ("", "never") else None,
         customer_reference=customer or "",
+        collection_provider="" if collect_by == "balance" else collect_by,
     )
-    paths = [*(["expire_time"] if expires else []), *(["customer_reference"] if customer is not None else [])]
+    given = {"expire_time": bool(expires), "customer_reference": customer is not None}
+    paths = [name for name, is_given in (given | {"collection_provider": bool(collect_by)}).items() if is_given]
     if not paths:
-        raise WrongUse("Give --expires or --customer, or both.")
+        raise WrongUse("Give --expires, --customer or --collect-by.")
     request.update_mask.CopyFrom(FieldMask(paths=paths))
     _print(output, (await _stub(channels).UpdateSubscription(request)).subscription)
 

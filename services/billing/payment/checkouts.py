@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, Protocol
 
 from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor, is_limited
@@ -32,7 +32,7 @@ from services.billing.payment.records import differing
 from services.billing.payment.references import Claim, ProvidersReference, References, of_checkout
 from services.billing.payment.steps import Steps
 from services.billing.plan import store as plan_store
-from services.billing.plan.domain import Money
+from services.billing.plan.domain import Money, Plan
 from services.billing.plan.plans import require_subscribable
 
 _OPEN_FOR: Final = timedelta(hours=24)
@@ -76,6 +76,17 @@ class _Bought:
     """The plan's id and version."""
 
 
+class Sales(Protocol):
+    """Knows who may buy which plan."""
+
+    async def require(self, organization_id: str, user_id: str | None, plan: Plan) -> None:
+        """Check that a plan can be bought for an organization, or for a user in it.
+
+        Raises:
+            NotForSelfService, RenewedByProvider, SamePlan: it cannot.
+        """
+
+
 class Checkouts:
     """Opens checkouts."""
 
@@ -89,11 +100,13 @@ class Checkouts:
         providers: Mapping[str, Provider],
         clock: Clock,
         subjects: Subjects,
+        sales: Sales,
         *,
         is_test: bool,
     ) -> None:
         """`is_test` says whether payments are made in the providers' test modes."""
         self._subjects = subjects
+        self._sales = sales
         self._shards = shards
         self._platform = platform
         self._references = references
@@ -111,6 +124,7 @@ class Checkouts:
             RequestIdReused: the request has bought something else.
             NotFound: of the product, the plan or the subscriber.
             ProductArchived, PlanArchived, PlanNotPublished, NotOffered, NotSoldThere, NothingToPay,
+            NotForSelfService, RenewedByProvider, SamePlan: the plan cannot be bought by, or for, them.
             PaymentProviderUnknown, PaymentProviderCannot, PaymentProviderDeclined, PaymentProviderMisconfigured: see
             each.
             Unavailable: the provider cannot be reached. Repeat it: the checkout is stored.
@@ -158,14 +172,16 @@ class Checkouts:
                 raise errors.NotSoldThere(what=f"The product {new.product_code}", provider=provider)
             brought = product.what_it_brings()
             return _Bought(PaymentType.CREDIT_PACK, product.name, product.price, Brings.CREDITS, brought, external_id)
-        return await self._plan(new.plan_code, provider)
+        return await self._plan(new, provider)
 
-    async def _plan(self, plan_code: str, provider: str) -> _Bought:
+    async def _plan(self, new: NewPurchase, provider: str) -> _Bought:
+        plan_code = new.plan_code
         async with self._platform.transaction() as connection:
             plan = require_subscribable(await plan_store.find_plan(connection, plan_code=plan_code), plan_code)
         assert plan.published is not None
         if is_limited() and not plan.is_offered:
             raise errors.NotOffered(what=f"The plan {plan_code}")
+        await self._sales.require(new.organization_id, new.subscriber_user_id, plan)
         price = plan.published.terms.price
         if price.value == Decimal(0):
             raise errors.NothingToPay(plan_code=plan_code)

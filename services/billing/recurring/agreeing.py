@@ -60,22 +60,20 @@ def wanted(external: External, here: Here, now: datetime) -> Wanted | Renewal | 
 
 def _followed(external: External, here: Here, now: datetime) -> Wanted | None:
     s, status = here.subscription, external.status
-    by_provider = here.paused_by is not None and provider_of(here.paused_by) is not None
-    if s.state is State.PAUSED and by_provider and status is not ExternalSubscriptionStatus.PAUSED:
-        # Whatever comes next is the same then as if the pause had never been told.
+    if status is ExternalSubscriptionStatus.EXPIRED:
+        return Wanted.EXPIRE
+    is_cancelled = status is ExternalSubscriptionStatus.CANCELLED
+    if is_cancelled and (external.ends_time is None or external.ends_time <= now):
+        return Wanted.CANCEL
+    if status is ExternalSubscriptionStatus.PAUSED:
+        return Wanted.PAUSE if may_happen(EventKind.PAUSED, s.state) else None
+    if s.state is State.PAUSED and here.paused_by is not None and provider_of(here.paused_by) is not None:
+        # What comes next is the same then as if the pause had never been told.
         return Wanted.RESUME
-    match status:
-        case ExternalSubscriptionStatus.ACTIVE:
-            return None
-        case ExternalSubscriptionStatus.PAST_DUE:
-            is_over = s.awaited_until is not None and s.period_end_time is not None and s.period_end_time <= now
-            return Wanted.PAY if is_over else None
-        case ExternalSubscriptionStatus.PAUSED:
-            return Wanted.PAUSE if may_happen(EventKind.PAUSED, s.state) else None
-        case ExternalSubscriptionStatus.CANCELLED:
-            if external.ends_time is None or external.ends_time <= now:
-                return Wanted.CANCEL
-            is_possible = may_happen(EventKind.CANCELLATION_SCHEDULED, s.state)
-            return Wanted.SCHEDULE if is_possible and not s.cancel_at_period_end else None
-        case ExternalSubscriptionStatus.EXPIRED:
-            return Wanted.EXPIRE
+    if is_cancelled:
+        is_possible = may_happen(EventKind.CANCELLATION_SCHEDULED, s.state)
+        return Wanted.SCHEDULE if is_possible and not s.cancel_at_period_end else None
+    if status is ExternalSubscriptionStatus.PAST_DUE:
+        is_over = s.awaited_until is not None and s.period_end_time is not None and s.period_end_time <= now
+        return Wanted.PAY if is_over else None
+    return None

@@ -5,6 +5,7 @@ ours will not be renewed any more, the provider is told so; otherwise ours follo
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -169,7 +170,9 @@ class Following:
         match what:
             case Wanted.RESUME:
                 actor = f"{PROVIDER_ACTOR}{name}"
-                await self._progress.resume(*key, reason=f"resumed at {name}", actor=actor)
+                # Where the period under way is not paid, it is past due then.
+                with suppress(*REFUSED):
+                    await self._progress.resume(*key, reason=f"resumed at {name}", actor=actor)
             case Wanted.PAY:
                 await self._progress.run_due(*key, self._clock.now(), awaits=False)
             case Wanted.PAUSE:

@@ -42,6 +42,8 @@ _log = structlog.get_logger("saved methods")
 _WAIT_S: Final = 2.5
 """Less than the five seconds for which Postgres lets a transaction do nothing, with the locks of subscriptions."""
 _ASKED_AT_ONCE: Final = 8
+_TOGETHER_MAX: Final = 32
+"""How many charges are asked for together. Others have their turn later: the locks of all are held meanwhile."""
 _ASKED_MAX: Final = 200
 """How many charges may be under way. What comes beyond has its turn later."""
 _CENT: Final = Decimal("0.01")
@@ -90,12 +92,14 @@ class SavedMethods:
 
         That is PaymentProviderDeclined or NoSavedMethod, and ChargeNotKnown where it is to be asked for again.
         """
-        found = [await self._find_or_store(one) for one in demands]
+        now, later = demands[:_TOGETHER_MAX], demands[_TOGETHER_MAX:]
+        found = [await self._find_or_store(one) for one in now]
         pending = [one for one in found if isinstance(one, Payment) and one.base is FactStatus.PENDING]
         tasks = [self._ask(one) for one in pending if one.payment_id in self._asking or self._has_room()]
         if tasks:
             await asyncio.wait(tasks, timeout=_WAIT_S)
-        return [await self._outcome(one) if isinstance(one, Payment) else one for one in found]
+        known = [await self._outcome(one) if isinstance(one, Payment) else one for one in found]
+        return [*known, *(errors.ChargeNotKnown(provider=one.subscription.collection_provider) for one in later)]
 
     async def drain(self) -> None:
         """Give up the questions that are under way: the next process asks them again."""

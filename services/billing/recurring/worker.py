@@ -18,6 +18,7 @@ from services.billing import next_steps
 from services.billing.next_steps import NextStep, StepKind
 from services.billing.payment import store as payment_store
 from services.billing.payment.domain import Payment
+from services.billing.payment.provider import ProviderError
 from services.billing.recurring import store
 from services.billing.recurring.following import SOON, Following
 from services.billing.recurring.purchases import Purchases
@@ -28,8 +29,8 @@ _TOGETHER_MAX: Final = 64
 _AT_ONCE: Final = 4
 _DONE_WITHIN_S: Final = 45.0
 """Less than the time for which a step is claimed."""
-_RETRY_FIRST: Final = timedelta(seconds=5)
-_RETRY_MAX: Final = timedelta(hours=1)
+_RETRY_FIRST_S: Final = 5.0
+_RETRY_MAX_S: Final = 3_600.0
 _DOUBLINGS_MAX: Final = 10
 _FAILURE_CHARS_MAX: Final = 256
 
@@ -71,14 +72,14 @@ class RecurringWorker:
                 again = await self._look(step)
         except Exception as error:  # noqa: BLE001 -- one step that fails keeps no other from its turn.
             reason = error.reason if isinstance(error, Refusal) else type(error).__name__
-            known = isinstance(error, Refusal | TimeoutError)
+            known = isinstance(error, Refusal | ProviderError | TimeoutError)
             _log.warning(
                 "step not done", kind=step.kind, key=step.key, reason=reason, exc_info=None if known else error
             )
-            delay = min(_RETRY_FIRST * 2 ** min(step.attempt_count, _DOUBLINGS_MAX), _RETRY_MAX)
+            delay_s = min(_RETRY_FIRST_S * 2 ** min(step.attempt_count, _DOUBLINGS_MAX), _RETRY_MAX_S)
             failure = storable(f"{reason}: {error}", _FAILURE_CHARS_MAX)
             async with database.raw_transaction() as connection:
-                await next_steps.failed(connection, step, failure, self._clock.now() + delay)
+                await next_steps.failed(connection, step, failure, self._clock.now() + timedelta(seconds=delay_s))
             return
         async with database.raw_transaction() as connection:
             if again is None:

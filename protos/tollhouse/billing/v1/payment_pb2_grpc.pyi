@@ -89,8 +89,9 @@ class PaymentServiceStub:
     Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
     ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
     `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
-    `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
-    UNAVAILABLE when the provider cannot be reached.
+    `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
+    changed to, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; with PERMISSION_DENIED, reason
+    `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the provider cannot be reached.
     """
     ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
     """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
@@ -282,8 +283,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
         ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
         `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
-        `NOTHING_TO_PAY` for a free plan, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; and with
-        UNAVAILABLE when the provider cannot be reached.
+        `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
+        changed to, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; with PERMISSION_DENIED, reason
+        `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the provider cannot be reached.
         """
 
     @_abc_1.abstractmethod

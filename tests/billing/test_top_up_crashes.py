@@ -19,6 +19,9 @@ from services.billing.payment.products import Products
 from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.payment.top_ups import TopUps
 from services.billing.plan.domain import Money
+from services.billing.recurring.sales import Sales
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.self_service import SelfService
 from tests.billing import dying_top_up
 from tests.billing.shop import PROVIDERS, Shop, open_shop, organization
 from tests.support.providers.http import Fault
@@ -171,5 +174,6 @@ def _checkouts(shop: Shop) -> Checkouts:
     return Checkouts(
         *(house.shards, house.platform, house.references, house.steps, products, providers, house.clock),
         subjects=Subjects(None, None),
+        sales=Sales(house.shards, Offers(house.platform), SelfService()),
         is_test=False,
     )

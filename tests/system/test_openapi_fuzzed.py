@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from libs.cli.installation.environment import repository
 from scripts.openapi import DOCUMENT
 from tests.contract.test_openapi import ENVIRONMENT
 from tests.support.secrecy import WATCH
@@ -102,7 +103,9 @@ async def fuzz(gateway: Installation, folder: Path, token: str | None, parameter
         subprocess.run,
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ENVIRONMENT)},
+        # Hypothesis parses all modules for constants, unless it finds what it has kept of them.
+        env=os.environ
+        | {"PYTHONPATH": str(ENVIRONMENT), "HYPOTHESIS_STORAGE_DIRECTORY": str(repository() / ".hypothesis")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -108,6 +108,15 @@ class Reading:
             return 0
         return await self._tried(partial(store.estimate_rows, table=check.table), check, "")
 
+    async def empty(self, walks: Sequence[Walk]) -> frozenset[str]:
+        """Return those of the walks' tables that have no rows; none where that cannot be found out quickly."""
+        tables = sorted({walk.table for walk in walks})
+        try:
+            filled = await self._tried(partial(store.find_filled, tables=tables), walks[0], "")
+        except CheckFailed:
+            return frozenset()
+        return frozenset(tables) - filled
+
     async def organizations(self, check: Walk | Sweep, tables: Sequence[str]) -> AsyncIterator[list[str]]:
         """Yield the organizations that have rows in the tables, some at a time, or the only one of the scope."""
         if self._scope.organization_id is not None:

@@ -58,6 +58,12 @@ async def count_pages(tx: AsyncConnection, table: str) -> int:
     return int((await tx.execute(text(_PAGES), {"name": table})).scalar_one())
 
 
+async def find_filled(tx: AsyncConnection, tables: Sequence[str]) -> frozenset[str]:
+    """Return which of the tables have any row."""
+    probes = " UNION ALL ".join(f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in tables)  # noqa: S608
+    return frozenset((await tx.execute(text(probes))).scalars())
+
+
 async def find_bound(tx: AsyncConnection, walk: Walk, scope: Scope, after: Key | None, count: int) -> Key | None:
     """Return where a range of so many rows ends; None if there are fewer. Reads the index alone."""
     statement = f"{_keys(walk, scope, Range(after, None))} OFFSET {count - 1} LIMIT 1"

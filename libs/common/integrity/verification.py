@@ -72,7 +72,7 @@ class Verification:
         """
         every = (*self._checks, *(self._platform.checks if self._platform else ()))
         run = _Run(Scope(self._clock.now(), organization_id, since_time), every)
-        checks = iter([(part.database, check) for part in self._parts(organization_id) for check in part.checks])
+        checks = iter([entry for part in self._parts(organization_id) for entry in _entries(part)])
         workers = {asyncio.create_task(self._check(run, checks)) for _ in range(_CHECKS_AT_A_TIME)}
         try:
             while workers:
@@ -100,10 +100,15 @@ class Verification:
             return platform
         return [Part(self._shards.of(organization_id), self._checks)]
 
-    async def _check(self, run: "_Run", checks: Iterator[tuple[Database, Check]]) -> None:
+    async def _check(self, run: "_Run", checks: "Iterator[tuple[Database, Check | _Look]]") -> None:
         """Take the next check again and again; several of these share the checks of all shards."""
         for database, check in checks:
-            if isinstance(check, Pairing):
+            if isinstance(check, _Look):
+                reading = Reading(database, run.scope, self._rows_max, run.note)
+                run.empty[database] = await reading.empty(check.walks)
+            elif isinstance(check, Walk) and check.key and check.table in run.empty.get(database, ()):
+                continue
+            elif isinstance(check, Pairing):
                 await self._pair(run, database, check)
             else:
                 await self._read(run, database, [check], run.scope)
@@ -130,6 +135,20 @@ class Verification:
             await Reading(database, scope, self._rows_max, run.note).read(check)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Comes before the checks of a schema: finds the tables without rows, so that each need not be asked about."""
+
+    walks: Sequence[Walk]
+
+
+def _entries(part: Part) -> Iterator[tuple[Database, "Check | _Look"]]:
+    walks = [check for check in part.checks if isinstance(check, Walk) and check.key]
+    if walks:
+        yield part.database, _Look(walks)
+    yield from ((part.database, check) for check in part.checks)
+
+
 @dataclass(slots=True)
 class _Tally:
     """What has been found about one invariant. A violation that several ranges find counts once."""
@@ -146,6 +165,8 @@ class _Run:
     def __init__(self, scope: Scope, checks: Sequence[Check]) -> None:
         self.scope = scope
         self.progress: Progress | None = None
+        self.empty: dict[Database, frozenset[str]] = {}
+        """The tables of schemas that are known to have no rows."""
         self._tallies = {one.name: _Tally(one) for check in checks for one in check.invariants}
         self._untold: list[Finding] = []
 

@@ -143,10 +143,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    service.add(
-        usage_pb2_grpc.add_UsageServiceServicer_to_server,
-        UsageServicer(usages, corrections, PendingPrices(shards, catalogue)),
-    )
+    _serve_usage(service, shards, catalogue, usages, corrections)
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -207,6 +204,14 @@ def _serve_catalogue(
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
     service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
     service.background(LatePricing(shards, catalogue, corrections, clock).run, "late pricing")
+
+
+def _serve_usage(
+    service: Service, shards: Shards, catalogue: Catalogue, usages: Usages, corrections: Corrections
+) -> None:
+    """Add the service of usage."""
+    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue))
+    service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
 
 
 def _serve_checks(

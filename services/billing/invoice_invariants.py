@@ -18,6 +18,9 @@ _CREDITED: Final = Invariant(
     "What was credited of an invoice differs from its credit notes, or a voided invoice was not credited as a whole.",
 )
 _NUMBERED: Final = Invariant("invoices_have_their_numbers", "A document's number was given to another, or to none.")
+_ISSUED: Final = Invariant(
+    "due_invoices_are_issued", "An invoice that is to be issued by itself could not be, in five attempts or more."
+)
 _NUMBERS: Final = Invariant(
     "invoice_numbers_have_no_gaps", "A counter of invoice numbers differs from how many were given, or from the last."
 )
@@ -117,6 +120,12 @@ _INVOICES: Final = """
     WHERE (n.organization_id, n.invoice_id) IS DISTINCT FROM (i.organization_id, i.invoice_id)
 """
 
+_DUES: Final = """
+    SELECT 'due_invoices_are_issued', d.organization_id, 'accounts/' || d.account_id,
+        'its invoice until ' || d.end_time || ' has failed ' || d.attempts || ' times: ' || d.error
+    FROM invoice_dues AS d WHERE {range} AND d.attempts >= 5
+"""
+
 # The numbers of a prefix are counted by their unique index.
 _COUNTERS: Final = """
     SELECT 'invoice_numbers_have_no_gaps', CAST(NULL AS uuid), 'invoice-counters/' || c.prefix,
@@ -136,6 +145,12 @@ INVOICE_CHECKS: Final[Sequence[Check]] = (
         (_FOLLOW, _TOTALS, _CREDITED, _NUMBERED),
         _INVOICES,
         rows_min=1,
+    ),
+    Walk(
+        "invoice_dues",
+        (ORGANIZATION, Column("account_id", "uuid"), Column("end_time", "timestamptz")),
+        (_ISSUED,),
+        _DUES,
     ),
 )
 INVOICE_PLATFORM_CHECKS: Final[Sequence[Check]] = (

@@ -56,7 +56,16 @@ BROKEN: Final = (
         {"invoices_have_their_numbers"},
         "invoices SET number = rtrim(number, 'x') WHERE position = 2",
     ),
+    (
+        "invoice_dues SET attempts = 5, error = 'ValueError: a damaged row'",
+        {"due_invoices_are_issued"},
+        "invoice_dues SET attempts = 4",
+    ),
 )
+_DUE: Final = """
+    INSERT INTO billing.invoice_dues (organization_id, account_id, end_time, due_time, attempts, error)
+    SELECT organization_id, account_id, now(), now(), 0, '' FROM billing.accounts
+"""
 GAPS: Final = (
     ("invoice_counters SET last_count = last_count + 1", "invoice_counters SET last_count = last_count - 1"),
     ("invoice_numbers SET count = count + 100 WHERE count = 2", "invoice_numbers SET count = 2 WHERE count = 102"),
@@ -78,6 +87,7 @@ async def invoiced(ledger: Ledger) -> None:
 async def test_each_damage_to_invoices_is_found(server: BillingServer, database_admin_url: str) -> None:
     async with server.start() as ledger:
         await invoiced(ledger)
+        await execute_in_shards(database_admin_url, _DUE)
         assert await ledger.findings() == []
         for damage, names, repair in BROKEN:
             await execute_in_shards(database_admin_url, f"UPDATE billing.{damage}")

@@ -17,6 +17,7 @@ from services.billing.subscription import execution
 from services.billing.subscription.domain import Subscription
 from services.billing.subscription.minimum_store import spent
 from services.billing.subscription.minimums import Spending, counts, short_of, shortfall
+from services.billing.subscription.self_service import is_downgrade
 from services.billing.subscription.states import EventKind, State
 from tests.billing import plan_calls
 from tests.billing.invoice_calls import issue, set_issuer
@@ -252,6 +253,12 @@ async def test_a_minimum_that_cannot_be_is_refused_by_name(timed: Ledger) -> Non
     made = await subscriptions.create(organization(), "free", user_id=user)
     for timing in (subscription_pb2.CHANGE_TIMING_NOW, subscription_pb2.CHANGE_TIMING_PERIOD_END):
         assert (await refusal(subscriptions.change(made, "at-least", timing)))[1] == "MINIMUM_OF_ORGANIZATION"
+
+
+def test_a_plan_without_the_minimum_is_cheaper() -> None:
+    with_minimum, plain = terms(5, minimum="31"), terms(5)
+    assert is_downgrade(with_minimum, plain)
+    assert not is_downgrade(plain, with_minimum)
 
 
 @given(minimum=st.decimals("0", "1000", places=9), spent_=st.decimals("-1000", "1000", places=9))

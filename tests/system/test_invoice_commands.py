@@ -33,6 +33,9 @@ async def test_invoice_is_issued_shown_printed_and_voided(installation: Installa
     )
     assert issuer["prefix"] == "CMD-"
     assert "Tollhouse Inc." in done(installation, "invoice", "issuer")
+    assert "automatic_since_time" not in issuer
+    by_itself = made(installation, "invoice", "issuer", "--name", "Tollhouse Inc.", "--prefix", "CMD-", "--automatic")
+    assert by_itself["automatic_since_time"]
     draft = made(installation, "invoice", "preview", org, "--until", "0m")
     assert draft["state"] == "INVOICE_STATE_DRAFT"
     issued = made(installation, "invoice", "issue", org, "--until", "0m", "--request", "one")

@@ -58,11 +58,7 @@ class AutomaticInvoices:
         await self._shards.visit(self.sweep, every_s=self._every_s)
 
     async def sweep(self, database: Database) -> None:
-        """Issue what is due in a shard, and tell what is overdue.
-
-        Raises:
-            Unavailable: metering, or whatever else is needed, is away. What was not issued is due still.
-        """
+        """Issue what is due in a shard, and tell what is overdue. While metering is away, it is due still."""
         while await self._tell_overdue(database) == _OVERDUE_AT_ONCE:
             pass
         async with database.raw_connection() as connection:

@@ -36,7 +36,10 @@ class SelfService:
 
 
 def is_downgrade(old: Terms, new: Terms) -> bool:
-    """Return whether new terms cost less a day than old ones. Prices in different units are taken for less."""
+    """Return whether new terms cost less a day than old ones, the minimum spend included.
+
+    Prices in different units are taken for less.
+    """
     if old.price.currency_code != new.price.currency_code and not old.is_free:
         return True
     return _price_a_day(new) < _price_a_day(old)
@@ -44,4 +47,5 @@ def is_downgrade(old: Terms, new: Terms) -> bool:
 
 def _price_a_day(terms: Terms) -> Fraction:
     interval = terms.billing_interval
-    return Fraction(terms.price.value) / (_DAYS[interval.unit] * interval.count)
+    value = terms.price.value + (0 if terms.minimum is None else terms.minimum.value)
+    return Fraction(value) / (_DAYS[interval.unit] * interval.count)

@@ -16,7 +16,7 @@ _MOVED: Final = Invariant(
 _PLANNED: Final = Invariant(
     "subscription_events_are_completed",
     "An event of a subscription is planned for more than an hour, though the subscription was not set aside, and no "
-    "provider has its charge to decide.",
+    "provider has said that its charge is pending.",
 )
 _MINIMUMS: Final = Invariant(
     "subscription_minimums_follow_each_other",
@@ -112,7 +112,7 @@ _EVENTS: Final = """
     LEFT JOIN subscriptions AS s ON s.organization_id = e.organization_id AND s.subscription_id = e.subscription_id
     LEFT JOIN payments AS p ON p.organization_id = e.organization_id AND p.operation_id = e.charge_operation_id
     WHERE e.planned AND e.create_time < CAST(:now AS timestamptz) - interval '1 hour' AND s.set_aside_time IS NULL
-        AND p.status IS DISTINCT FROM 'PENDING'
+        AND (p.status IS DISTINCT FROM 'PENDING' OR p.said -> 'status' IS NULL)
 """
 
 # An event and the other subscriptions of a subject are found by primary key and by the index on users.

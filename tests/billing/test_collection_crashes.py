@@ -30,6 +30,7 @@ async def till(database_urls: dict[str, str]) -> AsyncIterator[CollectingHouse]:
 
 
 @pytest.mark.shards
+@pytest.mark.timeout(120 + 60 * KILLS)
 async def test_sigkill_at_every_point_subscribes_charges_and_tells_once(
     till: CollectingHouse, database_urls: dict[str, str]
 ) -> None:

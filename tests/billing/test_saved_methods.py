@@ -138,7 +138,9 @@ async def test_provider_that_is_down_is_asked_again_and_keeps_no_other_from_its_
     assert (await till.now(paid)).period_number == 1
     assert [one[0] for one in await payments_of(till, made)] == ["COMPLETED", "PENDING"]
     till.shop.stripe.faults.clear()
-    await till.pass_time(timedelta(minutes=1))
+    till.shop.clock.advance(timedelta(hours=2))
+    assert [one.partition(":")[0] for one in await till.house.findings()] == ["subscription_events_are_completed"]
+    await till.work()
     assert (await till.now(made)).period_number == 1
     assert [one[0] for one in await payments_of(till, made)] == ["COMPLETED", "COMPLETED"]
 
@@ -155,6 +157,23 @@ async def test_charge_whose_answer_is_lost_is_made_once(till: CollectingHouse) -
     assert (await till.now(made)).period_number == 1
     assert len([one for one in till.shop.stripe.objects.values() if one["object"] == "charge"]) == charges + 1
     assert (await till.balance(org))["USD"] == "10.00"
+
+
+async def test_charge_that_is_not_answered_for_a_day_counts_as_refused_and_is_not_asked_again(
+    till: CollectingHouse,
+) -> None:
+    org = await customer(till)
+    made = await subscribe(till, org, await till.plan(retries=_RETRIES))
+    await till.work()
+    till.shop.stripe.faults = [Fault.NO_JSON]
+    await till.pass_time(_MONTH)
+    asked = len(till.shop.stripe.requests)
+    await till.pass_time(timedelta(hours=23, minutes=30))
+    late = await till.now(made)
+    assert (late.state, len(till.shop.stripe.requests)) == (State.PAST_DUE, asked)
+    assert "did not answer" in late.state_reason
+    await till.pass_time(DAY)
+    assert (await till.now(made)).state is State.ACTIVE
 
 
 async def test_failed_payment_that_completes_later_pays_what_is_owed(till: CollectingHouse) -> None:

@@ -9,6 +9,7 @@ meanwhile: the question goes on, and what comes of it is stored with the payment
 import asyncio
 import contextvars
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
@@ -20,7 +21,7 @@ from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import store, top_up_store
-from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
+from services.billing.payment.domain import Brings, Credits, Field, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     MANUAL,
@@ -46,6 +47,9 @@ _TOGETHER_MAX: Final = 32
 """How many charges are asked for together. Others have their turn later: the locks of all are held meanwhile."""
 _ASKED_MAX: Final = 200
 """How many charges may be under way. What comes beyond has its turn later."""
+_ASKED_FOR: Final = timedelta(hours=23)
+"""For how long a charge is asked for again: providers know its id for a day. One that was made all the same is told of
+later, and pays what is owed then."""
 _CENT: Final = Decimal("0.01")
 _ACTOR: Final = "system"
 
@@ -94,7 +98,7 @@ class SavedMethods:
         """
         now, later = demands[:_TOGETHER_MAX], demands[_TOGETHER_MAX:]
         found = [await self._find_or_store(one) for one in now]
-        pending = [one for one in found if isinstance(one, Payment) and one.base is FactStatus.PENDING]
+        pending = [one for one in found if isinstance(one, Payment) and _is_unanswered(one)]
         tasks = [self._ask(one) for one in pending if one.payment_id in self._asking or self._has_room()]
         if tasks:
             await asyncio.wait(tasks, timeout=_WAIT_S)
@@ -185,6 +189,8 @@ class SavedMethods:
         provider = self._providers.get(payment.provider)
         try:
             async with self._turns:
+                if self._clock.now() - payment.create_time > _ASKED_FOR:
+                    raise ProviderDeclined("it did not answer for a day")
                 if provider is None:
                     raise ProviderCannot(f"{payment.provider} is not set up")
                 fact = await provider.charge_saved(new)
@@ -207,6 +213,11 @@ class SavedMethods:
                 provider=found.provider, provider_message=found.failure or "the charge"
             )
         return found.payment_id if found.awarded else errors.ChargeNotKnown(provider=found.provider)
+
+
+def _is_unanswered(payment: Payment) -> bool:
+    """Return whether the provider has said nothing yet. What it has called pending it tells of by itself."""
+    return payment.base is FactStatus.PENDING and Field.STATUS not in payment.said
 
 
 def _declined(payment: Payment, failure: str, version: Version) -> PaymentFact:

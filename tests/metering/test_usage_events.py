@@ -40,15 +40,33 @@ async def operations(metering: Metering, organization_id: str) -> Counter[str]:
     return Counter(one["operation_id"] for data in await told(metering, organization_id) for one in data["usages"])
 
 
-async def switch_on(metering: Metering, organization_id: str, pattern: str = RECORDED) -> None:
-    """Have usage announced, and wait until it is."""
-    await add_endpoint(metering, organization_id, pattern)
+async def switch_on(
+    metering: Metering, organization_id: str, pattern: str = RECORDED, *, by: str | None = None
+) -> None:
+    """Have usage announced by an endpoint of the organization or of another, and wait until it is."""
+    await add_endpoint(metering, organization_id if by is None else by, pattern)
 
     async def heard() -> Counter[str]:
         await metering.record(usage(organization_id, f"before-{new_id()}"))
         return await operations(metering, organization_id)
 
     await eventually(heard, bool)
+
+
+async def switch_off(metering: Metering, organization_id: str, by: str) -> None:
+    """Delete the only endpoint of an organization or of the platform, and wait until usage is not announced."""
+    stub: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(metering.channel)
+    request = event_pb2.ListEventEndpointsRequest(organization_id=by)
+    (endpoint,) = (await stub.ListEventEndpoints(request, metadata=metering.operator)).endpoints
+    delete = event_pb2.DeleteEventEndpointRequest(organization_id=by, endpoint_id=endpoint.endpoint_id)
+    await stub.DeleteEventEndpoint(delete, metadata=metering.operator)
+
+    async def grows() -> bool:
+        before = await operations(metering, organization_id)
+        await metering.record(usage(organization_id))
+        return await operations(metering, organization_id) != before
+
+    await eventually(grows, lambda grew: not grew)
 
 
 @pytest.fixture
@@ -114,21 +132,17 @@ async def test_without_an_endpoint_that_names_it_usage_is_not_announced(
     await add_endpoint(metering, silent)
     await add_endpoint(metering, silent, "tollhouse.limit.*")
     await switch_on(metering, off, "tollhouse.usage.*")
-    stub: event_pb2_grpc.EventServiceStub = event_pb2_grpc.EventServiceStub(metering.channel)
-    listed = await stub.ListEventEndpoints(
-        event_pb2.ListEventEndpointsRequest(organization_id=off), metadata=metering.operator
-    )
-    request = event_pb2.DeleteEventEndpointRequest(organization_id=off, endpoint_id=listed.endpoints[0].endpoint_id)
-    await stub.DeleteEventEndpoint(request, metadata=metering.operator)
+    await switch_off(metering, off, off)
     await metering.record(usage(silent))
     assert await told(metering, silent) == []
 
-    async def grows() -> bool:
-        before = await operations(metering, off)
-        await metering.record(usage(off))
-        return await operations(metering, off) != before
 
-    await eventually(grows, lambda grew: not grew)
+async def test_an_endpoint_of_the_platform_that_names_it_is_told_of_the_usage_of_all(
+    platform: Platform, metering: Metering
+) -> None:
+    anybody = new_id()
+    await switch_on(metering, anybody, by="")
+    await switch_off(metering, anybody, "")
 
 
 async def test_usage_that_cannot_be_announced_is_not_recorded_either(

@@ -18,7 +18,6 @@ from libs.common.events.domain import USAGE_RECORDED
 from libs.common.events.homes import Homes
 from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
-from libs.common.ids import NIL
 from libs.common.sharding import PLATFORM
 from services.metering.model.units import quantity_text
 from services.metering.tables import TOKEN_CLASSES
@@ -50,7 +49,7 @@ class UsageEvents:
         found: list[str] = []
         while True:
             async with home.raw_connection() as connection:
-                page = await event_store.wanting(connection, found[-1] if found else NIL, _AT_ONCE)
+                page = await event_store.wanting(connection, found[-1] if found else None, _AT_ONCE)
             found += page
             if len(page) < _AT_ONCE:
                 break

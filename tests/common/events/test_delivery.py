@@ -89,6 +89,15 @@ async def test_only_endpoints_of_the_organization_and_of_the_platform_that_want_
     assert len(receiver.received) == 3
 
 
+async def test_usage_is_sent_only_to_endpoints_that_name_it(house: House, receiver: Receiver) -> None:
+    org = new_id()
+    names = [("tollhouse.usage.recorded",), ("tollhouse.usage.*", "tollhouse.thing.*"), (), ("tollhouse.thing.*",)]
+    made = [(await house.add_endpoint(org, receiver.url, *types)).endpoint.endpoint_id for types in names]
+    await house.announce(org, kind="tollhouse.usage.recorded")
+    await house.deliver()
+    assert [len(await house.deliveries(org, endpoint_id)) for endpoint_id in made] == [1, 1, 0, 0]
+
+
 async def test_what_is_sealed_reaches_endpoints_of_the_platform_alone(house: House, receiver: Receiver) -> None:
     org = new_id()
     own, operators = await house.add_endpoint(org, receiver.url), await house.add_endpoint(PLATFORM, receiver.url)

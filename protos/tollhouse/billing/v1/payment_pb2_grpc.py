@@ -282,7 +282,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWebhooks(self, request, context):
-        """Lists the webhooks that were kept, the latest first.
+        """Lists the webhooks that are kept, the latest first. One that was applied, refused or set aside is deleted after 90
+        days, or as many as the installation has set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

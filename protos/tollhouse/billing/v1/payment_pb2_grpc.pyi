@@ -111,7 +111,9 @@ class PaymentServiceStub:
     webhook had the same id and said something else.
     """
     ListWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListWebhooksRequest, _payment_pb2.ListWebhooksResponse]
-    """Lists the webhooks that were kept, the latest first."""
+    """Lists the webhooks that are kept, the latest first. One that was applied, refused or set aside is deleted after 90
+    days, or as many as the installation has set.
+    """
     RetryWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.RetryWebhookRequest, _payment_pb2.RetryWebhookResponse]
     """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
 
@@ -317,7 +319,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ListWebhooksRequest,
         context: _aio.ServicerContext[_payment_pb2.ListWebhooksRequest, _abc.Awaitable[_payment_pb2.ListWebhooksResponse]],
     ) -> _abc.Awaitable[_payment_pb2.ListWebhooksResponse]:
-        """Lists the webhooks that were kept, the latest first."""
+        """Lists the webhooks that are kept, the latest first. One that was applied, refused or set aside is deleted after 90
+        days, or as many as the installation has set.
+        """
 
     @_abc_1.abstractmethod
     def RetryWebhook(

@@ -94,7 +94,7 @@ class EventEndpoint(_message.Message):
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The types of events that are sent, such as `tollhouse.invoice.issued`, or the beginning of such followed by `.*`;
-        none for all.
+        none for all but `tollhouse.usage.recorded`. Naming that type has usage announced, which it is not otherwise.
         """
 
     @_builtins.property
@@ -299,7 +299,9 @@ class CreateEventEndpointRequest(_message.Message):
     """What it is for, at most 256 characters."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What to send: at most 50, each a type or its beginning followed by `.*`. None for all."""
+        """What to send: at most 50, each a type or its beginning followed by `.*`. None for all but
+        `tollhouse.usage.recorded`, which is announced only while an endpoint names it.
+        """
 
     def __init__(
         self,
@@ -495,7 +497,9 @@ class UpdateEventEndpointRequest(_message.Message):
 
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The new types: at most 50, each a type or its beginning followed by `.*`. None for all."""
+        """The new types: at most 50, each a type or its beginning followed by `.*`. None for all but
+        `tollhouse.usage.recorded`, which is announced only while an endpoint names it.
+        """
 
     def __init__(
         self,

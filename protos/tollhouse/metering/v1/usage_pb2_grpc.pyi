@@ -87,7 +87,7 @@ class UsageServiceStub:
 
     The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
     GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
-    has; RerateUsage changes that. What it costs more is debited whatever the account has, what it costs less is given
+    has. What it costs more is debited whatever the account has, what it costs less is given
     back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
     issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
     moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any
@@ -243,7 +243,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
         GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
-        has; RerateUsage changes that. What it costs more is debited whatever the account has, what it costs less is given
+        has. What it costs more is debited whatever the account has, what it costs less is given
         back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
         issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
         moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any

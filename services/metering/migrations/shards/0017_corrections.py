@@ -27,7 +27,7 @@ CREATE TABLE usage_corrections (
     create_time timestamptz NOT NULL,
     CONSTRAINT usage_corrections_pkey PRIMARY KEY (organization_id, operation_id),
     CONSTRAINT usage_corrections_in_order UNIQUE (organization_id, usage_id, number),
-    CONSTRAINT usage_corrections_kind CHECK (kind IN ('AMEND', 'VOID', 'RESTORE', 'PRICE', 'RERATE')),
+    CONSTRAINT usage_corrections_kind CHECK (kind IN ('AMEND', 'VOID', 'RESTORE', 'PRICE')),
     CONSTRAINT usage_corrections_number CHECK (number > 0)
 );
 CREATE INDEX usage_corrections_by_time ON usage_corrections (organization_id, create_time, operation_id);

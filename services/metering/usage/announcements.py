@@ -8,6 +8,7 @@ The events of an organization have eight subjects, so that as many can be sent a
 at once seldom wait for each other's number.
 """
 
+import asyncio
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -39,6 +40,7 @@ class UsageEvents:
         self._homes = homes
         self._wanting: dict[Database, frozenset[str]] = {}
         """The organizations of each database that want them, PLATFORM for an endpoint that is told of all."""
+        self._first_look = asyncio.Lock()
 
     async def run(self) -> NoReturn:
         """Look again and again who wants events, until cancelled."""
@@ -57,13 +59,19 @@ class UsageEvents:
 
     async def wanted(self, database: Database, recorded: Sequence[Recorded]) -> Sequence[Recorded]:
         """Return those usages of a shard that are to be announced."""
-        for home in (self._homes.platform, database):
-            if home not in self._wanting:
-                await self.look(home)
+        if database not in self._wanting or self._homes.platform not in self._wanting:
+            await self._look_at_first(database)
         if PLATFORM in self._wanting[self._homes.platform]:
             return recorded
         wanting = self._wanting[database]
         return [one for one in recorded if one.work.organization_id in wanting] if wanting else ()
+
+    async def _look_at_first(self, database: Database) -> None:
+        """Look for the first usage of a shard, once for all batches that begin meanwhile."""
+        async with self._first_look:
+            for home in (self._homes.platform, database):
+                if home not in self._wanting:
+                    await self.look(home)
 
 
 async def announce_usage(

@@ -45,6 +45,14 @@ def start(folder: Path, **more: str) -> postgres.PostgresServer:
     return postgres.start(folder, settings={"shared_buffers": "16MB"}, **more)  # type: ignore[arg-type]
 
 
+def move_far_down(folder: Path) -> Path:
+    """Move a data folder to a path that is too long for a socket; return that."""
+    moved = folder.parent / ("long" * 25) / "postgres"
+    moved.parent.mkdir()
+    folder.rename(moved)
+    return moved
+
+
 def start_elsewhere(folder: Path, stay_s: float = 0) -> "subprocess.Popen[str]":
     """Starts the server from another process, which then keeps running for a while."""
     command = [sys.executable, "-c", _START, str(folder), str(stay_s)]
@@ -80,6 +88,17 @@ async def test_stopped_server_keeps_its_data(folder: Path, mode: Mode) -> None:
     assert postgres.find(folder) is None
     server = start(folder, mode=mode)
     assert await query(server.admin_url, "SELECT number FROM kept") == 7
+
+
+async def test_data_that_was_moved_to_a_path_too_long_for_sockets_is_served(folder: Path) -> None:
+    server = start(folder)
+    await query(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS number")
+    server.stop()
+    moved = move_far_down(folder)
+    try:
+        assert await query(start(moved).admin_url, "SELECT number FROM kept") == 7
+    finally:
+        postgres.remove(moved)
 
 
 async def test_durability_is_on_and_the_network_off(folder: Path) -> None:

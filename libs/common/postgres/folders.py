@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from tempfile import gettempdir, mkdtemp
 
 from libs.common.postgres.errors import PostgresError
@@ -52,11 +53,14 @@ class Folders:
         if not self.cluster.exists():
             self._make(self.data / "cluster", self._cluster_home(privilege))
         privilege.own(self.cluster)
-        if not self._socket_is_ours(privilege):
+        if not self._socket_is_ours(privilege) or not _is_short(self.socket):
             self._make(self.data / "socket", self._socket_home(privilege))
         privilege.own(self.socket)
 
     def _make(self, link: Path, home: Path | None) -> None:
+        if link.is_dir() and not link.is_symlink():
+            # Of a data folder that was moved or copied to where its path is too long.
+            rmtree(link)
         link.unlink(missing_ok=True)
         if home is None:
             link.mkdir(mode=0o700)
@@ -72,8 +76,7 @@ class Folders:
 
     def _socket_home(self, privilege: Privilege) -> Path | None:
         """None for the data folder itself, else a short path, since a socket's path may not be long."""
-        longest = self.data / "socket" / ".s.PGSQL.65535.lock"
-        if len(os.fsencode(longest)) <= _SOCKET_PATH_MAX and privilege.reaches(self.data):
+        if _is_short(self.data / "socket") and privilege.reaches(self.data):
             return None
         return Path(mkdtemp(prefix="tollhouse-", dir=_SHARED if privilege.mode is Mode.SETUID else gettempdir()))
 
@@ -85,6 +88,11 @@ class Folders:
             return False
         private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
         return private and found.st_uid in (os.geteuid(), privilege.uid) and privilege.reaches(self.socket.parent)
+
+
+def _is_short(socket: Path) -> bool:
+    """Whether the path of any socket in a folder is short enough."""
+    return len(os.fsencode(socket / ".s.PGSQL.65535.lock")) <= _SOCKET_PATH_MAX
 
 
 @contextmanager

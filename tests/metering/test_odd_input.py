@@ -31,6 +31,12 @@ _OF_LIMITS: Final[dict[str, object]] = {
     "update_mask": FieldMask(paths=["max"]),
 }
 
+_CORRECTION: Final[dict[str, object]] = {
+    "usage_operation_id": "odd",
+    "update_mask": FieldMask(paths=["labels"]),
+    "labels": {"odd": "amended"},
+}
+
 
 def _known(organization_id: str) -> dict[str, object]:
     return {
@@ -76,6 +82,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
             if method.containing_service.name in ("QuotaService", "LeaseService"):
                 own = _OF_LIMITS
+            if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
+                own = _CORRECTION | {"operation_id": method.name}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

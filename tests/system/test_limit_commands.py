@@ -160,7 +160,8 @@ async def test_usage_is_shown_again_until_it_is_interrupted(installation: Instal
     _, errors = process.communicate(timeout=20)
 
     assert [line.split()[0] for line in lines] == ["name", "calls"] * 3
-    assert took_s >= 2
+    # Two pauses of a second, of which the first has begun when its line is read.
+    assert took_s > 1
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
 

@@ -181,8 +181,6 @@ CALL = st.builds(
 )
 
 
-# The servers in this process use it, in another thread than the strategies.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 async def test_shuffled_repeated_and_rebatched_settlements_end_in_the_counters_of_a_plain_model(
     platform: Platform, limits: Limits
 ) -> None:

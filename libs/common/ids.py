@@ -45,12 +45,7 @@ _randomness = _Randomness()
 
 def new_id() -> str:
     """Return a new UUIDv7 as 36 characters of lower-case text."""
-    time_digits = f"{time.time_ns() // 1_000_000:012x}"
-    random_digits = _randomness.take()
-    return (
-        f"{time_digits[:8]}-{time_digits[8:]}-7{random_digits[:3]}"
-        f"-{_VARIANT[random_digits[3]]}{random_digits[4:7]}-{random_digits[7:19]}"
-    )
+    return _version_7(time.time_ns() // 1_000_000, _randomness.take())
 
 
 def is_id(text: str) -> bool:
@@ -89,5 +84,10 @@ def id_of_digest(text: str) -> str:
 def id_at(moment: datetime, text: str) -> str:
     """Return a UUIDv7 of a moment, whose random part is a digest of a text: the same both, the same id."""
     digest = hashlib.blake2b(text.encode(), digest_size=_DIGITS_EACH // 2).hexdigest()
-    time_digits = f"{int(moment.timestamp() * 1000):012x}"
-    return f"{time_digits[:8]}-{time_digits[8:]}-7{digest[:3]}-{_VARIANT[digest[3]]}{digest[4:7]}-{digest[7:19]}"
+    return _version_7(int(moment.timestamp() * 1000), digest)
+
+
+def _version_7(time_ms: int, digits: str) -> str:
+    """Return the UUIDv7 of a time in milliseconds after 1970, with the hexadecimal digits as its random part."""
+    time_digits = f"{time_ms:012x}"
+    return f"{time_digits[:8]}-{time_digits[8:]}-7{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:19]}"

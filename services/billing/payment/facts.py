@@ -1,6 +1,7 @@
-"""What is wrong with a fact: by itself, and beside the payment that it is about. Pure rules."""
+"""Facts of payments: what is wrong with one, by itself and beside its payment; and that of a refused charge."""
 
 import re
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -9,11 +10,13 @@ from services.billing.payment.provider import (
     Applied,
     Fact,
     FactStatus,
+    Occasion,
     PaymentFact,
     Reference,
     ReferenceKind,
     RefusedFor,
     Result,
+    Version,
 )
 
 REFERENCES_MAX: Final = 16
@@ -28,6 +31,21 @@ def refused(reason: RefusedFor, detail: str, payment: Payment | None = None) -> 
     if payment is None:
         return Applied(Result.REFUSED, reason, detail=detail)
     return Applied(Result.REFUSED, reason, payment.organization_id, payment.payment_id, detail)
+
+
+def declined(payment: Payment, failure: str, now: datetime) -> PaymentFact:
+    """Return what is said of a payment whose provider refuses to charge a saved method."""
+    return PaymentFact(
+        provider=payment.provider,
+        references=(),
+        version=Version(now),
+        occasion=Occasion.ONE_OFF,
+        is_test=payment.is_test,
+        store="",
+        checkout_id=payment.payment_id,
+        status=FactStatus.FAILED,
+        failure=failure,
+    )
 
 
 def flaw(fact: Fact) -> str:

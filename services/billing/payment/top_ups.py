@@ -23,21 +23,19 @@ from libs.common.ids import NIL, new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
-from services.billing.payment import store, top_up_store
+from services.billing.payment import facts, store, top_up_store
 from services.billing.payment.domain import ZERO, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     MANUAL,
     FactStatus,
     NewCharge,
-    Occasion,
     PaymentFact,
     Provider,
     ProviderCannot,
     ProviderDeclined,
     ProviderDown,
     ProviderMisconfigured,
-    Version,
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.top_up_domain import TopUpPolicy, beginnings
@@ -215,7 +213,7 @@ class TopUps:
                 raise ProviderCannot(f"{policy.provider} is not set up")
             return await provider.charge_saved(charge)
         except (ProviderDeclined, ProviderCannot) as error:
-            return _declined(payment, str(error), Version(self._clock.now()))
+            return facts.declined(payment, str(error), self._clock.now())
         except (ProviderDown, ProviderMisconfigured) as error:
             _log.warning("provider not charged", provider=policy.provider, cause=type(error).__name__)
             return None
@@ -245,19 +243,4 @@ def _pending(policy: TopUpPolicy, claim: Claim, value: Decimal, *, is_test: bool
         external_customer_id=f"{policy.provider}/{policy.external_customer_id}",
         operation_id=f"{top_up_store.AUTOMATIC}{claim.payment_id}",
         description="Automatic top-up",
-    )
-
-
-def _declined(payment: Payment, failure: str, version: Version) -> PaymentFact:
-    """Return what is said of a charge that the provider refuses."""
-    return PaymentFact(
-        provider=payment.provider,
-        references=(),
-        version=version,
-        occasion=Occasion.ONE_OFF,
-        is_test=payment.is_test,
-        store="",
-        checkout_id=payment.payment_id,
-        status=FactStatus.FAILED,
-        failure=failure,
     )

@@ -6,7 +6,6 @@ whatever else has used the balance meanwhile: it was paid.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from libs.common.clock import Clock
 from libs.common.shards import Shards
@@ -18,8 +17,6 @@ from services.billing.recurring.saved_methods import SavedMethods
 from services.billing.subscription.charger import Charged, Demand, charged, movement
 from services.billing.subscription.domain import Way
 from services.billing.subscription.states import EventKind
-
-_NOTHING: Final = 0
 
 
 class CollectingCharger:
@@ -97,7 +94,7 @@ def _is_collected(demand: Demand) -> bool:
     if demand.subscription.collection is Way.BALANCE or demand.event.kind is EventKind.MINIMUM_CHARGED:
         return False
     charge = demand.event.charge
-    return charge is not None and charge.value > _NOTHING
+    return charge is not None and charge.value > 0
 
 
 def _key(demand: Demand) -> str:

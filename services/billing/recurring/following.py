@@ -29,7 +29,7 @@ from services.billing.subscription import changes
 from services.billing.subscription.charger import REFUSED
 from services.billing.subscription.domain import Subscription, WaitsFor, Way
 from services.billing.subscription.offers import Offers
-from services.billing.subscription.paid_changes import PROVIDER_ACTOR
+from services.billing.subscription.paid_changes import actor_of
 from services.billing.subscription.progress import Progress
 from services.billing.subscription.states import State
 from services.billing.subscription.steps import NOT_PAID
@@ -103,7 +103,8 @@ class Following:
                 return now + _SET_ASIDE_FOR
             if _owes(s):
                 try:
-                    actor = f"{PROVIDER_ACTOR}{s.collection_provider}"
+                    assert s.collection_provider is not None, "what no provider collects has returned above"
+                    actor = actor_of(s.collection_provider)
                     await self._progress.retry_payment(*key, actor=actor)
                 except REFUSED:
                     return None
@@ -169,7 +170,7 @@ class Following:
         key, name = (external.organization_id, subscription_id), external.provider
         match what:
             case Wanted.RESUME:
-                actor = f"{PROVIDER_ACTOR}{name}"
+                actor = actor_of(name)
                 # Where the period under way is not paid, it is past due then.
                 with suppress(*REFUSED):
                     await self._progress.resume(*key, reason=f"resumed at {name}", actor=actor)
@@ -189,7 +190,7 @@ class Following:
                 await self._change(external, subscription_id, f"expired at {name}", changes.expire)
 
     async def _change(self, external: External, subscription_id: str, reason: str, decide: changes.Decision) -> None:
-        actor = f"{PROVIDER_ACTOR}{external.provider}"
+        actor = actor_of(external.provider)
         await self._subscriptions.change(external.organization_id, subscription_id, "", reason, decide, actor=actor)
 
     async def _next_look(self, external: External, subscription_id: str) -> datetime | None:

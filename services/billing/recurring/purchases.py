@@ -22,7 +22,7 @@ from services.billing.subscription import event_store
 from services.billing.subscription.charger import is_passing
 from services.billing.subscription.creation import START_MAX, Creation, NewSubscription
 from services.billing.subscription.domain import AgreedPlan, Subscription, Way
-from services.billing.subscription.paid_changes import PROVIDER_ACTOR
+from services.billing.subscription.paid_changes import actor_of
 from services.billing.subscription.progress import Progress
 
 _TRIES_MAX: Final = 3
@@ -111,7 +111,7 @@ class Purchases:
                 *key,
                 plan=plan,
                 reason="bought at a checkout",
-                actor=f"{PROVIDER_ACTOR}{payment.provider}",
+                actor=actor_of(payment.provider),
                 request_id=request_id,
             )
         except Refusal as refusal:

@@ -20,20 +20,17 @@ from libs.common.errors import Refusal
 from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
-from services.billing.payment import store, top_up_store
+from services.billing.payment import facts, store, top_up_store
 from services.billing.payment.domain import Brings, Credits, Field, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     MANUAL,
     FactStatus,
     NewCharge,
-    Occasion,
-    PaymentFact,
     Provider,
     ProviderCannot,
     ProviderDeclined,
     ProviderError,
-    Version,
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.steps import Steps
@@ -195,7 +192,7 @@ class SavedMethods:
                     raise ProviderCannot(f"{payment.provider} is not set up")
                 fact = await provider.charge_saved(new)
         except (ProviderDeclined, ProviderCannot) as error:
-            fact = _declined(payment, str(error), Version(self._clock.now()))
+            fact = facts.declined(payment, str(error), self._clock.now())
         except ProviderError as error:
             _log.warning("provider not charged", provider=payment.provider, cause=type(error).__name__)
             return
@@ -218,18 +215,3 @@ class SavedMethods:
 def _is_unanswered(payment: Payment) -> bool:
     """Return whether the provider has said nothing yet. What it has called pending it tells of by itself."""
     return payment.base is FactStatus.PENDING and Field.STATUS not in payment.said
-
-
-def _declined(payment: Payment, failure: str, version: Version) -> PaymentFact:
-    """Return what is said of a charge that the provider refuses."""
-    return PaymentFact(
-        provider=payment.provider,
-        references=(),
-        version=version,
-        occasion=Occasion.ONE_OFF,
-        is_test=payment.is_test,
-        store="",
-        checkout_id=payment.payment_id,
-        status=FactStatus.FAILED,
-        failure=failure,
-    )

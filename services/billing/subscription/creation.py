@@ -31,7 +31,7 @@ from services.billing.subscription.domain import (
 )
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers, require_subject
-from services.billing.subscription.paid_changes import PROVIDER_ACTOR
+from services.billing.subscription.paid_changes import actor_of
 from services.billing.subscription.periods import OutsideCalendar
 from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
@@ -197,7 +197,7 @@ class Creation:
                 self._pending(bought, Offer(plan, await self._offers.terms_of(plan), active=True)),
                 collection=Way.PROVIDER,
                 collection_provider=provider,
-                actor=f"{PROVIDER_ACTOR}{provider}",
+                actor=actor_of(provider),
             )
             known = await self._insert(pending, repeatable, also)
         return await self._progress.run_due(bought.organization_id, known, self._clock.now())

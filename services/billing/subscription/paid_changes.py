@@ -31,7 +31,7 @@ from services.billing.subscription.steps import (
     written,
 )
 
-PROVIDER_ACTOR: Final = "provider:"
+_PROVIDER: Final = "provider:"
 """With what the name of a provider of payments begins where it acts."""
 _CHANGEABLE = frozenset({State.PENDING, State.TRIALING, State.ACTIVE, State.PAST_DUE})
 
@@ -94,7 +94,12 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
 
 def provider_of(actor: str) -> str | None:
     """Return the provider that acts; None for anybody else."""
-    return actor.removeprefix(PROVIDER_ACTOR) if actor.startswith(PROVIDER_ACTOR) else None
+    return actor.removeprefix(_PROVIDER) if actor.startswith(_PROVIDER) else None
+
+
+def actor_of(provider: str) -> str:
+    """Return how a provider of payments is called where it acts."""
+    return f"{_PROVIDER}{provider}"
 
 
 def resume(agreement: Agreement, moment: datetime, cause: Cause) -> Step:

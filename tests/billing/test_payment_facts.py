@@ -9,6 +9,7 @@ import pytest
 
 from libs.common.ids import new_id
 from services.billing.payment.domain import Brings, Credits, PaymentStatus, PaymentType
+from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     Applied,
     ExternalSubscriptionStatus,
@@ -82,6 +83,36 @@ async def test_a_checkout_that_is_paid_by_two_orders_counts_once_and_the_second_
     (first,) = [order for order, answer in zip(orders, told, strict=True) if answer.result is Result.APPLIED]
     await house.payments.apply(newer(first, 61, refunded_amount=Decimal(10)))
     assert await house.posted(checkout.organization_id) == {"CREDIT": 0}
+
+
+async def test_two_processes_that_are_told_of_two_orders_of_a_checkout_at_once_let_one_pass(
+    house: PaymentHouse,
+) -> None:
+    other = Payments(house.shards, house.references, house.steps, house.clock)
+    checkouts = [await house.checkout() for _ in range(12)]
+    orders = [
+        [paid(one, minute, references=(reference("ORDER", f"p-{minute}-{one.payment_id}"),)) for minute in (1, 2)]
+        for one in checkouts
+    ]
+    for (one, another), checkout in zip(orders, checkouts, strict=True):
+        told = await asyncio.gather(house.payments.apply(one), other.apply(another))
+        assert sorted(answer.result for answer in told) == [Result.APPLIED, Result.REFUSED]
+        won, lost = (one, another) if told[0].result is Result.APPLIED else (another, one)
+        # The money of the one that is too much is given back at the provider, which takes no credits.
+        refund = await house.payments.apply(newer(lost, 60, refunded_amount=Decimal(10)))
+        assert (refund.result, refund.reason) == (Result.REFUSED, RefusedFor.ANOTHER_PAYMENT)
+        assert await house.posted(checkout.organization_id) == {"CREDIT": 10}
+        assert (await house.payments.apply(won)).result is Result.REPEATED
+
+
+async def test_an_order_that_was_begun_first_and_paid_second_is_refused(house: PaymentHouse) -> None:
+    checkout = await house.checkout()
+    begun, quick = (paid(checkout, n, references=(reference("ORDER", f"{n}-{checkout.payment_id}"),)) for n in (1, 2))
+    assert (await house.payments.apply(replace(begun, status=FactStatus.PENDING))).result is Result.APPLIED
+    assert (await house.payments.apply(quick)).result is Result.APPLIED
+    late = await house.payments.apply(newer(begun, 3))
+    assert (late.result, late.reason) == (Result.REFUSED, RefusedFor.ANOTHER_PAYMENT)
+    assert await house.posted(checkout.organization_id) == {"CREDIT": 10}
 
 
 async def test_a_late_message_changes_nothing(house: PaymentHouse) -> None:

@@ -54,6 +54,8 @@ class Field(StrEnum):
     RECEIPT = "receipt_url"
     PROCESSED = "processed_time"
     FAILURE = "failure"
+    ORDER = "order"
+    """The provider and its order that completed the payment: the first one that did, whatever others say later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,12 @@ class Payment:
     def receipt_url(self) -> str:
         saying = self.said.get(Field.RECEIPT)
         return "" if saying is None else saying.value
+
+    @property
+    def order(self) -> str | None:
+        """The provider, a slash and its order that completed it."""
+        saying = self.said.get(Field.ORDER)
+        return None if saying is None else saying.value
 
     @property
     def failure(self) -> str:

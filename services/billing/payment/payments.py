@@ -14,7 +14,17 @@ from libs.common.shards import Shards
 from libs.common.text import storable
 from services.billing import errors, payment_errors
 from services.billing.payment import store, subscription_store
-from services.billing.payment.domain import TEXT_MAX, Brings, Credits, Payment, is_settled, merge, told_by
+from services.billing.payment.domain import (
+    TEXT_MAX,
+    Brings,
+    Credits,
+    Field,
+    Payment,
+    Saying,
+    is_settled,
+    merge,
+    told_by,
+)
 from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.provider import (
@@ -96,7 +106,7 @@ class Payments:
             problem = mismatch(payment, fact)
             if problem is not None:
                 return problem
-            if await self._is_paid_by_another_order(payment, place):
+            if await self._is_paid_by_another_order(payment, fact):
                 return refused(RefusedFor.ANOTHER_PAYMENT, "the checkout was paid by another order before", payment)
             await self._claim(place)
             changed = _told(payment, fact)
@@ -154,19 +164,20 @@ class Payments:
         if place.first is not None and await self._references.claim(place.unclaimed_subscription, place.first, now):
             raise payment_errors.PaymentChanged(payment_id=place.claim.payment_id)
 
-    async def _is_paid_by_another_order(self, payment: Payment, place: _Place) -> bool:
+    async def _is_paid_by_another_order(self, payment: Payment, fact: PaymentFact) -> bool:
         """Tell whether a fact is of a second order of a checkout: the payer has paid its page twice.
 
         The first one counts. An operator sees the refused webhook, and gives the second one's money back.
         """
-        if payment.base is not FactStatus.COMPLETED:
+        order = _order_of(fact)
+        if order is None or payment.base is not FactStatus.COMPLETED:
             return False
-        orders = [one for one in place.unclaimed if one.reference.kind is ReferenceKind.ORDER]
-        if not orders:
-            return False
+        if payment.order is not None:
+            return payment.order != str(order)
+        # Completed before payments said which order did it.
         known = await self._references.of_payments(payment.organization_id, [payment.payment_id])
         return any(
-            one.provider == orders[0].provider and one.reference.kind is ReferenceKind.ORDER
+            one != order and (one.provider, one.reference.kind) == (order.provider, ReferenceKind.ORDER)
             for one in known[payment.payment_id]
         )
 
@@ -242,9 +253,13 @@ def renewal_of(first: Payment, payment_id: str, fact: PaymentFact, now: datetime
 def _told(payment: Payment, fact: PaymentFact) -> Payment:
     """Return the payment with what a fact says."""
     subscription, customer = named(fact, ReferenceKind.SUBSCRIPTION), named(fact, ReferenceKind.CUSTOMER)
+    said = merge(payment.said, told_by(fact))
+    order = _order_of(fact)
+    if order is not None and fact.status is FactStatus.COMPLETED:
+        said.setdefault(Field.ORDER, Saying(fact.version, str(order)))
     return replace(
         payment,
-        said=merge(payment.said, told_by(fact)),
+        said=said,
         external_subscription_id=payment.external_subscription_id
         or (subscription and f"{fact.provider}/{subscription}"),
         external_customer_id=payment.external_customer_id or (customer and f"{fact.provider}/{customer}"),
@@ -256,6 +271,13 @@ def _subscription_of(fact: PaymentFact) -> tuple[ProvidersReference, ...]:
     if external_id is None:
         return ()
     return (ProvidersReference(fact.provider, Reference(ReferenceKind.SUBSCRIPTION, external_id)),)
+
+
+def _order_of(fact: PaymentFact) -> ProvidersReference | None:
+    external_id = named(fact, ReferenceKind.ORDER)
+    if external_id is None:
+        return None
+    return ProvidersReference(fact.provider, Reference(ReferenceKind.ORDER, external_id))
 
 
 def _checkout_of(checkout_id: str | None) -> tuple[ProvidersReference, ...]:

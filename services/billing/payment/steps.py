@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
+from libs.common.errors import OperationIdReused
 from libs.common.events.outbox import announce
 from libs.common.shards import Shards
 from services.billing import next_steps, payment_errors
@@ -124,6 +125,9 @@ class Steps:
 
         command = await self._command(payment, step, also, now)
         (answer,) = await self._engine.submit([command])
+        if isinstance(answer, OperationIdReused):
+            # Another process has done this step a moment before, so at another time.
+            raise payment_errors.PaymentChanged(payment_id=payment.payment_id)
         if isinstance(answer, Exception):
             raise answer
         if not stored or not isinstance(answer, Posted | Granted | Returned) or answer.replayed:

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from libs.common.authentication import Authenticator
+from libs.common.authentication import Authenticator, TrustBundle
 from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
@@ -104,6 +104,11 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_to_stop = asyncio.Event()
         self._unfit: ShardsDiffer | None = None
+
+    @property
+    def trusted(self) -> TrustBundle:
+        """The trust bundle in force: the last good one of its file."""
+        return self._trust_file.bundle
 
     def add(
         self,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
-from libs.common.authentication import SigningKey, TrustBundle
+from libs.common.authentication import SigningKey
 from libs.common.clock import Clock, SystemClock
 from libs.common.connections import STATEMENT_TIMEOUT_MS
 from libs.common.database import Database, open_database
@@ -139,8 +139,8 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
     # OpenShift requests have threads of their own, so that a cluster that hangs cannot delay the fetching of OIDC keys.
     clusters = DocumentFetcher()
-    openshift_users = OpenShiftUsers(settings.openshift_clusters, clusters)
-    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
+    openshift = OpenShiftUsers(settings.openshift_clusters, clusters)
+    sessions = build_sessions(settings, service, sign_ins, clock, peppers, passwords, id_tokens, openshift, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     _add_checks(service, database, reports, clock)
@@ -227,6 +227,7 @@ def add_organizations(
 
 def build_sessions(
     settings: IdentitySettings,
+    service: Service,
     database: Database,
     clock: Clock,
     peppers: Peppers,
@@ -239,7 +240,7 @@ def build_sessions(
     key_file = settings.session_key_file
     access_tokens = AccessTokens(
         SigningKey.read(key_file) if key_file else None,
-        TrustBundle.read(settings.trust_bundle_file),
+        lambda: service.trusted,
         clock,
         lifetime=timedelta(seconds=settings.access_token_lifetime_s),
     )

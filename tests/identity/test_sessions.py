@@ -287,6 +287,27 @@ async def test_a_key_that_replaces_another_leaves_its_tokens_good(
     assert not await _is_let_in(site, refreshed)
 
 
+async def test_a_key_that_is_added_to_the_trust_bundle_is_published_without_a_restart(
+    database_urls: dict[str, str], tmp_path: Path
+) -> None:
+    async with open_sign_ins(database_urls["identity"], tmp_path) as site:
+        older, path = site.callers.session_key, site.callers.bundle_file
+        newer = SigningKey.generate(issuer=older.issuer, subject=older.subject)
+        newer.key["kid"] = "sessions-3"
+        bundle = TrustBundle.model_validate_json(path.read_bytes())
+        for issuer in bundle.issuers:
+            issuer.keys.extend(newer.trusted().keys if issuer.issuer == older.issuer else [])
+        path.with_suffix(".new").write_text(bundle.model_dump_json())
+        path.with_suffix(".new").replace(path)
+
+        for _ in range(400):
+            keys = (await site.sessions.GetJwks(pb.GetJwksRequest())).keys
+            if len(keys) == 2:
+                break
+            await asyncio.sleep(0.05)
+        assert {key.kid for key in keys} == {older.key["kid"], newer.key["kid"]}
+
+
 async def _is_let_in(site: SignIns, refreshed: pb.RefreshSessionResponse) -> bool:
     return await site.is_let_in(pb.SignInWithPasswordResponse(session=refreshed.session, tokens=refreshed.tokens))
 

@@ -1,6 +1,6 @@
 """Access tokens: signed with the session key, and checked by every service or by whoever reads the public keys."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -30,16 +30,26 @@ class AccessTokens:
     """Mints access tokens, if a key to sign them with is configured."""
 
     def __init__(
-        self, signing_key: SigningKey | None, bundle: TrustBundle, clock: Clock, *, lifetime: timedelta
+        self,
+        signing_key: SigningKey | None,
+        trusted: Callable[[], TrustBundle],
+        clock: Clock,
+        *,
+        lifetime: timedelta,
     ) -> None:
+        """`trusted` returns the trust bundle that is in force."""
         self._signing_key = signing_key
+        self._trusted = trusted
         self._clock = clock
         self._lifetime = lifetime
-        self.published = _published(signing_key, bundle)
+
+    @property
+    def published(self) -> Sequence[PublishedKey]:
         """The public keys that verify access tokens: the key in use, and the others of its issuer in the trust bundle.
 
         So a key is published before it is first used and after it was last used, as long as services accept it.
         """
+        return _published(self._signing_key, self._trusted())
 
     def require_key(self) -> None:
         """Raise SessionsNotConfigured where there is no key."""

@@ -201,9 +201,9 @@ def _binding(method: MethodDescriptor, number: int, rule: http_pb2.HttpRule) -> 
 
 
 def _answers_a_file(method: MethodDescriptor) -> bool:
-    """Returns whether over HTTP the answer is a file with a content type of its own: the only field of the response."""
-    fields = [field.message_type for field in method.output_type.fields]
-    return len(fields) == 1 and fields[0] is not None and fields[0].full_name == "google.api.HttpBody"
+    """Returns whether over HTTP the answer is a file with a content type of its own: a field of the response."""
+    kinds = [field.message_type for field in method.output_type.fields]
+    return any(kind is not None and kind.full_name == "google.api.HttpBody" for kind in kinds)
 
 
 def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | None) -> Schema:
@@ -230,7 +230,8 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
     text_of_answer = "A stream: each line is an object of this schema." if method.server_streaming else "The answer."
     content: Schema = {"application/json": {"schema": answer}}
     if _answers_a_file(method):
-        text_of_answer, content = "The file itself.", {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+        text_of_answer = "A stream: the bytes of the file." if method.server_streaming else "The file itself."
+        content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
     responses: Schema = {"200": {"description": text_of_answer, "content": content}}
     for status, failure in FAILURES.items():
         if _may_fail(status, binding, access, text):
@@ -383,7 +384,7 @@ def _limits_of_http(binding: Binding) -> Iterator[str]:
     """Yields what is different from gRPC."""
     if binding.method.client_streaming:
         raise ValueError(f"{binding.method.full_name}: a stream of requests has no form in OpenAPI")
-    if binding.method.server_streaming:
+    if binding.method.server_streaming and not _answers_a_file(binding.method):
         yield "The answer is a stream: a JSON object on each line, sent as it comes."
     if binding.raw:
         given = {binding.raw, *(path[0] for path in binding.path_fields)}

@@ -87,6 +87,7 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     ),
     r"^[!-9;-~]+$": "must not be empty, and hold only visible ASCII characters, without spaces and colons",
     r"^[\t -~]*$": "must hold only visible ASCII characters, spaces and tabs",
+    r"^[A-Za-z0-9_=-]*$": "must hold only letters, digits and _ = -",
     r"^[A-Za-z0-9_-]{1,256}$": "must be 1 to 256 letters, digits, underscores and hyphens",
     r"^[a-z][a-z_]{0,31}$": "must be 1 to 32 lower-case letters and underscores, beginning with a letter",
     r"^([a-z][a-z_]{0,31})?$": "must be at most 32 lower-case letters and underscores, beginning with a letter",

@@ -76,6 +76,7 @@ from services.metering.usage.correction.corrections import Corrections
 from services.metering.usage.correction.pending_prices import PendingPrices
 from services.metering.usage.counting import Counting
 from services.metering.usage.engine import UsageEngine
+from services.metering.usage.export.exports import Exports
 from services.metering.usage.months import Months
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.pricing import LatePricing
@@ -143,7 +144,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    _serve_usage(service, shards, catalogue, usages, corrections)
+    _serve_usage(service, shards, catalogue, usages, corrections, Exports(databases.reports, catalogue, clock))
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -207,10 +208,15 @@ def _serve_catalogue(
 
 
 def _serve_usage(
-    service: Service, shards: Shards, catalogue: Catalogue, usages: Usages, corrections: Corrections
+    service: Service,
+    shards: Shards,
+    catalogue: Catalogue,
+    usages: Usages,
+    corrections: Corrections,
+    exports: Exports,
 ) -> None:
     """Add the service of usage."""
-    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue))
+    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), exports)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
 
 

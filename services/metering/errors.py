@@ -93,6 +93,15 @@ class TooMuchUsage(Refusal):
     remedy = "Ask by shorter windows, for a shorter range, or grouped by organization."
 
 
+class TooManyTotals(Refusal):
+    """The usage of an export has more units and currencies than a resume token has room for."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_TOTALS"
+    template = "The usage has more units and currencies than one export can add up: narrow it."
+    remedy = "Export fewer organizations, or a shorter range, at a time."
+
+
 class OperationIdInUse(Refusal):
     """The operation was authorized or its usage recorded before, and the caller asked to be refused then."""
 

@@ -22,7 +22,6 @@ from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFo
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
-from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -37,6 +36,7 @@ from services.metering.usage.domain import (
     limits_to_tell,
     time_violation,
 )
+from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
@@ -52,7 +52,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(CorrectionServicer, rpc.UsageServiceServicer):
+class UsageServicer(ExportServicer, rpc.UsageServiceServicer):
     """Serves usage."""
 
     @property
@@ -63,6 +63,7 @@ class UsageServicer(CorrectionServicer, rpc.UsageServiceServicer):
             "ListUsage": self._check_list,
             "QueryUsage": read_query,
             **self.correction_readers,
+            **self.export_readers,
         }
 
     async def RecordUsage(

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -233,6 +234,34 @@ ENVIRONMENT_LIVE: Environment.ValueType  # 1
 ENVIRONMENT_TEST: Environment.ValueType  # 2
 """Usage of test keys: it is recorded and priced, and neither held nor charged."""
 Global___Environment: _TypeAlias = Environment  # noqa: Y015
+
+class _UsageExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_EXPORT_FORMAT_UNSPECIFIED: _UsageExportFormat.ValueType  # 0
+    """CSV."""
+    USAGE_EXPORT_FORMAT_CSV: _UsageExportFormat.ValueType  # 1
+    """RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
+    USAGE_EXPORT_FORMAT_JSON_LINES: _UsageExportFormat.ValueType  # 2
+    """A JSON object on each line. Absent values are left out. Amounts are numbers with all their digits."""
+    USAGE_EXPORT_FORMAT_FOCUS: _UsageExportFormat.ValueType  # 3
+    """The dataset of FOCUS 1.2 as CSV: a line for each unit of each row."""
+
+class UsageExportFormat(_UsageExportFormat, metaclass=_UsageExportFormatEnumTypeWrapper):
+    """The form of an exported file."""
+
+USAGE_EXPORT_FORMAT_UNSPECIFIED: UsageExportFormat.ValueType  # 0
+"""CSV."""
+USAGE_EXPORT_FORMAT_CSV: UsageExportFormat.ValueType  # 1
+"""RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
+USAGE_EXPORT_FORMAT_JSON_LINES: UsageExportFormat.ValueType  # 2
+"""A JSON object on each line. Absent values are left out. Amounts are numbers with all their digits."""
+USAGE_EXPORT_FORMAT_FOCUS: UsageExportFormat.ValueType  # 3
+"""The dataset of FOCUS 1.2 as CSV: a line for each unit of each row."""
+Global___UsageExportFormat: _TypeAlias = UsageExportFormat  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
@@ -1933,3 +1962,249 @@ class PendingPrice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PendingPrice: _TypeAlias = PendingPrice  # noqa: Y015
+
+@_typing.final
+class ExportUsageRequest(_message.Message):
+    """What ExportUsage needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BYTE_ORDER_MARK_FIELD_NUMBER: _builtins.int
+    RAW_TEXT_FIELD_NUMBER: _builtins.int
+    ISSUER_NAME_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization. Operators and services may leave it empty, and export the usage of organization_ids, or of all."""
+    format: Global___UsageExportFormat.ValueType
+    """The form of the file; CSV when unspecified."""
+    project_id: _builtins.str
+    """Only this project's, when given."""
+    user_id: _builtins.str
+    """Only this user's, when given."""
+    api_key_id: _builtins.str
+    """Only this API key's, when given."""
+    model: _builtins.str
+    """Only this model's, when given."""
+    service_account_id: _builtins.str
+    """Only this service account's, when given."""
+    subscription_id: _builtins.str
+    """Only this subscription's, when given."""
+    provider: _builtins.str
+    """Only this provider's, when given."""
+    service_tier: _builtins.str
+    """Only this service tier's, when given."""
+    environment: Global___Environment.ValueType
+    """Only this environment's; both when unspecified."""
+    endpoint: _builtins.str
+    """Only usage of this endpoint, when given."""
+    byte_order_mark: _builtins.bool
+    """Whether a CSV file begins with a byte order mark, by which some spreadsheets know UTF-8."""
+    raw_text: _builtins.bool
+    """Whether text in CSV stays as it is where a spreadsheet would take it for a formula. Otherwise a cell of text that
+    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it. JSON always has text as it is.
+    """
+    issuer_name: _builtins.str
+    """For FOCUS, the name of the platform: ProviderName and InvoiceIssuerName. `Tollhouse` when empty."""
+    resume_token: _builtins.str
+    """The last resume_token received, to go on after it; the other fields unchanged."""
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these organizations, when any are given; at most 100. Only without organization_id."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows at or after this time; 35 days before end_time when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what was written until this time; now when absent. Later than now means now."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only usage with these labels, at most 8, out of `usage_type`, `language_code`, `category` and `batch_id`."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+        format: Global___UsageExportFormat.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        environment: Global___Environment.ValueType = ...,
+        endpoint: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        byte_order_mark: _builtins.bool = ...,
+        raw_text: _builtins.bool = ...,
+        issuer_name: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "as_of_time", b"as_of_time", "byte_order_mark", b"byte_order_mark", "end_time", b"end_time", "endpoint", b"endpoint", "environment", b"environment", "format", b"format", "issuer_name", b"issuer_name", "labels", b"labels", "model", b"model", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "project_id", b"project_id", "provider", b"provider", "raw_text", b"raw_text", "resume_token", b"resume_token", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "start_time", b"start_time", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageRequest: _TypeAlias = ExportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ExportUsageResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where the file goes on after this piece; empty in the last one."""
+    row_count: _builtins.int
+    """How many rows the file has until here."""
+    @_builtins.property
+    def body(self) -> _httpbody_pb2.HttpBody:
+        """The next bytes of the file, some whole rows, with the content type of the file. Empty in the last piece."""
+
+    @_builtins.property
+    def manifest(self) -> Global___UsageExportManifest:
+        """What the file is; only in the last piece."""
+
+    def __init__(
+        self,
+        *,
+        body: _httpbody_pb2.HttpBody | None = ...,
+        resume_token: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        manifest: Global___UsageExportManifest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "manifest", b"manifest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "manifest", b"manifest", "resume_token", b"resume_token", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageResponse: _TypeAlias = ExportUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageExportManifest(_message.Message):
+    """What an exported file is, so that it can be checked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    BYTE_COUNT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_COUNT_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    PROVIDER_COSTS_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version of this description and of the columns: 1."""
+    row_count: _builtins.int
+    """How many rows the file has, without the line of names."""
+    byte_count: _builtins.int
+    """How many bytes the file has."""
+    digest: _builtins.str
+    """A digest over the lines of the file, in hexadecimal: `d` begins as 32 zero bytes, and becomes the SHA-256 of `d` and
+    the line, its line end included, for one line after another. A line ends with the byte 0x0A.
+    """
+    request_count: _builtins.int
+    """How many calls the rows stand for: those put in less those taken out."""
+    unpriced_count: _builtins.int
+    """How many rows have no price yet. FOCUS has no line for them."""
+    @_builtins.property
+    def request(self) -> Global___ExportUsageRequest:
+        """What was asked for, with start_time, end_time and as_of_time as they were read."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used, by unit, sorted; what is taken out counts as less than zero."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What it costs, by currency, sorted."""
+
+    @_builtins.property
+    def provider_costs(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What the providers take, by currency, sorted."""
+
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What the rows ask billing to move, by currency, sorted: charges, less what is given back."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        request: Global___ExportUsageRequest | None = ...,
+        row_count: _builtins.int = ...,
+        byte_count: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        request_count: _builtins.int = ...,
+        unpriced_count: _builtins.int = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        costs: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+        provider_costs: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+        charges: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "charges", b"charges", "costs", b"costs", "digest", b"digest", "provider_costs", b"provider_costs", "quantities", b"quantities", "request", b"request", "request_count", b"request_count", "row_count", b"row_count", "unpriced_count", b"unpriced_count", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageExportManifest: _TypeAlias = UsageExportManifest  # noqa: Y015

@@ -94,6 +94,11 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
                 _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/tollhouse.metering.v1.UsageService/ExportUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -254,6 +259,35 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportUsage(self, request, context):
+        """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+        A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+        two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+        occur_time. A row belongs to the range by its own occur_time.
+
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+        the request says another; rows that are written while it is made are left out. A transaction that was under way at
+        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+        has a manifest and no token; a file without it is not complete.
+
+        A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+        organization_id.
+
+        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -311,6 +345,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListPendingPrices,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -615,6 +654,33 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/ListPendingPrices',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ExportUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,6 +127,31 @@ class UsageServiceStub:
     Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
     `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
     """
+    ExportUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _usage_pb2.ExportUsageResponse]
+    """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+    A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+    two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+    costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+    occur_time. A row belongs to the range by its own occur_time.
+
+    The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+    the request says another; rows that are written while it is made are left out. A transaction that was under way at
+    that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+    Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+    the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+    has a manifest and no token; a file without it is not complete.
+
+    A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+    more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+    `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+    usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+    organization_id.
+
+    Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+    is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Records usage, charges it exactly once, and reports how much was used.
@@ -306,6 +331,37 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
         Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
         `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUsage(
+        self,
+        request: _usage_pb2.ExportUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.ExportUsageRequest, _abc.AsyncIterator[_usage_pb2.ExportUsageResponse]],
+    ) -> _abc.AsyncIterator[_usage_pb2.ExportUsageResponse]:
+        """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+        A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+        two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+        occur_time. A row belongs to the range by its own occur_time.
+
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+        the request says another; rows that are written while it is made are left out. A transaction that was under way at
+        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+        has a manifest and no token; a file without it is not complete.
+
+        A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+        organization_id.
+
+        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

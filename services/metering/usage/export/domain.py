@@ -1,0 +1,163 @@
+"""What an export is asked for, where it is, and what its file adds up to."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Context, Decimal
+from typing import Final, NamedTuple
+
+from libs.common.amount import format_amount
+from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.usage.export.columns import COLUMNS, PLACES
+from services.metering.usage.export.store import Key, Row
+from services.metering.usage.store import Filters
+
+VERSION: Final = 1
+"""The version of the columns and of the manifest."""
+_EXACT: Final = Context(prec=200)
+_NO_DIGEST: Final = bytes(32)
+_REQUESTS: Final = PLACES["request_count"]
+_QUANTITIES: Final = PLACES["quantities"]
+_COST: Final = PLACES["cost"]
+_CURRENCY: Final = PLACES["currency_code"]
+_PROVIDER_COST: Final = PLACES["provider_cost"]
+_PROVIDER_CURRENCY: Final = PLACES["provider_currency_code"]
+_CHARGED: Final = PLACES["charged_amount"]
+_MOVEMENTS: Final = PLACES["movements"]
+_TOKENS: Final = tuple((unit, PLACES[unit]) for unit in TOKEN_CLASS_UNITS.values())
+
+
+class Span(NamedTuple):
+    """A range of time, and until when rows may have been written."""
+
+    start_time: datetime
+    end_time: datetime
+    as_of_time: datetime
+
+
+class Asked(NamedTuple):
+    """What is to be exported."""
+
+    organization_id: str
+    """Empty for several."""
+    organization_ids: Sequence[str]
+    """Those, sorted; all where none is named."""
+    span: Span
+    filters: Filters
+    guarded: bool
+    """Whether text is made harmless for spreadsheets."""
+
+
+class Place(NamedTuple):
+    """Where a file goes on: after the usage of a key, without the first rows of the next one."""
+
+    organization_id: str = ""
+    """Empty at the beginning of a file."""
+    after: Key | None = None
+    """None where nothing of the organization is sent yet. Further organizations follow it."""
+    sent: int = 0
+    """How many rows of the next usage are sent: corrected usage has several."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the rows of a file add up to, from its beginning to some row."""
+
+    rows: int = 0
+    size: int = 0
+    """In bytes."""
+    digest: bytes = _NO_DIGEST
+    requests: int = 0
+    unpriced: int = 0
+    quantities: dict[str, Decimal] = field(default_factory=dict)
+    costs: dict[str, Decimal] = field(default_factory=dict)
+    provider_costs: dict[str, Decimal] = field(default_factory=dict)
+    charges: dict[str, Decimal] = field(default_factory=dict)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Add what rows say."""
+        for unit, place in _TOKENS:
+            count = sum(_number(row[place]) for row in rows)
+            if count:
+                _add(self.quantities, unit, Decimal(count))
+        for row in rows:
+            self.requests += _number(row[_REQUESTS])
+            if row[_COST] is None:
+                self.unpriced += 1
+            else:
+                _add(self.costs, row[_CURRENCY], Decimal(str(row[_COST])))
+                if row[_CHARGED] is not None:
+                    _add(self.charges, row[_CURRENCY], Decimal(str(row[_CHARGED])))
+            if row[_PROVIDER_COST] is not None:
+                _add(self.provider_costs, row[_PROVIDER_CURRENCY], Decimal(str(row[_PROVIDER_COST])))
+            if row[_QUANTITIES] is not None:
+                for unit, value in read_numbers(str(row[_QUANTITIES])).items():
+                    _add(self.quantities, unit, value)
+            if row[_MOVEMENTS] is not None:
+                for movement in json.loads(str(row[_MOVEMENTS]), parse_float=Decimal, parse_int=Decimal):
+                    _add(self.charges, movement["currency_code"], movement["amount"])
+
+    def add_text(self, text: bytes, rows: int) -> None:
+        """Add whole lines of the file, and how many rows they are."""
+        self.rows += rows
+        self.size += len(text)
+        digest, sha256 = self.digest, hashlib.sha256
+        for line in text.split(b"\n")[:-1]:
+            digest = sha256(digest + line + b"\n").digest()
+        self.digest = digest
+
+    @property
+    def sums(self) -> tuple[Mapping[str, Decimal], ...]:
+        """All that is summed by a unit or a currency."""
+        return self.quantities, self.costs, self.provider_costs, self.charges
+
+
+def _number(value: str | int | None) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _add(sums: dict[str, Decimal], name: object, value: Decimal) -> None:
+    sums[str(name)] = _EXACT.add(sums.get(str(name), Decimal(0)), value)
+
+
+def read_numbers(text: str) -> dict[str, Decimal]:
+    """Return the numbers of a JSON object, exactly."""
+    numbers: dict[str, Decimal] = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    return numbers
+
+
+def rows_of_columns(records: Sequence[Row]) -> Sequence[Row]:
+    """Return rows without what follows their columns, the quantities of those that take something out below zero."""
+    if not records or len(records[0]) == len(COLUMNS):
+        return records
+    return [_signed(tuple(record)[: len(COLUMNS)]) for record in records]
+
+
+def _signed(row: tuple[str | int | None, ...]) -> Row:
+    quantities = row[_QUANTITIES]
+    if row[_REQUESTS] != -1 or quantities is None:
+        return row
+    taken = ", ".join(f'"{unit}": {format_amount(-value)}' for unit, value in read_numbers(str(quantities)).items())
+    return (*row[:_QUANTITIES], f"{{{taken}}}", *row[_QUANTITIES + 1 :])
+
+
+def key_of(row: Row) -> Key:
+    """Return the key of a row's usage."""
+    return datetime.fromisoformat(str(row[PLACES["occur_time"]])), str(row[PLACES["usage_id"]])
+
+
+def place_after(place: Place, rows: Sequence[Row], count: int) -> Place:
+    """Return the place after the first `count` rows of those that follow a place; more follow these."""
+    following = _key_texts(rows[count])
+    sent = 0
+    while sent < count and _key_texts(rows[count - 1 - sent]) == following:
+        sent += 1
+    if sent == count:
+        return place._replace(sent=place.sent + sent)
+    return Place(place.organization_id, key_of(rows[count - 1 - sent]), sent)
+
+
+def _key_texts(row: Row) -> tuple[object, object]:
+    return row[PLACES["occur_time"]], row[PLACES["usage_id"]]

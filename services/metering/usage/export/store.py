@@ -1,0 +1,142 @@
+# ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
+"""The statements that read usage for exports, a page of an organization at a time."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple, cast
+
+from libs.common.database import RawConnection
+from services.metering.usage import statements
+from services.metering.usage.export.columns import selected
+from services.metering.usage.store import DIMENSIONS_MAX, Filters, TooManyDimensions
+
+Row = Sequence[str | int | None]
+"""A row of the file, in the order of the columns."""
+Key = tuple[datetime, str]
+"""An occur_time and a usage id."""
+
+
+class Page(NamedTuple):
+    """A range of one organization's keys: after one, up to another."""
+
+    organization_id: str
+    after: Key
+    until: Key
+    as_of_time: datetime
+
+
+# The last key of the next rows, of usage and of corrections together. Ranges of both primary keys.
+_PAGE_END: Final = """
+SELECT occur_time, usage_id::text FROM (
+    (
+        SELECT occur_time, usage_id FROM usage_records
+        WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time < $4::timestamptz
+            AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
+        ORDER BY occur_time, usage_id LIMIT $5
+    )
+    UNION ALL
+    (
+        SELECT occur_time, usage_id FROM usage_correction_lines
+        WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time < $4::timestamptz
+            AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
+        ORDER BY occur_time, usage_id LIMIT $5
+    )
+) AS keys
+ORDER BY occur_time, usage_id OFFSET $5 - 1 LIMIT 1
+"""
+_HAS_LINES: Final = """
+SELECT EXISTS (
+    SELECT FROM usage_correction_lines
+    WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time <= $4::timestamptz
+        AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
+        AND (occur_time, usage_id) <= ($4::timestamptz, $5::uuid)
+)
+"""
+_OF_PAGE: Final = """
+        WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time <= $4::timestamptz
+            AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
+            AND (occur_time, usage_id) <= ($4::timestamptz, $5::uuid) AND create_time <= $6::timestamptz
+            AND ($7::uuid IS NULL OR project_id = $7) AND ($8::uuid IS NULL OR user_id = $8)
+            AND ($9::uuid IS NULL OR api_key_id = $9) AND ($10::text IS NULL OR model = $10)
+            AND ($11::uuid[] IS NULL OR dimension_id = ANY($11))"""
+_DIMENSIONS: Final = """
+    LEFT JOIN usage_dimensions d
+        ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id"""
+
+
+def _usage(*, guarded: bool, keys: str = "") -> str:
+    """The key is compared with null where usage has a price of its own, so that no other pricing is looked for."""
+    return f"""
+    SELECT {selected(of_lines=False, guarded=guarded)}{keys}
+    FROM (
+        SELECT * FROM usage_records {_OF_PAGE}
+        ORDER BY occur_time, usage_id
+    ) AS r
+    LEFT JOIN usage_pricings p ON p.organization_id = ANY (ARRAY[r.organization_id])
+        AND p.usage_id = CASE WHEN r.cost IS NULL THEN r.usage_id END AND p.create_time <= $6::timestamptz
+    {_DIMENSIONS}"""
+
+
+def _lines(*, guarded: bool) -> str:
+    return f"""
+    SELECT {selected(of_lines=True, guarded=guarded)}, r.occur_time, r.usage_id, r.number, r.added
+    FROM (
+        SELECT * FROM usage_correction_lines {_OF_PAGE}
+    ) AS r
+    JOIN usage_corrections c
+        ON c.organization_id = ANY (ARRAY[r.organization_id]) AND c.usage_id = r.usage_id AND c.number = r.number
+    {_DIMENSIONS}"""
+
+
+_BY_KEY: Final = "ORDER BY r.occur_time, r.usage_id"
+_PLAIN: Final = {guarded: f"{_usage(guarded=guarded)}\n{_BY_KEY}" for guarded in (False, True)}
+_KEYS: Final = ", r.occur_time AS by_time, r.usage_id AS by_usage, 0 AS by_number, true AS by_added"
+_CORRECTED: Final = {
+    guarded: f"{_usage(guarded=guarded, keys=_KEYS)}\nUNION ALL\n{_lines(guarded=guarded)}\n"
+    "ORDER BY by_time, by_usage, by_number, by_added"
+    for guarded in (False, True)
+}
+
+
+async def page_end(
+    connection: RawConnection, organization_id: str, after: Key, end_time: datetime, rows: int
+) -> Key | None:
+    """Return the last key of the next `rows` rows; None if there are fewer."""
+    row = await connection.fetchrow(_PAGE_END, organization_id, *after, end_time, rows)
+    return None if row is None else (row[0], row[1])
+
+
+async def dimensions_of(connection: RawConnection, organization_id: str, filters: Filters) -> list[str] | None:
+    """Return the combinations of dimensions that a filter lets through; None where it asks for none.
+
+    Raises:
+        TooManyDimensions: they are too many.
+    """
+    if not any(filters.dimensions):
+        return None
+    values = (organization_id, *filters.dimensions, DIMENSIONS_MAX + 1)
+    found = [row[0] for row in await connection.fetch(statements.MATCHING_DIMENSIONS, *values)]
+    if len(found) > DIMENSIONS_MAX:
+        raise TooManyDimensions
+    return found
+
+
+async def rows_of(
+    connection: RawConnection, page: Page, filters: Filters, dimension_ids: Sequence[str] | None, *, guarded: bool
+) -> Sequence[Row]:
+    """Return the rows of a page that the filters let through: usage and lines of corrections in the order of keys.
+
+    A row may have further values after those of the columns.
+    """
+    has_lines = await connection.fetchval(_HAS_LINES, page.organization_id, *page.after, *page.until)
+    statement = _CORRECTED[guarded] if has_lines else _PLAIN[guarded]
+    records = await connection.fetch(
+        statement,
+        page.organization_id,
+        *page.after,
+        *page.until,
+        page.as_of_time,
+        *filters.plain,
+        dimension_ids,
+    )
+    return cast("Sequence[Row]", records)

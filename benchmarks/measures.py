@@ -24,12 +24,13 @@ from benchmarks.traffic import (
     MeteredBatches,
     MeteredCalls,
     ProxyRequests,
+    StreamedUsage,
     Tenant,
     UsageBatches,
     UsageRecords,
 )
 from benchmarks.verification import measure_verification
-from benchmarks.ways import CLIENT, KEY_CACHE, STUBS
+from benchmarks.ways import CLIENT, KEY_CACHE, STREAMED, STREAMS, STUBS
 from benchmarks.webhooks import WEBHOOKS, measure_webhooks
 from libs.common.ids import new_id
 
@@ -89,6 +90,8 @@ class Bench:
             "P15": self.usage_record_through_client,
             "P16": lambda: measure_webhooks(WEBHOOKS, deployment.shards),
             "P17": lambda: measure_invoices(invoices, deployment.shards),
+            "P18": lambda: self.usage_in_streams(BATCH),
+            "P18S": lambda: self.usage_in_streams(1),
             "PL": self.leased_calls,
         }
 
@@ -169,6 +172,17 @@ class Bench:
         )
         figure = compare(self._deployment, comparison, side, peer, self._rounds)
         self._check_charges(records.tenants, side.calls * BATCH)
+        return figure
+
+    def usage_in_streams(self, size: int) -> Figure:
+        """Messages of `size` calls; as many messages in flight as make 1,600 calls, and 512 of single ones."""
+        records = UsageRecords(self._fund_tenants(), f"stream-{size}")
+        in_flight = 512 if size == 1 else 2 * BATCHES_IN_FLIGHT
+        side = self._side("metering", StreamedUsage(records, size), in_flight, way=STREAMED)
+        measured = f"StreamUsage, {STREAMS} streams, {size} a message, charged{self._with_limits}"
+        comparison = Comparison(measured, ECHO, "calls", None, units_per_call=size)
+        figure = compare(self._deployment, comparison, side, echo_of(self._deployment, records), self._rounds)
+        self._check_charges(records.tenants, side.calls * size)
         return figure
 
     def metered_call(self) -> Figure:

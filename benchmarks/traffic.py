@@ -202,6 +202,38 @@ class UsageBatches:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamedUsage:
+    """Usage sent on a stream, some calls in each message; with a size of 1 as single calls."""
+
+    records: UsageRecords
+    size: int
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step(f"{_USAGE}/StreamUsage", usage_pb2.StreamUsageResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [(self._request(number),) for number in range(first, first + count)]
+
+    def _request(self, number: int) -> usage_pb2.StreamUsageRequest:
+        items = [self.records.request(item) for item in range(number * self.size, (number + 1) * self.size)]
+        if self.size == 1:
+            return usage_pb2.StreamUsageRequest(usage=items[0])
+        return usage_pb2.StreamUsageRequest(usages=items)
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (request,), (reply,) in zip(requests, replies, strict=True):
+            if not (
+                isinstance(request, usage_pb2.StreamUsageRequest) and isinstance(reply, usage_pb2.StreamUsageResponse)
+            ):
+                raise _unexpected(reply)
+            sent = {usage.operation_id: usage for usage in request.usages or [request.usage]}
+            for outcome in reply.outcomes:
+                check_usage(sent.pop(outcome.operation_id), outcome.recorded)
+            if sent:
+                raise _unexpected(reply)
+
+
+@dataclass(frozen=True, slots=True)
 class MeteredCalls:
     """Pairs of `Authorize` with the API key and `Settle`."""
 

@@ -110,8 +110,12 @@ async def test_stream_stays_open_whatever_is_sent_on_it(platform: Platform, mete
     call: grpc.aio.StreamStreamMultiCallable[bytes, usage_pb2.StreamUsageResponse] = metering.channel.stream_stream(
         "/tollhouse.metering.v1.UsageService/StreamUsage", None, usage_pb2.StreamUsageResponse.FromString
     )
-    outcomes = [answer.outcome async for answer in call(messages(), metadata=metering.operator)]
+    answers = [answer async for answer in call(messages(), metadata=metering.operator)]
+    outcomes = [answer.outcome for answer in answers if answer.HasField("outcome")]
+    together = [outcome for answer in answers for outcome in answer.outcomes]
 
     assert len(outcomes) == len(sent) + 1
+    assert len(together) == sum(len(usage_pb2.StreamUsageRequest.FromString(one).usages) for one in sent) > 0
+    outcomes += together
     assert next(outcome for outcome in outcomes if outcome.operation_id == "last").HasField("recorded")
     assert not [outcome for outcome in outcomes if outcome.refused.code == grpc.StatusCode.INTERNAL.value[0]]

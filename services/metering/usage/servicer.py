@@ -1,6 +1,5 @@
 """Proto in, use case, proto out."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -40,13 +39,13 @@ from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
+from services.metering.usage.stream import acknowledged
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
 DOMAIN: Final = "metering.tollhouse"
-STREAM_IN_PROGRESS_MAX: Final = 256
 _FINGERPRINT_BYTES: Final = 16
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
@@ -79,54 +78,23 @@ class UsageServicer(ExportServicer, rpc.UsageServiceServicer):
     async def BatchRecordUsage(
         self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchRecordUsageResponse:
-        response = pb.BatchRecordUsageResponse()
-        outcomes = await record_each(request.usages, self._usages)
-        limits = limits_to_tell([outcome for outcome, _ in outcomes])
-        for usage, (outcome, adjusted), told in zip(request.usages, outcomes, limits, strict=True):
-            _fill_outcome(response.outcomes.add(), usage, outcome, adjusted, self._usages.units, told)
-        return response
+        return pb.BatchRecordUsageResponse(outcomes=await self._outcomes(request.usages))
 
     async def StreamUsage(
         self, request_iterator: AsyncIterator[pb.StreamUsageRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.StreamUsageResponse]:
-        acknowledged: asyncio.Queue[pb.StreamUsageResponse | None] = asyncio.Queue(STREAM_IN_PROGRESS_MAX)
-        places = asyncio.Semaphore(STREAM_IN_PROGRESS_MAX)
+        async for response in acknowledged(request_iterator, self._outcomes):
+            yield response
 
-        async def record(usage: pb.RecordUsageRequest) -> None:
-            outcome: Outcome
-            adjusted: Sequence[str] = ()
-            try:
-                ((outcome, adjusted),) = await record_each([usage], self._usages)
-            except Refusal as refusal:
-                outcome = refusal
-            response = pb.StreamUsageResponse()
-            (limits,) = limits_to_tell([outcome])
-            _fill_outcome(response.outcome, usage, outcome, adjusted, self._usages.units, limits)
-            await acknowledged.put(response)
-
-        async def read() -> None:
-            broken: Refusal | None = None
-            try:
-                async with asyncio.TaskGroup() as group:
-                    try:
-                        async for request in request_iterator:
-                            await places.acquire()
-                            group.create_task(record(request.usage))
-                    except Refusal as refusal:
-                        broken = refusal
-                if broken is not None:
-                    raise broken
-            finally:
-                await acknowledged.put(None)
-
-        reader = asyncio.create_task(read())
-        try:
-            while (response := await acknowledged.get()) is not None:
-                places.release()
-                yield response
-            await reader
-        finally:
-            reader.cancel()
+    async def _outcomes(self, requests: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
+        """Record calls, at most 500, and return what became of each, in their order."""
+        outcomes = await record_each(requests, self._usages)
+        rendered = []
+        limits = limits_to_tell([outcome for outcome, _ in outcomes])
+        for usage, (outcome, adjusted), told in zip(requests, outcomes, limits, strict=True):
+            rendered.append(pb.UsageOutcome())
+            _fill_outcome(rendered[-1], usage, outcome, adjusted, self._usages.units, told)
+        return rendered
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext) -> pb.GetUsageResponse:
         recorded = await self._usages.get(request.organization_id.lower(), request.operation_id)

@@ -819,18 +819,26 @@ class StreamUsageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: _builtins.int
+    USAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> Global___RecordUsageRequest:
-        """The call to record. Checked by itself: a bad one is answered as refused and the stream goes on."""
+        """A call to record. Checked by itself: a bad one is answered as refused and the stream goes on."""
+
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordUsageRequest]:
+        """Calls to record, at most 500, each checked by itself. A message costs more than a call, so that a stream of messages
+        with many calls is several times as fast. They are acknowledged in `outcomes`.
+        """
 
     def __init__(
         self,
         *,
         usage: Global___RecordUsageRequest | None = ...,
+        usages: _abc.Iterable[Global___RecordUsageRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage", "usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,23 +846,31 @@ Global___StreamUsageRequest: _TypeAlias = StreamUsageRequest  # noqa: Y015
 
 @_typing.final
 class StreamUsageResponse(_message.Message):
-    """One acknowledgement of the usage stream."""
+    """One or several acknowledgements of the usage stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcome(self) -> Global___UsageOutcome:
-        """What became of the call that its organization_id and operation_id name."""
+        """What became of a call that was sent as `usage`. Its organization_id and operation_id name it."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageOutcome]:
+        """What became of calls that were sent in `usages`, of one message or of several. Their organization_id and operation_id
+        name them.
+        """
 
     def __init__(
         self,
         *,
         outcome: Global___UsageOutcome | None = ...,
+        outcomes: _abc.Iterable[Global___UsageOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,11 +145,11 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamUsage(self, request_iterator, context):
-        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
+        """Records usage as it is sent, and acknowledges every call, in any order, by its organization_id and operation_id.
 
-        At most 256 messages of a stream are in progress; the server reads further messages as earlier ones are
-        acknowledged. When the stream breaks, send every message that was not acknowledged again, with the same
-        operation_id.
+        What waits in the stream is recorded together. At most 2,000 calls of a stream are in progress, beside those of one
+        further message; the server reads on as earlier ones are acknowledged. When the stream breaks, send every call that
+        was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,11 +49,11 @@ class UsageServiceStub:
     safe, as for RecordUsage.
     """
     StreamUsage: _aio.StreamStreamMultiCallable[_usage_pb2.StreamUsageRequest, _usage_pb2.StreamUsageResponse]
-    """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
+    """Records usage as it is sent, and acknowledges every call, in any order, by its organization_id and operation_id.
 
-    At most 256 messages of a stream are in progress; the server reads further messages as earlier ones are
-    acknowledged. When the stream breaks, send every message that was not acknowledged again, with the same
-    operation_id.
+    What waits in the stream is recorded together. At most 2,000 calls of a stream are in progress, beside those of one
+    further message; the server reads on as earlier ones are acknowledged. When the stream breaks, send every call that
+    was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged twice.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
@@ -206,11 +206,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_usage_pb2.StreamUsageRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_usage_pb2.StreamUsageRequest], _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]],
     ) -> _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]:
-        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
+        """Records usage as it is sent, and acknowledges every call, in any order, by its organization_id and operation_id.
 
-        At most 256 messages of a stream are in progress; the server reads further messages as earlier ones are
-        acknowledged. When the stream breaks, send every message that was not acknowledged again, with the same
-        operation_id.
+        What waits in the stream is recorded together. At most 2,000 calls of a stream are in progress, beside those of one
+        further message; the server reads on as earlier ones are acknowledged. When the stream breaks, send every call that
+        was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged twice.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,159 @@
+"""A stream of usage: what waits in it is recorded together, and acknowledged together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, TypeAlias
+
+from libs.common.status import status_of_item
+from tollhouse.metering.v1 import usage_pb2 as pb
+
+IN_PROGRESS_MAX: Final = 2_000
+"""The most calls of a stream that were read and not acknowledged, beside those of the message that is read last."""
+BYTES_MAX: Final = 16 * 1024 * 1024
+"""The most that they may be in all, in the same way."""
+CHUNK_MAX: Final = 500
+"""The most calls that are recorded together, as many as a message may have."""
+_CHUNKS_MAX: Final = 4
+"""How many chunks are recorded at once: the next is written while billing is asked about the one before."""
+_DOMAIN: Final = "metering.tollhouse"
+_OPERATION_ID_MAX: Final = 255
+_ID_LENGTH: Final = 36
+
+Record: TypeAlias = Callable[[Sequence[pb.RecordUsageRequest]], Awaitable[Sequence[pb.UsageOutcome]]]
+"""Records calls, at most CHUNK_MAX, and returns what became of each, in their order."""
+
+
+async def acknowledged(
+    requests: AsyncIterator[pb.StreamUsageRequest], record: Record
+) -> AsyncIterator[pb.StreamUsageResponse]:
+    """Record the calls of a stream, and yield the acknowledgements of each chunk when it is recorded.
+
+    A message that cannot be read ends the stream with its refusal, once everything before it is acknowledged. Where the
+    caller has gone, what was read is dropped unless its recording has begun.
+    """
+    stream = _Stream(record)
+    reader = asyncio.create_task(stream.read(requests), name="usage stream")
+    try:
+        while (responses := await stream.answers()) is not None:
+            for response in responses:
+                yield response
+        await reader
+    finally:
+        reader.cancel()
+        stream.stop()
+        with suppress(asyncio.CancelledError, Exception):
+            await reader
+
+
+class _Stream:
+    """The calls of a stream that wait, and the chunks that are recorded."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._waiting: list[tuple[pb.StreamUsageRequest, int]] = []
+        """Messages that wait, each with its number of calls."""
+        self._in_progress = 0
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._chunks: set[asyncio.Task[None]] = set()
+        self._answered: list[pb.StreamUsageResponse] = []
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    async def read(self, requests: AsyncIterator[pb.StreamUsageRequest]) -> None:
+        """Read messages for as long as there is room for more calls, and begin to record what was read."""
+        try:
+            async for request in requests:
+                calls = len(request.usages) + _has_one(request)
+                self._waiting.append((request, calls))
+                self._in_progress += calls
+                self._bytes += request.ByteSize()
+                self._begin()
+                while self._in_progress >= IN_PROGRESS_MAX or self._bytes >= BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    async def answers(self) -> Sequence[pb.StreamUsageResponse] | None:
+        """Return what was acknowledged since the last call; None when everything was, and nothing more comes."""
+        while not self._answered:
+            if self._ended and not self._waiting and not self._chunks:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        answered, self._answered = self._answered, []
+        return answered
+
+    def stop(self) -> None:
+        """Drop what is not recorded yet. What the engine has begun to record is recorded."""
+        self._waiting.clear()
+        for chunk in self._chunks:
+            chunk.cancel()
+
+    def _begin(self) -> None:
+        """Begin chunks of what waits. Whatever arrives while all of them are recorded makes the next, larger one."""
+        while self._waiting and len(self._chunks) < _CHUNKS_MAX:
+            taken, size = 0, 0
+            for _, calls in self._waiting:
+                if taken and size + calls > CHUNK_MAX:
+                    break
+                taken, size = taken + 1, size + calls
+            messages = [request for request, _ in self._waiting[:taken]]
+            del self._waiting[:taken]
+            chunk = asyncio.create_task(self._run(messages, size), name="chunk of a usage stream")
+            self._chunks.add(chunk)
+            chunk.add_done_callback(self._chunks.discard)
+
+    async def _run(self, messages: Sequence[pb.StreamUsageRequest], size: int) -> None:
+        calls = [call for message in messages for call in _calls_of(message)]
+        outcomes: list[pb.UsageOutcome] = []
+        for first in range(0, len(calls), CHUNK_MAX):
+            part = calls[first : first + CHUNK_MAX]
+            try:
+                outcomes.extend(await self._record(part))
+            except Exception as failure:  # noqa: BLE001 -- what fails one chunk may not end the stream.
+                outcomes.extend(_refused(call, failure) for call in part)
+        self._answered.extend(_responses(messages, outcomes))
+        self._in_progress -= size
+        self._bytes -= sum(message.ByteSize() for message in messages)
+        self._room.set()
+        # The task is still among the chunks: what waits may take its place.
+        self._chunks.discard(asyncio.current_task())  # type: ignore[arg-type]  # a task runs this.
+        self._begin()
+        self._changed.set()
+
+
+def _has_one(request: pb.StreamUsageRequest) -> bool:
+    """Tell whether `usage` is a call of a message. An empty message stands for one empty call, which is refused."""
+    return request.HasField("usage") or not request.usages
+
+
+def _calls_of(request: pb.StreamUsageRequest) -> list[pb.RecordUsageRequest]:
+    return [request.usage, *request.usages] if _has_one(request) else list(request.usages)
+
+
+def _refused(call: pb.RecordUsageRequest, failure: Exception) -> pb.UsageOutcome:
+    return pb.UsageOutcome(
+        operation_id=call.operation_id[:_OPERATION_ID_MAX],
+        organization_id=call.organization_id[:_ID_LENGTH].lower(),
+        refused=status_of_item(failure, _DOMAIN),
+    )
+
+
+def _responses(
+    messages: Sequence[pb.StreamUsageRequest], outcomes: Sequence[pb.UsageOutcome]
+) -> list[pb.StreamUsageResponse]:
+    """Return the acknowledgements: one for each `usage`, and one with the outcomes of all `usages`."""
+    singles: list[pb.StreamUsageResponse] = []
+    together = pb.StreamUsageResponse()
+    at = 0
+    for message in messages:
+        if _has_one(message):
+            singles.append(pb.StreamUsageResponse(outcome=outcomes[at]))
+            at += 1
+        together.outcomes.extend(outcomes[at : at + len(message.usages)])
+        at += len(message.usages)
+    return [*singles, together] if together.outcomes else singles

@@ -81,6 +81,9 @@ from services.metering.usage.months import Months
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
+from services.metering.usage.rerate.jobs import RerateJobs
+from services.metering.usage.rerate.previews import Previews
+from services.metering.usage.rerate.worker import RerateWorker
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
@@ -144,7 +147,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    _serve_usage(service, shards, catalogue, usages, corrections, Exports(databases.reports, catalogue, clock))
+    exports = Exports(databases.reports, catalogue, clock)
+    _serve_usage(service, platform, shards, catalogue, organizations, usages, engine, corrections, exports, clock)
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -209,15 +213,23 @@ def _serve_catalogue(
 
 def _serve_usage(
     service: Service,
+    platform: Database,
     shards: Shards,
     catalogue: Catalogue,
+    organizations: Organizations,
     usages: Usages,
+    engine: UsageEngine,
     corrections: Corrections,
     exports: Exports,
+    clock: Clock,
 ) -> None:
-    """Add the service of usage."""
-    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), exports)
+    """Add the service of usage, and what re-rates it."""
+    previews = Previews(shards, catalogue, organizations)
+    jobs = RerateJobs(platform, previews, clock, shard_count=len(shards))
+    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), previews, jobs, exports)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
+    worker = RerateWorker(platform, shards, catalogue, corrections, previews, jobs, engine, clock)
+    service.background(worker.run, "re-rates")
 
 
 def _serve_checks(

@@ -367,3 +367,39 @@ class TooManyCorrections(Refusal):
     reason = "TOO_MANY_CORRECTIONS"
     template = "The usage of {operation_id} has had {corrections} corrections, which is the maximum."
     remedy = "Void the usage, and record what is right under another operation id."
+
+
+class PriceOfAnotherCurrency(Refusal):
+    """The price is in another currency than the usage was charged in."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PRICE_OF_ANOTHER_CURRENCY"
+    template = "The price version {price_version_id} is in {currency_code}, not in {charged_currency_code}."
+    remedy = "Choose a price version in the currency in which the usage was charged."
+
+
+class RerateChanged(Refusal):
+    """A re-rate would do something else than the preview whose digest it is bound to."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "RERATE_CHANGED"
+    template = "The re-rate would not do any more what the digest {digest} says."
+    remedy = "Look at what it would do now with validate_only, and send the new digest."
+
+
+class TooManyRerateJobs(Refusal):
+    """As many jobs have not ended as there may be."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_RERATE_JOBS"
+    template = "{jobs} re-rates have not ended."
+    remedy = "Wait until some are done, or cancel some."
+
+
+class RerateJobEnded(Refusal):
+    """A job that has ended stays as it is."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "RERATE_JOB_ENDED"
+    template = "The re-rate {job_id} is {state}."
+    remedy = "Re-rate the usage at the price before, if it is to be undone."

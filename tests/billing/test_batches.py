@@ -112,3 +112,62 @@ async def test_operation_repeated_within_a_batch_is_charged_once(ledger: Ledger)
     outcomes = (await ledger.ledger.BatchDebit(batch, metadata=ledger.metadata)).outcomes
     assert [outcome.response.replayed for outcome in outcomes] == [False, False, True, False]
     assert outcomes[3].error.code == grpc.StatusCode.ALREADY_EXISTS.value[0]
+
+
+async def test_each_reversal_of_a_batch_is_decided_by_itself(ledger: Ledger) -> None:
+    org, other = organization(), organization()
+    for tenant in (org, other):
+        await ledger.credit(tenant, "top-up", "10")
+        await ledger.debit(tenant, "call", "4")
+    transaction_id = (await ledger.debit(org, "named", "1")).transaction.transaction_id
+
+    def undo(
+        tenant: str, operation_id: str, reversed_operation_id: str, value: str = "3"
+    ) -> pb.ReverseTransactionRequest:
+        return pb.ReverseTransactionRequest(
+            organization_id=tenant,
+            operation_id=operation_id,
+            reversed_operation_id=reversed_operation_id,
+            amount=usd(value),
+        )
+
+    requests = [
+        undo(org, "undo-1", "call"),
+        undo(other, "undo-1", "call"),
+        pb.ReverseTransactionRequest(),
+        undo(org, "undo-2", "call"),
+        undo(org, "undo-3", "nothing"),
+        undo(other, "undo-3", "named"),
+        undo(org, "undo-1", "call"),
+        undo(org, "undo-1", "call", "2"),
+        pb.ReverseTransactionRequest(organization_id=org, operation_id="undo-4", transaction_id=transaction_id),
+        undo(org, "a\0b", "call"),
+        undo(org, "undo-5", "call", "1"),
+    ]
+    requests[-1].validate_only = True
+    request = pb.BatchReverseTransactionRequest(requests=requests)
+    outcomes = (await ledger.ledger.BatchReverseTransaction(request, metadata=ledger.metadata)).outcomes
+
+    assert [_reason(one.error) for one in outcomes] == [
+        *("", "", "", "REVERSAL_EXCEEDS_TRANSACTION", "TRANSACTION_NOT_FOUND", "TRANSACTION_NOT_FOUND"),
+        *("", "OPERATION_ID_REUSED", "", "", ""),
+    ]
+    assert set(_fields(outcomes[2].error)) >= {"organization_id", "operation_id", "transaction_id"}
+    assert outcomes[0].response.balance.posted == usd("8")
+    assert outcomes[0].response.remaining_amount == usd("1")
+    assert outcomes[6].response.replayed
+    assert not outcomes[0].response.replayed
+    assert outcomes[8].response.balance.posted == usd("9")
+    assert not outcomes[10].response.transaction.transaction_id
+    assert outcomes[1].response.balance.posted == usd("9")
+    again = (await ledger.ledger.BatchReverseTransaction(request, metadata=ledger.metadata)).outcomes
+    assert [one.response.replayed for one in again[:2]] == [True, True]
+    assert await ledger.findings() == []
+
+
+def _reason(status: status_pb2.Status) -> str:
+    for detail in status.details:
+        found = error_details_pb2.ErrorInfo()
+        if status.code != grpc.StatusCode.INVALID_ARGUMENT.value[0] and detail.Unpack(found):
+            return found.reason
+    return ""

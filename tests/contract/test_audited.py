@@ -12,7 +12,7 @@ RECORD_EVENT = f"{recording.__name__}.{recording.record_event.__name__}"
 # The rows that these RPCs write record who did what and when, and never change. An event would duplicate them.
 OWN_RECORD = {
     "tollhouse.billing.v1.LedgerService": (
-        *("Debit", "BatchDebit", "Credit", "Transfer", "ReverseTransaction"),
+        *("Debit", "BatchDebit", "Credit", "Transfer", "ReverseTransaction", "BatchReverseTransaction"),
         *("CreateHold", "BatchCreateHold", "CaptureHold", "BatchCaptureHold", "ReleaseHold", "ExtendHold"),
     ),
     "tollhouse.billing.v1.CreditService": ("GrantCredits", "VoidGrant"),

@@ -74,6 +74,7 @@ _QUEUES = {
 _OF_THE_PLATFORM = {
     *("plan_assignments_of_experiment", "payment_references_pkey"),
     *("invoice_numbers_pkey", "invoice_numbers_count_once"),
+    *("rerate_parts_pkey", "rerate_slices_pkey"),
 }
 """Indexes of what the platform counts over all organizations of a shard or of the installation, or finds whatever its
 organization."""

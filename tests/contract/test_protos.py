@@ -20,6 +20,7 @@ STATE_SETTING_VERBS = (
     *(
         "Approve",
         "Archive",
+        "CancelRerateJob",
         "CancelSubscription",
         "Close",
         "Deactivate",

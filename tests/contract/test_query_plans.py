@@ -29,8 +29,9 @@ _OF_THE_PLATFORM: Final = (
     "services.billing.clients.position_store",
     "services.billing.payment.webhook.reconciliation_store",
     "services.billing.payment.webhook.store",
+    "services.metering.usage.rerate.job_store",
 )
-"""Their tables are in billing's own schema, and no pool of a shard reads them."""
+"""Their tables are in the service's own schema, and no organization leads their keys."""
 _NOT_OF_ONE_ORGANIZATION: Final = {
     *("subscriptions_due", "next_steps_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),

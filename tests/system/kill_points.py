@@ -63,7 +63,7 @@ METERING: Final = (
     *_around("the commit of Relay._send", Kind.RECORD),
     # AmendUsage
     *_around("the commit of Corrections._write", Kind.CORRECT),
-    *_around("ReverseTransaction", Kind.CORRECT),
+    *_around("BatchReverseTransaction", Kind.CORRECT),
     Point("before the answer of AmendUsage", Kind.CORRECT),
     # Cancel
     *_around("ReleaseHold", Kind.CANCEL),

@@ -1,11 +1,12 @@
 """Reads transactions and holds as they are now."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, TypeVar
 
 from libs.common.clock import Clock
+from libs.common.database import Database
 from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
 from libs.common.shards import Shards
 from services.billing import errors
@@ -64,13 +65,16 @@ class History:
             raise errors.TransactionNotFound
         return found[0]
 
-    async def transaction_id(self, organization_id: str, operation_id: str) -> str:
-        """The id of the transaction of an operation."""
-        async with self._shards.of(organization_id).raw_connection() as connection:
-            movements = await store.find_movements(connection, [(organization_id, operation_id)])
-        if not movements:
-            raise errors.TransactionNotFound
-        return movements[0].transaction_id
+    async def transaction_ids(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The ids of the transactions of operations, by organization and operation id, of those that there are."""
+        by_shard: dict[Database, list[tuple[str, str]]] = {}
+        for key in keys:
+            by_shard.setdefault(self._shards.of(key[0]), []).append(key)
+        found: dict[tuple[str, str], str] = {}
+        for database, some in by_shard.items():
+            async with database.raw_connection() as connection:
+                found |= await history_store.transaction_ids(connection, some)
+        return found
 
     async def transactions(
         self,

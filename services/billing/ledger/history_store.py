@@ -1,5 +1,6 @@
 """The statements that list holds and transactions: bounded keyset pages along a unique key."""
 
+from collections.abc import Collection
 from typing import Final
 
 from libs.common.database import RawConnection
@@ -26,6 +27,23 @@ _PARTS_BEFORE: Final = f"""
     WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR transaction_id < $2) AND hold_operation_id = $4
     ORDER BY transactions.transaction_id DESC LIMIT $3
 """  # noqa: S608 -- made of constants of ours alone.
+
+# One probe of the primary key per operation.
+_IDS: Final = """
+    SELECT k.organization_id::text, k.operation_id, t.transaction_id::text
+    FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
+    CROSS JOIN LATERAL (
+        SELECT transaction_id FROM transactions
+        WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        OFFSET 0
+    ) AS t
+"""
+
+
+async def transaction_ids(connection: RawConnection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the ids of the transactions of operations, by organization and operation id."""
+    rows = await connection.fetch(_IDS, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 async def holds_after(

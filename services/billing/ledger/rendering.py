@@ -70,6 +70,14 @@ def fill_capture(response: pb.CaptureHoldResponse, posted: Posted) -> None:
     response.replayed = posted.replayed
 
 
+def fill_reversal(response: pb.ReverseTransactionResponse, posted: Posted) -> None:
+    response.transaction.CopyFrom(render_transaction(posted.movement))
+    response.balance.CopyFrom(render_balance(posted.balance))
+    if posted.remaining is not None:
+        _fill_amount(response.remaining_amount, posted.movement.currency_code, format_amount(posted.remaining))
+    response.replayed = posted.replayed
+
+
 def fill_hold_created(response: pb.CreateHoldResponse, placed: Placed) -> None:
     _fill_hold(response.hold, placed.hold)
     _fill_balance(response.balance, placed.balance, format_amount(placed.balance.posted))

@@ -8,11 +8,12 @@ import grpc
 from google.rpc import status_pb2
 
 from libs.common.amount import render_amount
-from libs.common.errors import InvalidArgument
+from libs.common.errors import InvalidArgument, Refusal
 from libs.common.status import status_of_item
 from libs.common.timestamps import parse_range
+from services.billing.errors import TransactionNotFound
 from services.billing.ledger import parsing, rendering
-from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted
+from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted, Reverse
 from services.billing.ledger.engine import Answer, Engine
 from services.billing.ledger.history import History
 from tollhouse.billing.v1 import ledger_pb2 as pb
@@ -149,16 +150,28 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     ) -> pb.ReverseTransactionResponse:
         command = parsing.parse(parsing.parse_reverse, request)
         if request.reversed_operation_id:
-            transaction_id = await self._history.transaction_id(command.organization_id, request.reversed_operation_id)
+            key = command.organization_id, request.reversed_operation_id
+            transaction_id = (await self._history.transaction_ids([key])).get(key)
+            if transaction_id is None:
+                raise TransactionNotFound
             command = replace(command, transaction_id=transaction_id)
-        posted = await self._post(command)
-        response = pb.ReverseTransactionResponse(
-            transaction=rendering.render_transaction(posted.movement),
-            balance=rendering.render_balance(posted.balance),
-            remaining_amount=rendering.render_optional_amount(posted.movement.currency_code, posted.remaining),
-            replayed=posted.replayed,
-        )
+        response = pb.ReverseTransactionResponse()
+        rendering.fill_reversal(response, await self._post(command))
         return _without_id(response, command)
+
+    async def BatchReverseTransaction(
+        self, request: pb.BatchReverseTransactionRequest, context: _Context
+    ) -> pb.BatchReverseTransactionResponse:
+        parsed = await self._identified(request.requests, parsing.parse_each(parsing.parse_reverse, request.requests))
+        response = pb.BatchReverseTransactionResponse()
+        for command, answer in zip(parsed, await self._submit_each(parsed), strict=True):
+            outcome = response.outcomes.add()
+            if isinstance(command, Refusal) or not isinstance(answer, Posted):
+                outcome.error.CopyFrom(_status_of(answer))
+                continue
+            rendering.fill_reversal(outcome.response, answer)
+            _without_id(outcome.response, command)
+        return response
 
     async def GetTransaction(self, request: pb.GetTransactionRequest, context: _Context) -> pb.GetTransactionResponse:
         parsing.require_one_transaction(request)
@@ -191,14 +204,36 @@ class LedgerServicer(rpc.LedgerServiceServicer):
             next_page_token=next_page_token,
         )
 
-    async def _submit_each(self, parsed: Sequence[Command | InvalidArgument]) -> list[Answer]:
+    async def _identified(
+        self, requests: Sequence[pb.ReverseTransactionRequest], parsed: Sequence[Reverse | InvalidArgument]
+    ) -> list[Reverse | Refusal]:
+        """Return reversals with the ids of the transactions that they name by operation ids."""
+        named = {
+            (command.organization_id, request.reversed_operation_id)
+            for request, command in zip(requests, parsed, strict=True)
+            if isinstance(command, Reverse) and request.reversed_operation_id
+        }
+        ids = await self._history.transaction_ids(named) if named else {}
+        identified: list[Reverse | Refusal] = []
+        for request, command in zip(requests, parsed, strict=True):
+            if not isinstance(command, Reverse) or not request.reversed_operation_id:
+                identified.append(command)
+                continue
+            transaction_id = ids.get((command.organization_id, request.reversed_operation_id))
+            if transaction_id is None:
+                identified.append(TransactionNotFound())
+            else:
+                identified.append(replace(command, transaction_id=transaction_id))
+        return identified
+
+    async def _submit_each(self, parsed: Sequence[Command | Refusal]) -> list[Answer]:
         """Have the well-formed commands of a batch decided; return what became of each item, in their order."""
-        commands = [command for command in parsed if not isinstance(command, InvalidArgument)]
+        commands = [command for command in parsed if not isinstance(command, Refusal)]
         decided = await self._engine.submit(commands) if commands else []
         if len(commands) == len(parsed):
             return decided
         rest = iter(decided)
-        return [item if isinstance(item, InvalidArgument) else next(rest) for item in parsed]
+        return [item if isinstance(item, Refusal) else next(rest) for item in parsed]
 
     async def _post(self, command: Command) -> Posted:
         return await self._one(command, Posted)

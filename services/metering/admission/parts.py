@@ -5,7 +5,6 @@ the call began, so that a part that is lost or repeated does no harm.
 """
 
 import asyncio
-import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -45,16 +44,16 @@ from services.metering.usage.domain import (
     time_violation,
 )
 from services.metering.usage.named_subscriptions import NamedSubscriptions
-from services.metering.usage.part_domain import TRIES_MAX, InParts, Part, amount_of_part, contradiction, used_by
+from services.metering.usage.part_domain import InParts, Part, amount_of_part, contradiction, used_by
 from services.metering.usage.part_store import Repeated
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import Key
+from services.metering.usage.tries import tries
 
 _log = structlog.get_logger("parts")
 
 RUNNING_MAX: Final = 4
 """How many parts of a shard are stored at once in a process; the others wait, and leave connections to other calls."""
-_PAUSE_MAX_S: Final = 0.1
 
 
 class PartRequest(NamedTuple):
@@ -121,9 +120,7 @@ class Parts:
     async def _settle(self, request: PartRequest) -> Accepted:
         database = self._shards.of(request.work.organization_id)
         await self._catalogue.refresh()
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+        async for _ in tries():
             async with self._turns[database]:
                 settled = await self._try(database, request)
             if isinstance(settled, Accepted):

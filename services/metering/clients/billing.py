@@ -6,7 +6,7 @@ is the second for every charge of the call, never an exception.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -112,6 +112,9 @@ class NotCharged(NamedTuple):
     """Whether trying again is of no use."""
 
 
+_Results = list[Charged | NotCharged | None]
+
+
 class HoldRequest(NamedTuple):
     """An estimate to be held."""
 
@@ -179,11 +182,11 @@ class BillingClient:
 
     async def charge(self, charges: Sequence[Charge]) -> list[Charged | NotCharged]:
         """Make the charges; one result for each, in their order."""
-        results: list[Charged | NotCharged | None] = [None] * len(charges)
+        results: _Results = [None] * len(charges)
         await asyncio.gather(
             *(self._charge_some(charges, some, results) for some in _parts(charges, DEBIT)),
             *(self._capture_some(charges, some, results) for some in _parts(charges, CAPTURE)),
-            self._reverse_all(charges, results),
+            *(self._reverse_some(charges, some, results) for some in _parts(charges, REVERSAL)),
         )
         return [result or NotCharged("MISSING", final=False) for result in results]
 
@@ -260,9 +263,7 @@ class BillingClient:
         is_over = hold.state in (pb.HOLD_STATE_CAPTURED, pb.HOLD_STATE_RELEASED)
         return FoundHold(parse_time("expire_time", hold.expire_time, []), is_over)
 
-    async def _charge_some(
-        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
-    ) -> None:
+    async def _charge_some(self, charges: Sequence[Charge], some: Sequence[int], results: _Results) -> None:
         request = pb.BatchDebitRequest()
         for i in some:
             _fill_debit(request.requests.add(), charges[i])
@@ -272,15 +273,9 @@ class BillingClient:
             await self._take_failure(error, charges, some, results, self._charge_some)
             return
         self._pause_until_s = 0.0
-        for i, outcome in zip(some, response.outcomes, strict=False):
-            if outcome.HasField("response"):
-                results[i] = Charged(_balance(outcome.response.balance), None, None)
-            else:
-                results[i] = _not_charged(outcome.error)
+        _take_moved(some, response.outcomes, results)
 
-    async def _capture_some(
-        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
-    ) -> None:
+    async def _capture_some(self, charges: Sequence[Charge], some: Sequence[int], results: _Results) -> None:
         request = pb.BatchCaptureHoldRequest()
         for i in some:
             _fill_capture(request.requests.add(), charges[i])
@@ -302,9 +297,7 @@ class BillingClient:
                 never_held.append(i)
         await self._charge_never_held(charges, never_held, results)
 
-    async def _charge_never_held(
-        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
-    ) -> None:
+    async def _charge_never_held(self, charges: Sequence[Charge], some: Sequence[int], results: _Results) -> None:
         """Debit what was done without a hold; what costs nothing has nothing to release either."""
         for i in some:
             if charges[i].amount == "0":
@@ -313,39 +306,24 @@ class BillingClient:
         if costly:
             await self._charge_some(charges, costly, results)
 
-    async def _reverse_all(self, charges: Sequence[Charge], results: list[Charged | NotCharged | None]) -> None:
-        """Make the reversals among the charges, many at once: billing puts them together."""
-        for some in _parts(charges, REVERSAL):
-            for i, result in zip(some, await asyncio.gather(*(self._reverse(charges[i]) for i in some)), strict=True):
-                results[i] = result
-
-    async def _reverse(self, charge: Charge) -> Charged | NotCharged:
-        request = pb.ReverseTransactionRequest(
-            organization_id=charge.organization_id,
-            operation_id=charge.operation_id,
-            reversed_operation_id=charge.reverses_operation_id or "",
-            description=charge.model,
-            metadata={_SOURCE_KEY: _SOURCE, _CORRECTS_KEY: charge.corrects or ""},
-        )
-        request.amount.currency_code, request.amount.value = charge.currency_code, charge.amount
+    async def _reverse_some(self, charges: Sequence[Charge], some: Sequence[int], results: _Results) -> None:
+        request = pb.BatchReverseTransactionRequest()
+        for i in some:
+            _fill_reversal(request.requests.add(), charges[i])
         try:
-            response = await self._ledger.ReverseTransaction(request, timeout=_CHARGE_WITHIN_S)
+            response = await self._ledger.BatchReverseTransaction(request, timeout=_CHARGE_WITHIN_S)
         except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                self._pause_until_s = time.monotonic() + _PAUSE_AFTER_FAILURE_S
-            reason = reason_of(error) or error.code().name
-            # The charge may not be made yet: the relay sends both until they are.
-            passes = error.code().value[0] in _PASSING or reason == _TRANSACTION_NOT_FOUND
-            return NotCharged(reason, final=not passes)
+            await self._take_failure(error, charges, some, results, self._reverse_some)
+            return
         self._pause_until_s = 0.0
-        return Charged(_balance(response.balance), None, None)
+        _take_moved(some, response.outcomes, results)
 
     async def _take_failure(
         self,
         error: grpc.aio.AioRpcError,
         charges: Sequence[Charge],
         some: Sequence[int],
-        results: list[Charged | NotCharged | None],
+        results: _Results,
         again: Callable[..., Awaitable[None]],
     ) -> None:
         """Note what a failed call means for its charges.
@@ -370,6 +348,16 @@ def _parts(charges: Sequence[Charge], kind: str) -> list[list[int]]:
     """Return the positions of the charges of a kind, in parts that fit a call."""
     positions = [i for i, charge in enumerate(charges) if charge.kind == kind]
     return [positions[start : start + BATCH_MAX] for start in range(0, len(positions), BATCH_MAX)]
+
+
+def _take_moved(
+    some: Sequence[int],
+    outcomes: Iterable[pb.DebitOutcome | pb.ReverseTransactionOutcome],
+    results: _Results,
+) -> None:
+    for i, outcome in zip(some, outcomes, strict=False):
+        moved = outcome.HasField("response")
+        results[i] = Charged(_balance(outcome.response.balance), None, None) if moved else _not_charged(outcome.error)
 
 
 # Requests are written where they stand in their batch: a message given to another is copied at every level.
@@ -404,6 +392,17 @@ def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:
     request.metadata[_SOURCE_KEY] = _SOURCE
 
 
+def _fill_reversal(request: pb.ReverseTransactionRequest, charge: Charge) -> None:
+    request.organization_id = charge.organization_id
+    request.operation_id = charge.operation_id
+    request.reversed_operation_id = charge.reverses_operation_id or ""
+    request.amount.currency_code = charge.currency_code
+    request.amount.value = charge.amount
+    request.description = charge.model
+    request.metadata[_SOURCE_KEY] = _SOURCE
+    request.metadata[_CORRECTS_KEY] = charge.corrects or ""
+
+
 def _fill_hold(request: pb.CreateHoldRequest, hold: HoldRequest) -> None:
     request.organization_id = hold.organization_id
     if hold.project_id is not None:
@@ -427,7 +426,9 @@ def _balance(balance: pb.Balance) -> AccountBalance:
 
 def _not_charged(status: status_pb2.Status) -> NotCharged:
     info = error_info_in(status)
-    return NotCharged(info.reason if info else "UNKNOWN", final=status.code not in _PASSING)
+    reason = info.reason if info else "UNKNOWN"
+    # What is to be given back may not be charged yet: the relay sends both until they are made.
+    return NotCharged(reason, final=status.code not in _PASSING and reason != _TRANSACTION_NOT_FOUND)
 
 
 def _was_never_held(error: status_pb2.Status) -> bool:

@@ -6,7 +6,6 @@ and of `allocations`, so none waits for another in a circle. Then billing is ask
 """
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -45,13 +44,12 @@ from services.metering.usage.leased import Leased
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import Key
+from services.metering.usage.tries import tries
 
 _log = structlog.get_logger("leases")
 
 RUNNING_MAX: Final = 4
 """How many settlements of a shard run at once in a process; the others wait, and leave connections to other calls."""
-TRIES_MAX: Final = 10
-_PAUSE_MAX_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -143,9 +141,7 @@ class Settlements:
         return lease
 
     async def _repeatedly(self, database: Database, batch: _Batch) -> Allocation:
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+        async for _ in tries():
             try:
                 async with self._turns[database]:
                     return await self._try(database, batch)

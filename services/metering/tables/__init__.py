@@ -54,6 +54,9 @@ from services.metering.tables.limits import limit_state as limit_state
 from services.metering.tables.limits import limits as limits
 from services.metering.tables.limits import quota_allocations as quota_allocations
 from services.metering.tables.limits import quota_leases as quota_leases
+from services.metering.tables.rerates import rerate_jobs as rerate_jobs
+from services.metering.tables.rerates import rerate_parts as rerate_parts
+from services.metering.tables.rerates import rerate_slices as rerate_slices
 
 
 def _token_columns() -> list[Column[int]]:

@@ -36,7 +36,7 @@ usage_corrections: Final = Table(
     Column("create_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="usage_corrections_pkey"),
     UniqueConstraint("organization_id", "usage_id", "number", name="usage_corrections_in_order"),
-    CheckConstraint("kind IN ('AMEND', 'VOID', 'RESTORE', 'PRICE')", name="usage_corrections_kind"),
+    CheckConstraint("kind IN ('AMEND', 'VOID', 'RESTORE', 'PRICE', 'RERATE')", name="usage_corrections_kind"),
     CheckConstraint("number > 0", name="usage_corrections_number"),
     Index("usage_corrections_by_time", "organization_id", "create_time", "operation_id"),
 )

@@ -134,6 +134,11 @@ class UsageEngine:
         await self._named_subscriptions.know(works)
         return await self._commits.submit(works)
 
+    @property
+    def recorded_count(self) -> int:
+        """How many times this process was asked to record works."""
+        return self._commits.submitted_count
+
     def remember(self, authorization: Authorization) -> None:
         """Cache an authorization for the settlement that is likely to follow."""
         self._authorizations[authorization.organization_id, authorization.operation_id] = authorization

@@ -4,11 +4,9 @@ The dedupe row of such a call is there before its usage, with an empty fingerpri
 that the operation is taken, and only then are the parts read: other usage costs nothing more because of them.
 """
 
-import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from libs.common.clock import Clock
 from libs.common.database import Database
@@ -18,11 +16,10 @@ from services.metering.usage.announcements import UsageEvents, announce_usage
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import Accepted, Authorization, LimitState, Recorded, Work, repeat_of
-from services.metering.usage.part_domain import TRIES_MAX, InParts, contradiction
+from services.metering.usage.part_domain import InParts, contradiction
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import LastSettlement
-
-_PAUSE_MAX_S: Final = 0.1
+from services.metering.usage.tries import tries
 
 
 class LastRecorded(NamedTuple):
@@ -62,9 +59,7 @@ class LastSettlements:
         A part that is stored meanwhile makes a settlement be decided anew, a few times; then it is a Conflict.
         """
         ends: dict[int, End] = {}
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+        async for _ in tries():
             ends |= await self._try(database, {place: work for place, work in works.items() if place not in ends})
             if len(ends) == len(works):
                 return ends

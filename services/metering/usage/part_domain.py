@@ -14,8 +14,6 @@ from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Captured, Cost, Work
 
 PARTS_MAX: Final = 10_000
-TRIES_MAX: Final = 10
-"""How often a settlement is decided anew because another part of the call was stored meanwhile."""
 
 
 class Part(NamedTuple):

@@ -21,6 +21,9 @@ from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFo
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
+from services.metering.usage.correction.corrections import Corrections
+from services.metering.usage.correction.pending_prices import PendingPrices
+from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -35,15 +38,18 @@ from services.metering.usage.domain import (
     limits_to_tell,
     time_violation,
 )
+from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
+from services.metering.usage.rerate.jobs import RerateJobs
+from services.metering.usage.rerate.previews import Previews
+from services.metering.usage.rerate.servicer import RerateServicer
 from services.metering.usage.stream import acknowledged
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
-from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
 DOMAIN: Final = "metering.tollhouse"
 _FINGERPRINT_BYTES: Final = 16
@@ -51,8 +57,21 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(ExportServicer, rpc.UsageServiceServicer):
-    """Serves usage."""
+class UsageServicer(CorrectionServicer, RerateServicer, ExportServicer):
+    """Serves usage: what is recorded and asked for here, and what has rooms of its own."""
+
+    def __init__(
+        self,
+        usages: Usages,
+        corrections: Corrections,
+        pending_prices: PendingPrices,
+        previews: Previews,
+        jobs: RerateJobs,
+        exports: Exports,
+    ) -> None:
+        CorrectionServicer.__init__(self, usages, corrections, pending_prices)
+        RerateServicer.__init__(self, previews, jobs)
+        ExportServicer.__init__(self, exports)
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -62,6 +81,7 @@ class UsageServicer(ExportServicer, rpc.UsageServiceServicer):
             "ListUsage": self._check_list,
             "QueryUsage": read_query,
             **self.correction_readers,
+            **self.rerate_readers,
             **self.export_readers,
         }
 

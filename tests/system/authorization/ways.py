@@ -47,7 +47,7 @@ WAYS: Final[Mapping[str, Way]] = {
     # The accounts hold money, so that they cannot be closed. Their threshold of a low balance is taken away, if any.
     **_all(Way.ADDS, "billing.v1.AccountService", "CloseAccount SetLowBalanceThreshold"),
     **_all(Way.TRIED, "billing.v1.LedgerService", "Debit Credit Transfer CreateHold ReverseTransaction"),
-    **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
+    **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold BatchReverseTransaction"),
     # A hold can be read in any state.
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
     # The grant belongs to the account, and is voided once; a repeat finds it so.

@@ -110,6 +110,11 @@ class LedgerServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionResponse.FromString,
                 _registered_method=True)
+        self.BatchReverseTransaction = channel.unary_unary(
+                '/tollhouse.billing.v1.LedgerService/BatchReverseTransaction',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionResponse.FromString,
+                _registered_method=True)
         self.GetTransaction = channel.unary_unary(
                 '/tollhouse.billing.v1.LedgerService/GetTransaction',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.GetTransactionRequest.SerializeToString,
@@ -272,6 +277,16 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchReverseTransaction(self, request, context):
+        """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
+
+        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
+        another at the same time, makes is not found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTransaction(self, request, context):
         """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
 
@@ -357,6 +372,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ReverseTransaction,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionResponse.SerializeToString,
+            ),
+            'BatchReverseTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchReverseTransaction,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionResponse.SerializeToString,
             ),
             'GetTransaction': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTransaction,
@@ -731,6 +751,33 @@ class LedgerService:
             '/tollhouse.billing.v1.LedgerService/ReverseTransaction',
             tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_ledger__pb2.ReverseTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchReverseTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.LedgerService/BatchReverseTransaction',
+            tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_ledger__pb2.BatchReverseTransactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -109,6 +109,12 @@ class LedgerServiceStub:
     a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
     account.
     """
+    BatchReverseTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchReverseTransactionRequest, _ledger_pb2.BatchReverseTransactionResponse]
+    """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
+
+    Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
+    another at the same time, makes is not found.
+    """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetTransactionRequest, _ledger_pb2.GetTransactionResponse]
     """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
 
@@ -292,6 +298,18 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
         a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
         account.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchReverseTransaction(
+        self,
+        request: _ledger_pb2.BatchReverseTransactionRequest,
+        context: _aio.ServicerContext[_ledger_pb2.BatchReverseTransactionRequest, _abc.Awaitable[_ledger_pb2.BatchReverseTransactionResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.BatchReverseTransactionResponse]:
+        """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
+
+        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
+        another at the same time, makes is not found.
         """
 
     @_abc_1.abstractmethod

@@ -7,10 +7,10 @@ as by new usage. A process that dies before the commit has changed nothing; afte
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -49,11 +49,10 @@ from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded
 from services.metering.usage.store import Key
+from services.metering.usage.tries import tries
 
 _log = structlog.get_logger("corrections")
 
-TRIES_MAX: Final = 10
-_PAUSE_MAX_S: Final = 0.05
 _PRICED: Final = b"price"
 """The fingerprint of corrections that price usage. No request has it."""
 RUNNING_MAX: Final = 2
@@ -71,6 +70,8 @@ class Wanted(NamedTuple):
     reason: str
     change: Callable[[State, Catalogue], Recorded | None]
     """Returns what usage is afterwards, or raises the refusal; None where it is voided."""
+    actor: str = ""
+    """Who asks for it, where that is not who calls."""
 
     @property
     def key(self) -> Key:
@@ -112,6 +113,8 @@ class Corrected(NamedTuple):
 
 
 Outcome = Corrected | Refusal
+Also = Callable[[RawConnection, Sequence[Outcome]], Awaitable[None]]
+"""What is written in the transaction of corrections, after all else, when their outcomes are known."""
 
 
 @dataclass(slots=True)
@@ -158,8 +161,12 @@ class Corrections:
             raise outcome
         return outcome
 
-    async def correct_all(self, wanted: Sequence[Wanted], *, validate_only: bool = False) -> list[Outcome]:
+    async def correct_all(
+        self, wanted: Sequence[Wanted], *, validate_only: bool = False, also: Also | None = None
+    ) -> list[Outcome]:
         """Make corrections of different usages of one shard, in one transaction; one outcome for each, in their order.
+
+        `also` is called in that transaction. Where it raises, nothing is corrected, and the exception is passed on.
 
         A correction is refused, and nothing of it changed, where its usage does not exist (NotFound), its operation id
         named another correction (OperationIdReused), or for what its kind says.
@@ -169,12 +176,10 @@ class Corrections:
             Unavailable: the limits of an organization cannot be read.
         """
         database = self._shards.of(wanted[0].organization_id)
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+        async for _ in tries():
             async with self._turns[database]:
                 try:
-                    outcomes = await self._try(database, wanted, validate_only=validate_only)
+                    outcomes = await self._try(database, wanted, also, validate_only=validate_only)
                 except ConstraintViolation:
                     continue  # Another process has used an operation id meanwhile: it is known now.
             if outcomes is not None:
@@ -206,7 +211,9 @@ class Corrections:
                 marks |= await store.find_marks(connection, some)
         return marks
 
-    async def _try(self, database: Database, wanted: Sequence[Wanted], *, validate_only: bool) -> list[Outcome] | None:
+    async def _try(
+        self, database: Database, wanted: Sequence[Wanted], also: Also | None, *, validate_only: bool
+    ) -> list[Outcome] | None:
         """Make the corrections, unless a usage was changed meanwhile: None then, and nothing is written."""
         await self._catalogue.refresh()
         read = await self._read(database, wanted)
@@ -223,17 +230,21 @@ class Corrections:
                 outcomes[place] = refusal
         counted = await self._count(database, list(planned.values()), read)
         planned = dict(zip(planned, counted, strict=True))
-        if planned and not validate_only and not await self._write(database, counted, now):
-            return None
         outcomes |= {place: Corrected(one.correction, replayed=False) for place, one in planned.items()}
-        return [outcomes[place] for place in range(len(wanted))]
+        listed = [outcomes[place] for place in range(len(wanted))]
+        if validate_only or not (planned or also):
+            return listed
+        written = await self._write(
+            database, counted, now, None if also is None else partial(_with_outcomes, also, listed)
+        )
+        return listed if written else None
 
     async def _read(self, database: Database, wanted: Sequence[Wanted]) -> _Read:
         usage_keys = {one.usage_key for one in wanted}
         async with database.raw_connection() as connection:
             known = await store.find_corrections(connection, [one.key for one in wanted])
             states = await store.find_states(connection, usage_keys)
-            originals = await store.find_originals(connection, states)
+            originals = {(key[0], state.original.usage_id): state.original for key, state in states.items()}
             sources = await store.find_sources(connection, originals) if originals else {}
             authorizations = await usage_store.find_authorizations(connection, list(states)) if states else []
             counters = {(key[0], counter_id) for key, state in states.items() for counter_id in state.counted}
@@ -270,7 +281,7 @@ class Corrections:
             state.usage.usage_id,
             state.number + 1,
             wanted.reason,
-            current_actor(),
+            wanted.actor or current_actor(),
             now,
             state.now,
             after,
@@ -316,15 +327,24 @@ class Corrections:
         beside = {} if after.lease_id is not None else elsewhere
         return recounted(planned.state, after, known, beside, self._catalogue.units)
 
-    async def _write(self, database: Database, planned: Sequence[Planned], now: datetime) -> bool:
+    async def _write(
+        self,
+        database: Database,
+        planned: Sequence[Planned],
+        now: datetime,
+        also: Callable[[RawConnection], Awaitable[None]] | None,
+    ) -> bool:
         """Write corrections in one transaction, if every usage is as it was; tell whether it was."""
         lines = [one for each in planned for one in (each.correction.before, each.correction.after) if one is not None]
         await usage_store.know_dimensions(database, self._dimensions, lines)
         async with database.raw_transaction() as connection:
-            if not await store.lock(connection, planned):
+            if planned and not await store.lock(connection, planned):
                 return False
-            await store.write(connection, planned, now=now, due_time=now + self._relay_after)
-            await self._change_counters(connection, planned)
+            if planned:
+                await store.write(connection, planned, now=now, due_time=now + self._relay_after)
+                await self._change_counters(connection, planned)
+            if also is not None:
+                await also(connection)
         return True
 
     @staticmethod
@@ -362,6 +382,10 @@ class Corrections:
             own, results = results[:count], results[count:]
             answered[place] = _with_results(correction, own)
         return answered
+
+
+async def _with_outcomes(also: Also, outcomes: Sequence[Outcome], connection: RawConnection) -> None:
+    await also(connection, outcomes)
 
 
 def _with_results(correction: Correction, results: Sequence[Charged | NotCharged]) -> Corrected:

@@ -51,6 +51,7 @@ class CorrectionKind(StrEnum):
     VOID = "VOID"
     RESTORE = "RESTORE"
     PRICE = "PRICE"
+    RERATE = "RERATE"
 
 
 class Amendment(NamedTuple):
@@ -75,8 +76,8 @@ class State(NamedTuple):
     voided: bool
     number: int
     """How many corrections it has had."""
-    original_time: datetime
-    """The time it was recorded with."""
+    original: Recorded
+    """As it was recorded, or priced without a correction."""
 
     @property
     def now(self) -> Recorded | None:

@@ -51,7 +51,7 @@ async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[
         usage = recorded_of(row)
         counted = _counted(row["counters"], row["counted"]) | _counted(row["priced_counters"], row["priced_counted"])
         key = usage.work.organization_id, usage.work.operation_id
-        states[key] = State(usage, counted, voided=False, number=0, original_time=usage.work.occur_time)
+        states[key] = State(usage, counted, voided=False, number=0, original=usage)
     usage_keys = [(key[0], state.usage.usage_id) for key, state in states.items()]
     for row in await connection.fetch(statements.LAST_LINES, *_arrays(usage_keys)) if usage_keys else ():
         line = recorded_of(row)
@@ -59,7 +59,7 @@ async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[
         original = states[key].usage
         usage = line._replace(create_time=original.create_time, captured_before=original.captured_before)
         counted = _counted(row["counters"], row["counted"])
-        states[key] = State(usage, counted, not row["added"], row["number"], states[key].original_time)
+        states[key] = State(usage, counted, not row["added"], row["number"], original)
     return states
 
 
@@ -88,12 +88,6 @@ async def find_sources(connection: RawConnection, originals: Mapping[Key, Record
         key: [one._replace(left=one.left - given_back[key[0], one.operation_id]) for one in sources]
         for key, sources in found.items()
     }
-
-
-async def find_originals(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Recorded]:
-    """Return usages as they were recorded, or priced without a correction, by organization and usage id."""
-    found = [recorded_of(row) for row in await connection.fetch(statements.ORIGINALS, *_arrays(keys))]
-    return {(one.work.organization_id, one.usage_id): one for one in found}
 
 
 async def lock(connection: RawConnection, planned: Sequence[Planned]) -> bool:
@@ -173,7 +167,7 @@ async def _write_waiting(connection: RawConnection, planned: Sequence[Planned]) 
     if stops:
         await connection.execute(statements.STOP_WAITING, *_arrays(stops))
     if waits:
-        rows = ((*one.usage_key, one.state.original_time, one.state.usage.work.model) for one in waits)
+        rows = ((*one.usage_key, one.state.original.work.occur_time, one.state.usage.work.model) for one in waits)
         await connection.execute(statements.WAIT, *_columns(rows))
 
 

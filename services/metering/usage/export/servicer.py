@@ -9,28 +9,22 @@ from google.api.httpbody_pb2 import HttpBody
 from libs.common.amount import format_amount, render_amount
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
-from services.metering.usage.correction.corrections import Corrections
-from services.metering.usage.correction.pending_prices import PendingPrices
-from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.export.domain import VERSION, Span, Totals
 from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.focus import focus_form
 from services.metering.usage.export.forms import Form, csv_form, json_form
 from services.metering.usage.export.parsing import fingerprint_of, read_export
 from services.metering.usage.export.tokens import write_token
-from services.metering.usage.usages import Usages
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 from tollhouse.metering.v1.unit_pb2 import Quantity
 
 
-class ExportServicer(CorrectionServicer):
-    """Serves exports of usage, beside corrections."""
+class ExportServicer(rpc.UsageServiceServicer):
+    """Serves exports of usage."""
 
-    def __init__(
-        self, usages: Usages, corrections: Corrections, pending_prices: PendingPrices, exports: Exports
-    ) -> None:
-        super().__init__(usages, corrections, pending_prices)
+    def __init__(self, exports: Exports) -> None:
         self._exports = exports
 
     @property

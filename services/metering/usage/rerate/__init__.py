@@ -1,0 +1,1 @@
+"""Re-rating of recorded usage: what it would do, and the jobs that do it."""

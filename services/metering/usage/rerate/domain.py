@@ -1,0 +1,208 @@
+"""What re-rating does to usage: which stays as it is, what it costs afterwards, and how that adds up. Pure rules."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from libs.common.amount import format_amount
+from libs.common.errors import Refusal
+from services.metering.errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections
+from services.metering.model.domain import PriceVersion
+from services.metering.model.units import Units
+from services.metering.usage.correction.domain import CORRECTIONS_MAX, priced
+from services.metering.usage.domain import Cost, Recorded, Work
+
+_DIGEST_BYTES: Final = 16
+NO_DIGEST: Final = "0" * 2 * _DIGEST_BYTES
+"""The digest of nothing to do."""
+_ZERO: Final = Decimal(0)
+
+PriceOf = Callable[[Work], PriceVersion | None]
+"""Returns the version to price work with."""
+
+
+class Scope(NamedTuple):
+    """Which usage is re-rated, by what was recorded of it, and at which price."""
+
+    organization_ids: Sequence[str]
+    """That of all organizations when empty."""
+    start_time: datetime
+    end_time: datetime
+    models: Sequence[str]
+    """That of all models when empty."""
+    owners: tuple[str | None, str | None, str | None, str | None]
+    """Project, user, API key and subscription; None lets everything through."""
+    current_price_version_id: str | None
+    price_version_id: str | None
+    """None for the prices that are in force."""
+
+
+class Seen(NamedTuple):
+    """Usage as it is after its corrections, as far as re-rating is concerned."""
+
+    usage_id: str
+    recorded_time: datetime
+    """When it happened, as it was recorded."""
+    work: Work
+    cost: Cost | None
+    stated: bool
+    voided: bool
+    corrections: int
+
+
+class Fate(StrEnum):
+    """What becomes of usage."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    VOIDED = "voided"
+    STATED = "stated"
+    PENDING_PRICE = "pending_price"
+    FAILED = "failed"
+
+
+class Verdict(NamedTuple):
+    """What re-rating would make of usage."""
+
+    fate: Fate
+    after: Cost | None = None
+    """What it costs then; None unless it changes."""
+    reason: str = ""
+    """Why it cannot be re-rated."""
+
+
+def rerated(usage: Recorded, version: PriceVersion | None, units: Units) -> Recorded:
+    """Return usage that has a computed cost as re-rating makes it.
+
+    Raises:
+        NothingToAmend: it costs the same.
+        PriceOfAnotherCurrency: the price is in another currency.
+        PriceUnknown, CostTooLarge: see `priced`.
+    """
+    if usage.cost is None or usage.work.stated is not None:
+        raise NothingToAmend(operation_id=usage.work.operation_id)
+    return usage._replace(cost=_rerated(usage.work, usage.cost, version, units))
+
+
+def _rerated(work: Work, before: Cost, version: PriceVersion | None, units: Units) -> Cost:
+    after = priced(work, version, units)
+    if after.currency_code != before.currency_code:
+        raise PriceOfAnotherCurrency(
+            price_version_id=after.price_version_id,
+            currency_code=after.currency_code,
+            charged_currency_code=before.currency_code,
+        )
+    if _amounts(after) == _amounts(before):
+        raise NothingToAmend(operation_id=work.operation_id)
+    return after
+
+
+def _amounts(cost: Cost) -> tuple[str | None, ...]:
+    return cost.amount, cost.provider_cost, cost.provider_currency_code
+
+
+def judged(seen: Seen, price_of: PriceOf, units: Units) -> Verdict:
+    """Return what re-rating would make of usage."""
+    if seen.voided:
+        return Verdict(Fate.VOIDED)
+    if seen.stated:
+        return Verdict(Fate.STATED)
+    if seen.cost is None:
+        return Verdict(Fate.PENDING_PRICE)
+    try:
+        after = _rerated(seen.work, seen.cost, price_of(seen.work), units)
+    except NothingToAmend:
+        return Verdict(Fate.UNCHANGED)
+    except Refusal as refusal:
+        return Verdict(Fate.FAILED, reason=refusal.reason)
+    if seen.corrections >= CORRECTIONS_MAX - 1:
+        return Verdict(Fate.FAILED, reason=TooManyCorrections.reason)
+    return Verdict(Fate.CHANGED, after)
+
+
+@dataclass(slots=True)
+class Sums:
+    """How many usages met which fate, and what those that change cost before and after it."""
+
+    counts: dict[Fate, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    amounts: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+
+    @property
+    def usages(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, fate: Fate, reason: str = "", count: int = 1) -> None:
+        """Count usages that do not change, or that cannot be re-rated for a reason."""
+        self.counts[fate] = self.counts.get(fate, 0) + count
+        if fate is Fate.FAILED:
+            self.failures[reason] = self.failures.get(reason, 0) + count
+
+    def add_changed(self, before: Cost, after: Cost) -> None:
+        """Count a usage that changes."""
+        self.counts[Fate.CHANGED] = self.counts.get(Fate.CHANGED, 0) + 1
+        old, new = self.amounts.get(after.currency_code, (_ZERO, _ZERO))
+        self.amounts[after.currency_code] = old + Decimal(before.amount), new + Decimal(after.amount)
+
+    def add_verdict(self, seen: Seen, verdict: Verdict) -> None:
+        """Count a usage with what would become of it."""
+        if verdict.after is None or seen.cost is None:
+            self.add(verdict.fate, verdict.reason)
+        else:
+            self.add_changed(seen.cost, verdict.after)
+
+    def merge(self, other: "Sums") -> None:
+        """Add other sums to these."""
+        for fate, count in other.counts.items():
+            self.counts[fate] = self.counts.get(fate, 0) + count
+        for reason, count in other.failures.items():
+            self.failures[reason] = self.failures.get(reason, 0) + count
+        for currency_code, (before, after) in other.amounts.items():
+            old, new = self.amounts.get(currency_code, (_ZERO, _ZERO))
+            self.amounts[currency_code] = old + before, new + after
+
+    def plain(self) -> Mapping[str, object]:
+        """Return them as plain values, for JSON."""
+        amounts = {key: [format_amount(one) for one in pair] for key, pair in self.amounts.items()}
+        return {"counts": self.counts, "failures": self.failures, "amounts": amounts}
+
+
+def sums_of(plain: Mapping[str, Mapping[str, object]]) -> Sums:
+    """Return sums from the plain values that `plain` gives."""
+    found = Sums()
+    found.counts = {Fate(fate): _count(count) for fate, count in plain["counts"].items()}
+    found.failures = {reason: _count(count) for reason, count in plain["failures"].items()}
+    for currency_code, pair in plain["amounts"].items():
+        assert isinstance(pair, list), "an amount before and one after"
+        found.amounts[currency_code] = Decimal(pair[0]), Decimal(pair[1])
+    return found
+
+
+def _count(value: object) -> int:
+    assert isinstance(value, int), "a count"
+    return value
+
+
+def digest_of(changes: Sequence[tuple[Seen, Verdict]]) -> str:
+    """Return a digest of what becomes of usages that change or cannot be re-rated. Their order does not matter."""
+    total = 0
+    for seen, (fate, after, reason) in changes:
+        if fate not in (Fate.CHANGED, Fate.FAILED) or seen.cost is None:
+            continue
+        parts = (seen.work.organization_id, seen.usage_id, *seen.cost[:3], reason, *(() if after is None else after))
+        text = "\n".join("" if part is None else part for part in parts)
+        total += int.from_bytes(hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest())
+    return _digest(total)
+
+
+def digests_added(one: str, other: str) -> str:
+    """Return the digest of all that two digests are of."""
+    return _digest(int(one, 16) + int(other, 16))
+
+
+def _digest(total: int) -> str:
+    return f"{total % 2 ** (8 * _DIGEST_BYTES):0{2 * _DIGEST_BYTES}x}"

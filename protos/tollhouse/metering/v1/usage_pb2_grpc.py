@@ -94,6 +94,11 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
                 _registered_method=True)
+        self.GetUsageTrends = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/GetUsageTrends',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -175,7 +180,9 @@ class UsageServiceServicer:
         """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-        as there are hours with usage, however many calls there were.
+        as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -254,6 +261,17 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsageTrends(self, request, context):
+        """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+        All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+        more than 20,000 currencies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -311,6 +329,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListPendingPrices,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.SerializeToString,
+            ),
+            'GetUsageTrends': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageTrends,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -615,6 +638,33 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/ListPendingPrices',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageTrends(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/GetUsageTrends',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,7 +72,9 @@ class UsageServiceStub:
     """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
     Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-    as there are hours with usage, however many calls there were.
+    as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+    sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+    last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
     Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
     organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -126,6 +128,13 @@ class UsageServiceStub:
     up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
     Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
     `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+    """
+    GetUsageTrends: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageTrendsRequest, _usage_pb2.GetUsageTrendsResponse]
+    """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+    All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+    methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+    more than 20,000 currencies.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -222,7 +231,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-        as there are hours with usage, however many calls there were.
+        as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -306,6 +317,19 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
         Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
         `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsageTrends(
+        self,
+        request: _usage_pb2.GetUsageTrendsRequest,
+        context: _aio.ServicerContext[_usage_pb2.GetUsageTrendsRequest, _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]:
+        """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+        All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+        more than 20,000 currencies.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

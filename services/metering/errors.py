@@ -102,6 +102,24 @@ class TooManyTotals(Refusal):
     remedy = "Export fewer organizations, or a shorter range, at a time."
 
 
+class TooManyRows(Refusal):
+    """An answer that is one page would have more rows than that."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_ROWS"
+    template = "The answer would have more than {rows} rows: ask for fewer windows or groups."
+    remedy = "Ask by longer windows, for a shorter range, or for fewer groups."
+
+
+class TooManyCalls(Refusal):
+    """Minutes are summed from the calls themselves, of which one answer reads a limited number."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_CALLS"
+    template = "There are more than {calls} calls in the range: ask for a shorter range, or by HOUR."
+    remedy = "Ask for a shorter range, or by HOUR."
+
+
 class OperationIdInUse(Refusal):
     """The operation was authorized or its usage recorded before, and the caller asked to be refused then."""
 

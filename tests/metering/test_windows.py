@@ -159,7 +159,7 @@ async def test_forged_page_token_is_refused_by_name(
         fingerprints.append(fingerprint)
         return encode_page_token(*key, fingerprint=fingerprint)
 
-    monkeypatch.setattr("services.metering.usage.servicer.encode_page_token", encode)
+    monkeypatch.setattr("services.metering.usage.statistics.servicer.encode_page_token", encode)
     request.start_time.FromDatetime(datetime.now(UTC) - timedelta(days=1))
     request.end_time.FromDatetime(datetime.now(UTC) + timedelta(days=1))
     request.page_size = 1

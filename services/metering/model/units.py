@@ -233,3 +233,8 @@ def input_context(quantities: Quantities, units: Units) -> int:
 def total_tokens(quantities: Quantities, units: Units) -> int:
     """Return how many tokens there are, whatever their unit."""
     return sum(value for unit_id, value in quantities.items() if units[unit_id].kind is Kind.TOKEN) // THOUSANDTHS
+
+
+def token_units(units: Units) -> list[str]:
+    """Return the units that tokens are counted in."""
+    return [unit_id for unit_id, unit in units.items() if unit.kind is Kind.TOKEN]

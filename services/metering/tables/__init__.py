@@ -227,8 +227,9 @@ event.listen(
     ),
 )
 
-# One row per hour and combination of dimensions. A primary key cannot contain nulls: the nil UUID stands for no id, and
-# the empty currency for usage without a price.
+# One row per combination of dimensions and hour of UTC, or part of one: `hour` is when the row begins, which is at a
+# full hour, or within one where a day begins in some time zone (`services.metering.usage.beginnings`). A primary key
+# cannot contain nulls: the nil UUID stands for no id, and the empty currency for usage without a price.
 usage_hours: Final = Table(
     "usage_hours",
     shard_metadata,

@@ -1,9 +1,10 @@
 """Reads what lists and sums of usage are asked for."""
 
 import hashlib
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from google.protobuf.message import Message
 
@@ -11,25 +12,29 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
 from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_time
+from services.metering.usage.beginnings import COVERED_SINCE
 from services.metering.usage.dimensions import LABELS, LIVE, TEST
+from services.metering.usage.query import ORGANIZATION, RANGE_MAX, UNIT, Measure, Measured, Query, Top
 from services.metering.usage.store import Filters
-from services.metering.usage.summaries import ORGANIZATION, RANGE_MAX, UNIT, Query
 from services.metering.usage.windows import (
     DAY,
     HOUR,
+    MINUTE,
     MONTH,
+    WEEK,
     check_window_count,
-    full_hour_after,
-    full_hour_before,
-    keeps_whole_hours,
+    outer_range,
+    split_day,
 )
 from tollhouse.metering.v1 import usage_pb2 as pb
 
-_WINDOWS: Final = {
+WINDOWS: Final = {
     pb.USAGE_WINDOW_UNSPECIFIED: None,
     pb.USAGE_WINDOW_HOUR: HOUR,
     pb.USAGE_WINDOW_DAY: DAY,
     pb.USAGE_WINDOW_MONTH: MONTH,
+    pb.USAGE_WINDOW_WEEK: WEEK,
+    pb.USAGE_WINDOW_MINUTE: MINUTE,
 }
 _DIMENSIONS: Final = {
     pb.USAGE_DIMENSION_MODEL: "model",
@@ -49,6 +54,16 @@ _DIMENSIONS: Final = {
     pb.USAGE_DIMENSION_BATCH_ID: "batch_id",
     pb.USAGE_DIMENSION_ORGANIZATION: ORGANIZATION,
 }
+_MEASURES: Final = {
+    pb.USAGE_MEASURE_REQUESTS: Measure.REQUESTS,
+    pb.USAGE_MEASURE_ERRORS: Measure.ERRORS,
+    pb.USAGE_MEASURE_TOTAL_TOKENS: Measure.TOTAL_TOKENS,
+    pb.USAGE_MEASURE_QUANTITY: Measure.QUANTITY,
+    pb.USAGE_MEASURE_COST: Measure.COST,
+    pb.USAGE_MEASURE_PROVIDER_COST: Measure.PROVIDER_COST,
+    pb.USAGE_MEASURE_MARGIN: Measure.MARGIN,
+}
+_MONEY: Final = (Measure.COST, Measure.PROVIDER_COST, Measure.MARGIN)
 _ENVIRONMENTS: Final = {pb.ENVIRONMENT_LIVE: LIVE, pb.ENVIRONMENT_TEST: TEST}
 
 
@@ -64,17 +79,20 @@ def list_fingerprint(request: Message, *left_out: str) -> str:
     return hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
 
 
-def read_query(request: pb.QueryUsageRequest) -> Query:
+def read_query(request: pb.QueryUsageRequest, now: datetime) -> Query:
     violations: list[FieldViolation] = []
     start_time = parse_time("start_time", request.start_time, violations)
     end_time = parse_time("end_time", request.end_time, violations)
     if not violations and not timedelta(0) < end_time - start_time <= RANGE_MAX:
         violations.append(FieldViolation("end_time", "must be after start_time, at most 3660 days"))
-    window, zone = _WINDOWS.get(request.window), parse_time_zone("time_zone", request.time_zone, violations)
+    window, zone = WINDOWS.get(request.window), parse_time_zone("time_zone", request.time_zone, violations)
     if not violations:
-        check_window_count(window, start_time, end_time, violations)
-        if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
-            violations.append(FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR"))
+        start_time, end_time = outer_range(window, start_time, end_time)
+        check_window_count(window, start_time, end_time, now, violations)
+        check_days(window, zone, start_time, end_time, violations)
+    if window == MINUTE and not request.organization_id:
+        violations.append(FieldViolation("window", "is MINUTE, which needs an organization_id"))
+    top = _read_top(request, violations)
     further = _read_query_filters(request, violations)
     organization_ids = read_organizations(request, violations)
     if violations:
@@ -89,14 +107,53 @@ def read_query(request: pb.QueryUsageRequest) -> Query:
     return Query(
         organization_id=request.organization_id.lower(),
         organization_ids=organization_ids,
-        start_time=full_hour_before(start_time),
-        end_time=full_hour_after(end_time),
+        start_time=start_time,
+        end_time=end_time,
         window=window,
         group_by=tuple(name for dimension, name in _DIMENSIONS.items() if dimension in group_by),
         filters=filters | further,
         zone=zone,
         include_test=request.include_test,
+        top=top,
     )
+
+
+def check_days(
+    window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime, violations: list[FieldViolation]
+) -> None:
+    """Add to `violations` a zone of which a day in the range begins where no sum does."""
+    if (day := split_day(window, zone, start_time, end_time)) is not None:
+        problem = f"has a day, {day}, that begins at a time of UTC at which no sum begins; ask by HOUR, or from"
+        violations.append(FieldViolation("time_zone", f"{problem} {COVERED_SINCE:%Y-%m-%d} on"))
+
+
+def read_measure(
+    field: str, request: pb.UsageTop | pb.GetUsageTrendsRequest, violations: list[FieldViolation]
+) -> Measured:
+    """Read what is measured. A currency or a unit that is missing, or not needed, is added to `violations`."""
+    measure = _MEASURES.get(request.measure, Measure.REQUESTS)
+    for name, value, is_needed in (
+        ("currency_code", request.currency_code, measure in _MONEY),
+        ("unit", request.unit, measure is Measure.QUANTITY),
+    ):
+        if bool(value) != is_needed:
+            problem = "is needed for this measure" if is_needed else "can only be given for a measure that needs it"
+            violations.append(FieldViolation(f"{field}{name}", problem))
+    return Measured(measure, request.currency_code, request.unit)
+
+
+def _read_top(request: pb.QueryUsageRequest, violations: list[FieldViolation]) -> Top | None:
+    if not request.HasField("top"):
+        return None
+    for problem, is_so in (
+        ("needs an organization_id", not request.organization_id),
+        ("needs dimensions to group by", not set(request.group_by) - {pb.USAGE_DIMENSION_ORGANIZATION}),
+        ("cannot be grouped by unit", pb.USAGE_DIMENSION_UNIT in request.group_by),
+        ("is one page, without page_size and page_token", bool(request.page_size or request.page_token)),
+    ):
+        if is_so:
+            violations.append(FieldViolation("top", problem))
+    return Top(request.top.count, read_measure("top.", request.top, violations))
 
 
 def read_organizations(
@@ -109,15 +166,24 @@ def read_organizations(
 
 
 def _read_query_filters(request: pb.QueryUsageRequest, violations: list[FieldViolation]) -> dict[str, Sequence[str]]:
-    """Read the filters by dimension; ids are compared in lower case."""
-    found: dict[str, Sequence[str]] = {}
     given = {
         "model": request.models,
         "project_id": request.project_ids,
         "user_id": request.user_ids,
         "api_key_id": request.api_key_ids,
     }
-    for number, one in enumerate(request.filters):
+    return read_usage_filters(request.filters, request.group_by, given, violations)
+
+
+def read_usage_filters(
+    filters: Iterable[pb.UsageFilter],
+    group_by: Collection[int],
+    given: Mapping[str, Sequence[str]],
+    violations: list[FieldViolation],
+) -> dict[str, Sequence[str]]:
+    """Read the filters by dimension; ids are compared in lower case. `given` are those of other fields."""
+    found: dict[str, Sequence[str]] = {}
+    for number, one in enumerate(filters):
         name = _DIMENSIONS.get(one.dimension, "")
         if name in found or given.get(name):
             violations.append(FieldViolation(f"filters[{number}].dimension", "is filtered twice"))
@@ -128,7 +194,7 @@ def _read_query_filters(request: pb.QueryUsageRequest, violations: list[FieldVio
                 violations.append(FieldViolation(f"filters[{number}].values", "must be UUIDs, or empty"))
         if name == "environment" and not set(values) <= {LIVE, TEST}:
             violations.append(FieldViolation(f"filters[{number}].values", "must be LIVE or TEST"))
-        if name == UNIT and pb.USAGE_DIMENSION_UNIT not in request.group_by:
+        if name == UNIT and pb.USAGE_DIMENSION_UNIT not in group_by:
             violations.append(FieldViolation(f"filters[{number}].dimension", "needs grouping by unit"))
         found[name] = values
     return found

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
-from libs.common.amount import format_amount
+from libs.common.amount import format_amount, render_amount
 from libs.common.timestamps import fill_time, render_time
 from services.metering.clients.billing import AccountBalance
 from services.metering.model.rates import STANDARD_TIER
@@ -14,13 +15,17 @@ from services.metering.quota.rendering import fill_statuses, render_status
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Cost, LimitState, Recorded, Work
-from services.metering.usage.summaries import ORGANIZATION, UNIT, Summary
+from services.metering.usage.latencies import percentile_ms
+from services.metering.usage.query import ORGANIZATION, UNIT
+from services.metering.usage.summaries import Summary
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, quota_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _NAMES: Final = {UNIT: "unit"}
 _STATES_KNOWN_MAX: Final = 2_000
+_RATE: Final = Decimal("0.000001")
+_MEAN: Final = Decimal("0.001")
 _OWN_FIELDS: Final = ("organization_id", "model", "project_id", "user_id", "api_key_id")
 
 
@@ -142,12 +147,14 @@ def _render_limit(state: LimitState) -> quota_pb2.LimitStatus:
 
 
 def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:
-    cost = provider_cost = None
+    cost = provider_cost = margin = None
     if summary.currency_code:
         cost = amount_pb2.Amount(currency_code=summary.currency_code, value=format_amount(summary.cost))
     if summary.provider_currency_code:
         value = format_amount(summary.provider_cost)
         provider_cost = amount_pb2.Amount(currency_code=summary.provider_currency_code, value=value)
+        if summary.provider_currency_code == summary.currency_code:
+            margin = render_amount(summary.currency_code, summary.cost - summary.provider_cost)
     further = {_NAMES.get(name, name): value for name, value in summary.dimensions.items() if name not in _OWN_FIELDS}
     return pb.UsageSummary(
         start_time=render_time(summary.start_time),
@@ -160,9 +167,7 @@ def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:
         error_count=summary.errors,
         tokens=model_pb2.TokenCounts(**dict(zip(TOKEN_CLASSES, summary.tokens, strict=True))),
         cost=cost,
-        latency=pb.LatencySummary(
-            count=summary.latency_count, sum_ms=summary.latency_sum_ms, buckets=summary.latency_buckets
-        ),
+        latency=_render_latency(summary),
         quantities=[
             unit_pb2.Quantity(unit=unit, value=quantity_text(value))
             for unit, value in sorted(summary.quantities.items())
@@ -171,4 +176,26 @@ def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:
         provider_cost=provider_cost,
         dimensions=further,
         organization_id=summary.dimensions.get(ORGANIZATION, ""),
+        error_rate=_ratio(summary.errors, summary.requests, _RATE),
+        margin=margin,
+        rank=summary.rank,
+        others=summary.is_others,
     )
+
+
+def _render_latency(summary: Summary) -> pb.LatencySummary:
+    count, buckets = summary.latency_count, summary.latency_buckets
+    return pb.LatencySummary(
+        count=count,
+        sum_ms=summary.latency_sum_ms,
+        buckets=buckets,
+        mean_ms=_ratio(summary.latency_sum_ms, count, _MEAN),
+        p50_ms=percentile_ms(buckets, 50),
+        p95_ms=percentile_ms(buckets, 95),
+        p99_ms=percentile_ms(buckets, 99),
+    )
+
+
+def _ratio(part: int, whole: int, digits: Decimal) -> str:
+    """Return a ratio as a decimal, rounded half to even; empty where there is none."""
+    return format_amount((Decimal(part) / whole).quantize(digits)) if whole else ""

@@ -19,7 +19,8 @@ from libs.common.ids import NIL, is_id
 from libs.common.shards import Shards
 from services.metering.errors import TooMuchUsage
 from services.metering.usage import store
-from services.metering.usage.summaries import Part, Query, Summary, count_rows, merged, summarize
+from services.metering.usage.query import Part, Query
+from services.metering.usage.summaries import Summary, count_rows, merged, summarize
 from services.metering.usage.windows import all_window_starts
 
 ROWS_MAX: Final = 100_000

@@ -41,11 +41,12 @@ from services.metering.usage.domain import (
 from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_description
-from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
-from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
+from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.servicer import RerateServicer
+from services.metering.usage.statistics.servicer import StatisticsServicer
 from services.metering.usage.stream import acknowledged
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
@@ -57,7 +58,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(CorrectionServicer, RerateServicer, ExportServicer):
+class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, ExportServicer):
     """Serves usage: what is recorded and asked for here, and what has rooms of its own."""
 
     def __init__(
@@ -79,7 +80,7 @@ class UsageServicer(CorrectionServicer, RerateServicer, ExportServicer):
         return {
             "RecordUsage": self._check_usage,
             "ListUsage": self._check_list,
-            "QueryUsage": read_query,
+            **self.statistics_readers,
             **self.correction_readers,
             **self.rerate_readers,
             **self.export_readers,
@@ -168,20 +169,6 @@ class UsageServicer(CorrectionServicer, RerateServicer, ExportServicer):
         rendered = that_fit(render_usage(usage, self._usages.units) for usage in usages)
         await self._mark(rendered, usages)
         return rendered
-
-    async def QueryUsage(
-        self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext
-    ) -> pb.QueryUsageResponse:
-        query = read_query(request)
-        fingerprint = list_fingerprint(request)
-        after = decode_page_token(request.page_token, fingerprint) if request.page_token else None
-        summaries, following = await self._usages.query(query, after=after, limit=page_size(request.page_size))
-        await self._usages.know_units(unit_id for summary in summaries for unit_id in summary.quantities)
-        rendered = that_fit(render_summary(summary, self._usages.units) for summary in summaries)
-        if len(rendered) < len(summaries):
-            following = summaries[len(rendered) - 1].key
-        token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
-        return pb.QueryUsageResponse(summaries=rendered, next_page_token=token)
 
     def _check_list(self, request: pb.ListUsageRequest) -> Sequence[str]:
         """Check what annotations cannot; return the organizations of a list over several.

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from libs.common import ids
 from services.metering.quota import quick_store
 from services.metering.tables import DIMENSIONS, HOUR_KEY, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
+from services.metering.usage.beginnings import beginning
 from services.metering.usage.dimensions import PLAIN
 
 
@@ -113,10 +114,10 @@ LATENCY_BUCKET: Final = (
 )
 
 
-def hour_key(currency_code: str, provider_currency_code: str, prefix: str = "") -> str:
-    """Return the expressions of a usage's key among the hours."""
+def hour_key(currency_code: str, provider_currency_code: str, prefix: str = "", hour: str = "") -> str:
+    """Return the expressions of a usage's key among the hours, or among other windows that begin at `hour`."""
     return (
-        f"{prefix}organization_id, date_trunc('hour', {prefix}occur_time, 'UTC') AS hour, {prefix}model,"
+        f"{prefix}organization_id, {hour or beginning(f'{prefix}occur_time')} AS hour, {prefix}model,"
         f" coalesce({prefix}project_id, {NIL}) AS project_id, coalesce({prefix}user_id, {NIL}) AS user_id,"
         f" coalesce({prefix}api_key_id, {NIL}) AS api_key_id, {prefix}dimension_id, {currency_code} AS currency_code,"
         f" {provider_currency_code} AS provider_currency_code"

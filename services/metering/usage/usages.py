@@ -14,16 +14,19 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import OrganizationNotFound
+from services.metering.errors import OrganizationNotFound, TooManyRows
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.units import Units
+from services.metering.model.units import Units, token_units
 from services.metering.usage import store
+from services.metering.usage.beginnings import full_hour_after, full_hour_before
 from services.metering.usage.domain import Outcome, Recorded, Work, time_violation
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
+from services.metering.usage.query import Part, Query
+from services.metering.usage.ranking_store import TOP_ROWS_MAX, ranked
 from services.metering.usage.reports import report, walk
-from services.metering.usage.summaries import Part, Query, Summary, summarize
-from services.metering.usage.windows import full_hour_after, full_hour_before
+from services.metering.usage.summaries import Summary, require_few_usages, summarize
+from services.metering.usage.windows import MINUTE
 
 _log = structlog.get_logger("usage")
 
@@ -222,13 +225,26 @@ class Usages:
     async def query(
         self, query: Query, *, after: Sequence[str] | None, limit: int
     ) -> tuple[Sequence[Summary], Sequence[str] | None]:
-        """Return a page of sums, and where the next begins; None when there is no more."""
+        """Return a page of sums, and where the next begins; None when there is no more.
+
+        Raises:
+            TooManyCalls: minutes are asked for, of more calls than one answer reads.
+            TooManyRows: the largest groups are asked for, in more windows than one answer has.
+        """
         _require_own_share(query)
         if not query.organization_id:
             return await report(self._shards, query, after, limit)
         part = Part((query.organization_id,), query.start_time, query.end_time)
         async with self._shards.of(query.organization_id).transaction() as connection:
+            if query.window == MINUTE:
+                await require_few_usages(connection, part)
+            if query.top is not None:
+                query, limit = await ranked(connection, query, part, token_units(self.units)), TOP_ROWS_MAX + 1
             summaries = await summarize(connection, query, part, after=after, limit=limit)
+        if query.top is not None:
+            if len(summaries) == limit:
+                raise TooManyRows(rows=TOP_ROWS_MAX)
+            return summaries, None
         return summaries, summaries[-1].key if len(summaries) == limit else None
 
 

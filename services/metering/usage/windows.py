@@ -1,4 +1,4 @@
-"""The windows of a usage query: hours of UTC, and the days and months of a time zone.
+"""The windows of a usage query: minutes and hours of UTC, and the days, weeks and months of a time zone.
 
 Window starts are computed here and sent to Postgres as timestamps, so that only Python's time zone data is used.
 Postgres may know other names than Python does, or older rules.
@@ -9,47 +9,63 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from libs.common.errors import FieldViolation
+from services.metering.usage.beginnings import (
+    beginning_after,
+    beginning_before,
+    full_hour_after,
+    full_hour_before,
+    is_beginning,
+)
 
+MINUTE: Final = "minute"
 HOUR: Final = "hour"
 DAY: Final = "day"
+WEEK: Final = "week"
 MONTH: Final = "month"
 WINDOWS_MAX: Final = 10_000
+MINUTES_RANGE_MAX: Final = timedelta(hours=24)
+MINUTES_KEPT: Final = timedelta(hours=25)
+"""How long ago a query by minutes may begin: an hour more than its range, for callers who count from their own now."""
+_A_MINUTE: Final = timedelta(minutes=1)
 _AN_HOUR: Final = timedelta(hours=1)
 _ONE_DAY: Final = timedelta(days=1)
 
 
-def full_hour_before(moment: datetime) -> datetime:
-    """Return the last full hour of UTC that is not after a moment."""
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+def outer_range(window: str | None, start_time: datetime, end_time: datetime) -> tuple[datetime, datetime]:
+    """Return the range of whole sums that holds a range: of whole minutes or hours for these windows."""
+    if window == HOUR:
+        return full_hour_before(start_time), full_hour_after(end_time)
+    if window != MINUTE:
+        return beginning_before(start_time), beginning_after(end_time)
+    start, end = (moment.astimezone(UTC).replace(second=0, microsecond=0) for moment in (start_time, end_time))
+    return start, end if end == end_time else end + _A_MINUTE
 
 
-def full_hour_after(moment: datetime) -> datetime:
-    """Return the first full hour of UTC that is not before a moment."""
-    hour = full_hour_before(moment)
-    return hour if hour == moment else hour + _AN_HOUR
+def split_day(window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> date | None:
+    """Return the first local date in the range that begins within a sum, so that its usage is not known; usually None.
 
-
-def keeps_whole_hours(zone: ZoneInfo, start_time: datetime, end_time: datetime) -> bool:
-    """Tell whether the zone's UTC offset is whole hours in all of the range, so that its days are whole UTC hours."""
-    moment = start_time
-    while moment < end_time + timedelta(days=28):
-        offset = moment.astimezone(zone).utcoffset() or timedelta(0)
-        if offset % _AN_HOUR:
-            return False
-        moment += timedelta(days=28)
-    return True
+    There is none from `beginnings.COVERED_SINCE` on.
+    """
+    if window in (HOUR, MINUTE, None):
+        return None
+    starts = window_starts(window, zone, start_time, end_time)
+    split = (one for one in starts if one >= start_time and not is_beginning(one))
+    found = next(split, None)
+    return None if found is None else found.astimezone(zone).date()
 
 
 def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> list[datetime]:
-    """Return the start of each day or month from the one that holds `start_time` to the one that holds the last moment
-    before `end_time`.
+    """Return the start of each day, week or month from the one that holds `start_time` to the one that holds the last
+    moment before `end_time`.
 
-    A day begins at its first midnight. Where clocks are put forward at midnight it begins at that moment. A day that
-    the zone skipped has no window.
+    A week begins with Monday, as in ISO 8601. A day begins at its first midnight. Where clocks are put forward at
+    midnight it begins at that moment. A day that the zone skipped has no window.
     """
     day = start_time.astimezone(zone).date()
     if window == MONTH:
         day = day.replace(day=1)
+    elif window == WEEK:
+        day -= day.weekday() * _ONE_DAY
     starts: list[datetime] = []
     while (start := _midnight(day, zone)) < end_time:
         if not starts or start > starts[-1]:
@@ -59,18 +75,19 @@ def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: d
 
 
 def all_window_starts(window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> list[datetime]:
-    """Return the start of each window of a query, whose times are full hours; of a query without windows, its own."""
+    """Return the start of each window of a query, whose times are whole sums; of a query without windows, its own."""
     if window is None:
         return [start_time]
-    if window != HOUR:
+    length = _LENGTHS.get(window)
+    if length is None:
         return window_starts(window, zone, start_time, end_time)
-    return [start_time + number * _AN_HOUR for number in range((end_time - start_time) // _AN_HOUR)]
+    return [start_time + number * length for number in range((end_time - start_time) // length)]
 
 
 def window_end(window: str, zone: ZoneInfo, start: datetime) -> datetime:
     """Return the end of the window that begins at `start`."""
-    if window == HOUR:
-        return start + _AN_HOUR
+    if window in _LENGTHS:
+        return start + _LENGTHS[window]
     day = start.astimezone(zone).date()
     while (end := _midnight(day := _following(window, day), zone)) <= start:
         pass
@@ -78,13 +95,21 @@ def window_end(window: str, zone: ZoneInfo, start: datetime) -> datetime:
 
 
 def check_window_count(
-    window: str | None, start_time: datetime, end_time: datetime, violations: list[FieldViolation]
+    window: str | None, start_time: datetime, end_time: datetime, now: datetime, violations: list[FieldViolation]
 ) -> None:
-    """Add to `violations` a range with more windows than one query may have. Only hours can exceed that."""
+    """Add to `violations` a range with more windows than one query may have, and minutes that are too long ago."""
     count = (end_time - start_time) // _AN_HOUR if window == HOUR else 0
     if count > WINDOWS_MAX:
         problem = f"the range has {count} hours, and a query at most {WINDOWS_MAX}: ask by DAY, or for a shorter range"
         violations.append(FieldViolation("window", problem))
+    if window == MINUTE and end_time - start_time > MINUTES_RANGE_MAX:
+        violations.append(FieldViolation("window", "is MINUTE, for which the range is at most 24 hours: ask by HOUR"))
+    elif window == MINUTE and start_time < now - MINUTES_KEPT:
+        problem = "is MINUTE, for which start_time is at most 25 hours ago: ask by HOUR"
+        violations.append(FieldViolation("window", problem))
+
+
+_LENGTHS: Final = {MINUTE: _A_MINUTE, HOUR: _AN_HOUR}
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
@@ -92,4 +117,6 @@ def _midnight(day: date, zone: ZoneInfo) -> datetime:
 
 
 def _following(window: str, day: date) -> date:
-    return day + _ONE_DAY if window == DAY else (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+    if window == MONTH:
+        return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return day + (_ONE_DAY if window == DAY else 7 * _ONE_DAY)

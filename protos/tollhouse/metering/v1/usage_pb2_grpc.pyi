@@ -72,7 +72,9 @@ class UsageServiceStub:
     """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
     Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-    as there are hours with usage, however many calls there were.
+    as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+    sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+    last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
     Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
     organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -127,49 +129,12 @@ class UsageServiceStub:
     Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
     `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
     """
-    RerateUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]
-    """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
-    now for its time. The difference is charged or given back.
+    GetUsageTrends: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageTrendsRequest, _usage_pb2.GetUsageTrendsResponse]
+    """Compares usage with the time before, forecasts the current month, and marks days that stand out.
 
-    Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
-    follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
-    provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
-    that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
-    the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
-
-    The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
-    be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
-    FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
-    by the job itself, before it corrects any: it ends as REFUSED then.
-
-    Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
-    ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
-    not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
-    `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
-    100 jobs have not ended.
-    """
-    GetRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRerateJobRequest, _usage_pb2.GetRerateJobResponse]
-    """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none."""
-    ListRerateJobs: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRerateJobsRequest, _usage_pb2.ListRerateJobsResponse]
-    """Lists the jobs of RerateUsage, the latest first."""
-    PauseRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.PauseRerateJobRequest, _usage_pb2.PauseRerateJobResponse]
-    """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
-
-    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-    ended.
-    """
-    ResumeRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.ResumeRerateJobRequest, _usage_pb2.ResumeRerateJobResponse]
-    """Lets a paused job go on where it was. One that is under way stays so.
-
-    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-    ended.
-    """
-    CancelRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.CancelRerateJobRequest, _usage_pb2.CancelRerateJobResponse]
-    """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
-    stays canceled.
-
-    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-    ended in another way.
+    All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+    methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+    more than 20,000 currencies.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -266,7 +231,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-        as there are hours with usage, however many calls there were.
+        as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -353,83 +320,16 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def RerateUsage(
+    def GetUsageTrends(
         self,
-        request: _usage_pb2.RerateUsageRequest,
-        context: _aio.ServicerContext[_usage_pb2.RerateUsageRequest, _abc.Awaitable[_usage_pb2.RerateUsageResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.RerateUsageResponse]:
-        """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
-        now for its time. The difference is charged or given back.
+        request: _usage_pb2.GetUsageTrendsRequest,
+        context: _aio.ServicerContext[_usage_pb2.GetUsageTrendsRequest, _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]:
+        """Compares usage with the time before, forecasts the current month, and marks days that stand out.
 
-        Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
-        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
-        provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
-        that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
-        the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
-
-        The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
-        be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
-        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
-        by the job itself, before it corrects any: it ends as REFUSED then.
-
-        Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
-        ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
-        not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
-        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
-        100 jobs have not ended.
-        """
-
-    @_abc_1.abstractmethod
-    def GetRerateJob(
-        self,
-        request: _usage_pb2.GetRerateJobRequest,
-        context: _aio.ServicerContext[_usage_pb2.GetRerateJobRequest, _abc.Awaitable[_usage_pb2.GetRerateJobResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.GetRerateJobResponse]:
-        """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none."""
-
-    @_abc_1.abstractmethod
-    def ListRerateJobs(
-        self,
-        request: _usage_pb2.ListRerateJobsRequest,
-        context: _aio.ServicerContext[_usage_pb2.ListRerateJobsRequest, _abc.Awaitable[_usage_pb2.ListRerateJobsResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.ListRerateJobsResponse]:
-        """Lists the jobs of RerateUsage, the latest first."""
-
-    @_abc_1.abstractmethod
-    def PauseRerateJob(
-        self,
-        request: _usage_pb2.PauseRerateJobRequest,
-        context: _aio.ServicerContext[_usage_pb2.PauseRerateJobRequest, _abc.Awaitable[_usage_pb2.PauseRerateJobResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.PauseRerateJobResponse]:
-        """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
-
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended.
-        """
-
-    @_abc_1.abstractmethod
-    def ResumeRerateJob(
-        self,
-        request: _usage_pb2.ResumeRerateJobRequest,
-        context: _aio.ServicerContext[_usage_pb2.ResumeRerateJobRequest, _abc.Awaitable[_usage_pb2.ResumeRerateJobResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.ResumeRerateJobResponse]:
-        """Lets a paused job go on where it was. One that is under way stays so.
-
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended.
-        """
-
-    @_abc_1.abstractmethod
-    def CancelRerateJob(
-        self,
-        request: _usage_pb2.CancelRerateJobRequest,
-        context: _aio.ServicerContext[_usage_pb2.CancelRerateJobRequest, _abc.Awaitable[_usage_pb2.CancelRerateJobResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.CancelRerateJobResponse]:
-        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
-        stays canceled.
-
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended in another way.
+        All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+        more than 20,000 currencies.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,1 @@
+"""Statistics of usage: sums by window and dimension, and how they develop."""

@@ -99,6 +99,41 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
                 _registered_method=True)
+        self.RerateUsage = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/RerateUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
+                _registered_method=True)
+        self.GetRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/GetRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ListRerateJobs = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ListRerateJobs',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.FromString,
+                _registered_method=True)
+        self.PauseRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/PauseRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ResumeRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.FromString,
+                _registered_method=True)
+        self.CancelRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/CancelRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/tollhouse.metering.v1.UsageService/ExportUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -145,11 +180,11 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamUsage(self, request_iterator, context):
-        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
+        """Records usage as it is sent, and acknowledges every call, in any order, by its organization_id and operation_id.
 
-        At most 256 messages of a stream are in progress; the server reads further messages as earlier ones are
-        acknowledged. When the stream breaks, send every message that was not acknowledged again, with the same
-        operation_id.
+        What waits in the stream is recorded together. At most 2,000 calls of a stream are in progress, beside those of one
+        further message; the server reads on as earlier ones are acknowledged. When the stream breaks, send every call that
+        was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,6 +307,105 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RerateUsage(self, request, context):
+        """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
+        now for its time. The difference is charged or given back.
+
+        Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
+        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
+        provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
+        that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
+        the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
+
+        The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
+        be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
+        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
+        by the job itself, before it corrects any: it ends as REFUSED then.
+
+        Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
+        ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
+        not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
+        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
+        100 jobs have not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRerateJob(self, request, context):
+        """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRerateJobs(self, request, context):
+        """Lists the jobs of RerateUsage, the latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRerateJob(self, request, context):
+        """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRerateJob(self, request, context):
+        """Lets a paused job go on where it was. One that is under way stays so.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRerateJob(self, request, context):
+        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
+        stays canceled.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended in another way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+        A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+        two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+        occur_time. A row belongs to the range by its own occur_time.
+
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+        the request says another; rows that are written while it is made are left out. A transaction that was under way at
+        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+        has a manifest and no token; a file without it is not complete.
+
+        A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+        organization_id.
+
+        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -334,6 +468,41 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetUsageTrends,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.SerializeToString,
+            ),
+            'RerateUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerateUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.SerializeToString,
+            ),
+            'GetRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.SerializeToString,
+            ),
+            'ListRerateJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRerateJobs,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.SerializeToString,
+            ),
+            'PauseRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.SerializeToString,
+            ),
+            'ResumeRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.SerializeToString,
+            ),
+            'CancelRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -665,6 +834,195 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/GetUsageTrends',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerateUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/RerateUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/GetRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRerateJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ListRerateJobs',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/PauseRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ResumeRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/CancelRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ExportUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

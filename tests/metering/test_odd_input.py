@@ -82,6 +82,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
             if method.containing_service.name in ("QuotaService", "LeaseService"):
                 own = _OF_LIMITS
+            if method.name == "GetUsageTrends":
+                own = {"measure": usage_pb2.USAGE_MEASURE_COST}
             if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
                 own = _CORRECTION | {"operation_id": method.name}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})

@@ -61,6 +61,15 @@ PAGES = {
         ),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
+    "statistics.md": {
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("QueryUsage", "GetUsageTrends")),
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "BatchRecordUsage")),
+        *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
+        *(f"billing.v1.SubscriptionService/{rpc}" for rpc in ("CreateSubscription", "ApproveSubscription")),
+        "metering.v1.QuotaService/GetUsageAgainstLimits",
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "identity.v1.ProjectService/CreateProject",
+    },
     "usage.md": {
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),

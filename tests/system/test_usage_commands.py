@@ -1,4 +1,4 @@
-"""`tollhouse usage …`: corrections from the command line."""
+"""`tollhouse usage …`: corrections, sums and trends from the command line."""
 
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
@@ -45,3 +45,45 @@ async def test_usage_is_amended_voided_and_restored(installation: Installation) 
     assert waiting["usage_count"] == "1"
     for wrong in ((), ("--tokens", "input=-1"), ("--tokens", "inputs=1"), ("--label", "x")):
         refused(installation, 2, "usage", "amend", *usage, *wrong)
+
+
+async def test_usage_is_summed_and_its_trends_are_shown(installation: Installation) -> None:
+    async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        stub = usage_pb2_grpc.UsageServiceStub(channels.metering)
+        for number, model in enumerate(("large", "large", "small", "tiny")):
+            request = usage_pb2.RecordUsageRequest(
+                organization_id=organization_id,
+                operation_id=f"call-{number}",
+                model=model,
+                tokens=model_pb2.TokenCounts(input=10 + number),
+                stated_amount=Amount(value="0.5", currency_code="USD"),
+                latency_ms=40,
+                status_code=500 if number == 3 else 200,
+            )
+            request.labels["batch_id"] = "b-1"
+            await stub.RecordUsage(request)
+    asked = ("usage", "query", organization_id, "--since", "2h", "--by", "model", "--by", "batch-id")
+
+    whole = found(installation, *asked, "--window", "day", "--zone", "Asia/Kolkata", "--filter", "model=large")
+    assert [(one["model"], one["request_count"], one["total_tokens"]) for one in whole] == [("large", "2", "21")]
+    header, *lines = done(installation, *asked, "--top", "1:cost:USD").splitlines()
+    assert header.split()[:3] == ["start", "time", "model"]
+    assert [line.split()[1:6] for line in lines] == [
+        ["large", "b-1", "2", "0", "21"],
+        ["(others)", "(others)", "2", "1", "25"],
+    ]
+    minutes = found(installation, "usage", "query", organization_id, "--since", "2h", "--window", "minute")
+    assert sum(int(one["request_count"]) for one in minutes) == 4
+
+    shown = done(installation, "usage", "trends", organization_id, "--measure", "cost:USD", "--window", "week")
+    assert shown.splitlines()[:2] == [f"{'last week':<24} 0", f"{'the one before':<24} 0"]
+    assert made(installation, "usage", "trends", organization_id)["change"]
+    for wrong in (
+        ("--window", "year"),
+        ("--by", "colour"),
+        ("--top", "many"),
+        ("--top", "3:beauty"),
+        ("--filter", "x"),
+    ):
+        refused(installation, 2, *asked, wrong)

@@ -322,6 +322,14 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "api_key_ids": None,
         "organization_ids": None,
         "group_by": [usage_pb2.USAGE_DIMENSION_PROJECT, usage_pb2.USAGE_DIMENSION_API_KEY],
+        "top": None,
+    },
+    "metering.v1.UsageService.GetUsageTrends": lambda target: {
+        "measure": usage_pb2.USAGE_MEASURE_REQUESTS,
+        "currency_code": None,
+        "unit": None,
+        "window": None,
+        "as_of_time": None,
     },
 }
 

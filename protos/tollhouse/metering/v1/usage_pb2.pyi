@@ -2185,6 +2185,8 @@ class GetUsageTrendsRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     INCLUDE_TEST_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     measure: Global___UsageMeasure.ValueType
@@ -2207,6 +2209,14 @@ class GetUsageTrendsRequest(_message.Message):
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """The moment as of which the days are whole or not; now when absent. Only whole days before it are counted."""
 
+    @_builtins.property
+    def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these projects, when any are given; at most 100."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these users, when any are given; at most 100."""
+
     def __init__(
         self,
         *,
@@ -2219,10 +2229,12 @@ class GetUsageTrendsRequest(_message.Message):
         filters: _abc.Iterable[Global___UsageFilter] | None = ...,
         include_test: _builtins.bool = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        project_ids: _abc.Iterable[_builtins.str] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "currency_code", b"currency_code", "filters", b"filters", "include_test", b"include_test", "measure", b"measure", "organization_id", b"organization_id", "time_zone", b"time_zone", "unit", b"unit", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "currency_code", b"currency_code", "filters", b"filters", "include_test", b"include_test", "measure", b"measure", "organization_id", b"organization_id", "project_ids", b"project_ids", "time_zone", b"time_zone", "unit", b"unit", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ from tollhouse.metering.v1 import usage_pb2 as pb
 
 AS_OF_MIN: Final = datetime(1971, 1, 1, tzinfo=UTC)
 _INSTANT: Final = timedelta(microseconds=1)
-_NO_FILTERS: Final[dict[str, Sequence[str]]] = {"model": (), "project_id": (), "user_id": (), "api_key_id": ()}
+_NO_FILTERS: Final[dict[str, Sequence[str]]] = {"model": (), "api_key_id": ()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,11 @@ def read_trends(request: pb.GetUsageTrendsRequest, now: datetime) -> Asked:
         window = DAY
     zone = parse_time_zone("time_zone", request.time_zone, violations)
     measured = read_measure("", request, violations)
-    filters = _NO_FILTERS | read_usage_filters(request.filters, (), {}, violations)
+    given = {
+        "project_id": [value.lower() for value in request.project_ids],
+        "user_id": [value.lower() for value in request.user_ids],
+    }
+    filters = _NO_FILTERS | given | read_usage_filters(request.filters, (), given, violations)
     if measured.measure is Measure.QUANTITY:
         filters[UNIT] = [measured.unit_id]
     *_, previous, current, running = window_starts(window, zone, as_of - timedelta(days=70), as_of + _INSTANT)

@@ -74,8 +74,10 @@ def scores(observed: Sequence[Decimal]) -> list[Decimal]:
     with localcontext(_CONTEXT):
         middle = median(observed)
         distances = [(value - middle).copy_abs() for value in observed]
-        usual = median(distances) / _NORMAL or _NORMAL_OF_MEAN * sum(distances, _ZERO) / len(distances)
-        return [((value - middle) / usual).quantize(_SCORE) if usual else _ZERO for value in observed]
+        factor, usual = _NORMAL, median(distances)
+        if not usual:
+            factor, usual = 1 / _NORMAL_OF_MEAN, sum(distances, _ZERO) / len(distances)
+        return [(factor * (value - middle) / usual).quantize(_SCORE) if usual else _ZERO for value in observed]
 
 
 def stands_out(score: Decimal, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P16, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P16 to P19, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from benchmarks.people import SignIns, make_people
 from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
 from benchmarks.preparation import Balances, Credits, Expected, Grants, Limits, PriceList, Used, cost_of
+from benchmarks.rerates import measure_rerates
 from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
@@ -61,6 +62,7 @@ class Bench:
         limits: int,
         grants: int,
         invoices: int = 10_000,
+        rerated: int = 40_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -92,6 +94,7 @@ class Bench:
             "P17": lambda: measure_invoices(invoices, deployment.shards),
             "P18": lambda: self.usage_in_streams(BATCH),
             "P18S": lambda: self.usage_in_streams(1),
+            "P19": lambda: measure_rerates(rerated, deployment.shards),
             "PL": self.leased_calls,
         }
 

@@ -33,6 +33,10 @@ _COSTS: Final = Invariant(
 _WAITING: Final = Invariant(
     "corrected_usage_waits", "Corrected usage without a cost is not waiting for a price, or waits all the same."
 )
+_RERATES: Final = Invariant(
+    "rerates_change_prices_alone",
+    "A correction of a job that re-rates usage has no such job, or changes something else than what the usage costs.",
+)
 
 _COMPARED: Final = (
     "occur_time",
@@ -62,6 +66,9 @@ _BEFORE: Final = ", ".join(
         *(f"CASE WHEN b.number IS NULL THEN coalesce(r.{name}, p.{name}) ELSE b.{name} END" for name in _PRICED),
     )
 )
+
+_KEPT_BEFORE: Final = ", ".join(f"m.{name}" for name in (*_COMPARED, "currency_code"))
+_KEPT_AFTER: Final = ", ".join(f"a.{name}" for name in (*_COMPARED, "currency_code"))
 
 # Each correction is compared with the one before it, or with the usage; everything by a primary or a unique key.
 _CORRECTIONS: Final = f"""
@@ -130,6 +137,19 @@ _CORRECTIONS: Final = f"""
     WHERE (a.number IS NOT NULL AND a.cost IS NULL) <> (w.usage_id IS NOT NULL) AND NOT EXISTS (
         SELECT FROM usage_corrections AS n
         WHERE n.organization_id = c.organization_id AND n.usage_id = c.usage_id AND n.number = c.number + 1)
+    UNION ALL
+    SELECT 'rerates_change_prices_alone', c.organization_id, 'corrections/' || c.operation_id,
+        CASE WHEN j.job_id IS NULL THEN 'its job does not exist'
+            ELSE 'it changes something else than what the usage costs' END
+    FROM (SELECT * FROM usage_corrections WHERE {{range}} AND kind = 'RERATE') AS c
+    LEFT JOIN rerate_jobs AS j
+        ON CAST(j.job_id AS text) = split_part(c.operation_id, ':', 2)
+        AND c.operation_id = 'rerate:' || j.job_id || ':' || c.usage_id
+    LEFT JOIN usage_correction_lines AS m
+        ON m.organization_id = c.organization_id AND m.usage_id = c.usage_id AND m.number = c.number AND NOT m.added
+    LEFT JOIN usage_correction_lines AS a
+        ON a.organization_id = c.organization_id AND a.usage_id = c.usage_id AND a.number = c.number AND a.added
+    WHERE j.job_id IS NULL OR ({_KEPT_BEFORE}) IS DISTINCT FROM ({_KEPT_AFTER})
 """
 
 # Charges of which something is given back are those of the usage, of a part of its call, or of a correction of it.
@@ -190,7 +210,7 @@ _LINES: Final = f"""
 _BY_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
 
 CORRECTIONS: Final[Sequence[Check]] = (
-    Walk("usage_corrections", _BY_OPERATION, (_FOLLOW, _MONEY, _WAITING), _CORRECTIONS),
+    Walk("usage_corrections", _BY_OPERATION, (_FOLLOW, _MONEY, _WAITING, _RERATES), _CORRECTIONS),
     Walk("usage_correction_charges", _BY_OPERATION, (_MONEY, _REVERSALS), _CHARGES),
     Walk(
         "usage_correction_lines",

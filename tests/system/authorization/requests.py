@@ -29,6 +29,7 @@ _TEXTS: Final = {
     "currency_code": CURRENCY,
     "email": "somebody-{serial}@matrix.example",
     "etag": STALE_ETAG,
+    "job_id": "019a0000-0000-7000-8000-000000000009",
     "key": "th_live_unknown",
     "lease_id": "matrix-lease-{serial}",
     "login": "nobody-{serial}@matrix.example",

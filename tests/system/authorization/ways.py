@@ -125,7 +125,9 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
     # A voided usage that was restored is what it was.
-    **_all(Way.TRIED, "metering.v1.UsageService", "AmendUsage VoidUsage RestoreUsage"),
+    **_all(Way.TRIED, "metering.v1.UsageService", "AmendUsage VoidUsage RestoreUsage RerateUsage"),
+    # There is no such job.
+    **_all(Way.ADDS, "metering.v1.UsageService", "PauseRerateJob ResumeRerateJob CancelRerateJob"),
 }
 
 _UNKNOWN_KEY: Final = "th_live_unknown"
@@ -308,6 +310,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListPendingPrices": lambda target: {"price_version_id": None},
+    "metering.v1.UsageService.RerateUsage": lambda target: {
+        "price_version_id": None,
+        "current_price_version_id": None,
+        "digest": None,
+    },
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {

@@ -1,5 +1,5 @@
 """`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]
-[--invoices N]`.
+[--invoices N] [--usages N]`.
 
 It measures and prints.
 
@@ -40,6 +40,7 @@ NAMES = (
     "P15",
     "P16",
     "P17",
+    "P18",
     "PL",
 )
 
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--charges", type=int, default=1_000_000, help="how many charges P9 verifies")
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--invoices", type=int, default=10_000, help="how many invoices P17 issues")
+    parser.add_argument("--usages", type=int, default=100_000, help="how many usages P18 exports")
     parser.add_argument("--limits", type=int, default=10, choices=range(11), help="limits in force in P5 to P7B")
     parser.add_argument("--grants", type=int, default=0, choices=range(11), help="grants on each account of P1 to P3")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
@@ -71,6 +73,7 @@ def main() -> int:
             arguments.limits,
             arguments.grants,
             arguments.invoices,
+            arguments.usages,
         )
         for name in arguments.only:
             try:

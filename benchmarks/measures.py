@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
+from benchmarks.exports import measure_exports
 from benchmarks.invoices import measure_invoices
 from benchmarks.leases import measure_leases
 from benchmarks.load import LoadError, Script
@@ -60,6 +61,7 @@ class Bench:
         limits: int,
         grants: int,
         invoices: int = 10_000,
+        usages: int = 100_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -89,6 +91,7 @@ class Bench:
             "P15": self.usage_record_through_client,
             "P16": lambda: measure_webhooks(WEBHOOKS, deployment.shards),
             "P17": lambda: measure_invoices(invoices, deployment.shards),
+            "P18": lambda: measure_exports(usages, deployment.shards),
             "PL": self.leased_calls,
         }
 

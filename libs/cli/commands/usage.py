@@ -1,10 +1,11 @@
-"""`tollhouse usage …`: corrections of what was recorded, and what waits for a price."""
+"""`tollhouse usage …`: corrections of what was recorded, what waits for a price, and exports."""
 
 from typing import Annotated, Final
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.cli.commands.usage_export import export, verify_export
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
@@ -16,8 +17,10 @@ from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2, usage_pb2_grpc
 
 group = typer.Typer(
-    name="usage", help="Corrections of recorded usage, and usage without a price.", no_args_is_help=True
+    name="usage", help="Corrections of recorded usage, usage without a price, and exports.", no_args_is_help=True
 )
+group.command("export")(export)
+group.command("verify-export")(verify_export)
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 UsageArgument = Annotated[str, typer.Argument(help="The operation id of the usage.", metavar="OPERATION")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for people to read.")]

@@ -21,10 +21,11 @@ from services.metering.usage.export.tokens import write_token
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 from tollhouse.metering.v1.unit_pb2 import Quantity
 
 
-class ExportServicer(CorrectionServicer):
+class ExportServicer(CorrectionServicer, rpc.UsageServiceServicer):
     """Serves exports of usage, beside corrections."""
 
     def __init__(

@@ -308,6 +308,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListPendingPrices": lambda target: {"price_version_id": None},
+    "metering.v1.UsageService.ExportUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {

@@ -1,5 +1,5 @@
 """`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]
-[--invoices N] [--rerated N]`.
+[--invoices N] [--rerated N] [--exported N]`.
 
 It measures and prints.
 
@@ -43,6 +43,7 @@ NAMES = (
     "P18",
     "P18S",
     "P19",
+    "P20",
     "PL",
 )
 
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--invoices", type=int, default=10_000, help="how many invoices P17 issues")
     parser.add_argument("--rerated", type=int, default=40_000, help="how many usages P19 re-rates")
+    parser.add_argument("--exported", type=int, default=100_000, help="how many usages P20 exports")
     parser.add_argument("--limits", type=int, default=10, choices=range(11), help="limits in force in P5 to P7B")
     parser.add_argument("--grants", type=int, default=0, choices=range(11), help="grants on each account of P1 to P3")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
@@ -76,6 +78,7 @@ def main() -> int:
             arguments.grants,
             arguments.invoices,
             arguments.rerated,
+            arguments.exported,
         )
         for name in arguments.only:
             try:

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P16 to P19, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P16 to P20, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
+from benchmarks.exports import measure_exports
 from benchmarks.invoices import measure_invoices
 from benchmarks.leases import measure_leases
 from benchmarks.load import LoadError, Script
@@ -63,6 +64,7 @@ class Bench:
         grants: int,
         invoices: int = 10_000,
         rerated: int = 40_000,
+        exported: int = 100_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -95,6 +97,7 @@ class Bench:
             "P18": lambda: self.usage_in_streams(BATCH),
             "P18S": lambda: self.usage_in_streams(1),
             "P19": lambda: measure_rerates(rerated, deployment.shards),
+            "P20": lambda: measure_exports(exported, deployment.shards),
             "PL": self.leased_calls,
         }
 

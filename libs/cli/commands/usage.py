@@ -1,4 +1,4 @@
-"""`tollhouse usage …`: sums, corrections of what was recorded, and what waits for a price."""
+"""`tollhouse usage …`: sums, corrections, exports, and what waits for a price."""
 
 from typing import Annotated, Final
 
@@ -6,6 +6,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.cli.commands import usage_statistics
+from libs.cli.commands.usage_export import export, verify_export
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
@@ -17,9 +18,11 @@ from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2, usage_pb2_grpc
 
 group = typer.Typer(
-    name="usage", help="Sums of usage, its corrections, and usage without a price.", no_args_is_help=True
+    name="usage", help="Sums of usage, its corrections and exports, and usage without a price.", no_args_is_help=True
 )
 group.add_typer(usage_statistics.group)
+group.command("export")(export)
+group.command("verify-export")(verify_export)
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 UsageArgument = Annotated[str, typer.Argument(help="The operation id of the usage.", metavar="OPERATION")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for people to read.")]

@@ -315,6 +315,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "current_price_version_id": None,
         "digest": None,
     },
+    "metering.v1.UsageService.ExportUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {

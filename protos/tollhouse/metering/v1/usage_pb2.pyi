@@ -338,7 +338,7 @@ class _UsageExportFormat:
 class _UsageExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageExportFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_EXPORT_FORMAT_UNSPECIFIED: _UsageExportFormat.ValueType  # 0
-    """CSV."""
+    """CSV, where a request does not say otherwise."""
     USAGE_EXPORT_FORMAT_CSV: _UsageExportFormat.ValueType  # 1
     """RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
     USAGE_EXPORT_FORMAT_JSON_LINES: _UsageExportFormat.ValueType  # 2
@@ -350,7 +350,7 @@ class UsageExportFormat(_UsageExportFormat, metaclass=_UsageExportFormatEnumType
     """The form of an exported file."""
 
 USAGE_EXPORT_FORMAT_UNSPECIFIED: UsageExportFormat.ValueType  # 0
-"""CSV."""
+"""CSV, where a request does not say otherwise."""
 USAGE_EXPORT_FORMAT_CSV: UsageExportFormat.ValueType  # 1
 """RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
 USAGE_EXPORT_FORMAT_JSON_LINES: UsageExportFormat.ValueType  # 2
@@ -3074,7 +3074,8 @@ class ExportUsageRequest(_message.Message):
     """Whether a CSV file begins with a byte order mark, by which some spreadsheets know UTF-8."""
     raw_text: _builtins.bool
     """Whether text in CSV stays as it is where a spreadsheet would take it for a formula. Otherwise a cell of text that
-    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it. JSON always has text as it is.
+    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it, and so does one that begins with an
+    apostrophe: take the first apostrophe away to have the text. JSON always has text as it is.
     """
     issuer_name: _builtins.str
     """For FOCUS, the name of the platform: ProviderName and InvoiceIssuerName. `Tollhouse` when empty."""

@@ -196,7 +196,7 @@ class UsageServiceStub:
     the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
     has a manifest and no token; a file without it is not complete.
 
-    A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+    A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
     more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
     `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
     usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
@@ -502,7 +502,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
         has a manifest and no token; a file without it is not complete.
 
-        A process makes four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
         more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
         `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
         usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an

@@ -127,7 +127,7 @@ NAMES: Final = tuple(column.name for column in COLUMNS)
 PLACES: Final = {name: place for place, name in enumerate(NAMES)}
 
 # What spreadsheets take for the beginning of a formula, or skip before one.
-_DANGEROUS: Final = r"IN ('=', '+', '-', '@', E'\t', E'\r', E'\n')"
+_DANGEROUS: Final = r"IN ('''', '=', '+', '-', '@', E'\t', E'\r', E'\n')"
 
 
 def harmless(sql: str) -> str:

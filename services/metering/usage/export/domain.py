@@ -1,11 +1,14 @@
 """What an export is asked for, where it is, and what its file adds up to."""
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
@@ -77,21 +80,19 @@ class Totals:
     charges: dict[str, Decimal] = field(default_factory=dict)
 
     def add_rows(self, rows: Sequence[Row]) -> None:
-        """Add what rows say."""
+        """Add what rows say. Equal amounts are counted first, since most usage costs one of few amounts."""
         for unit, place in _TOKENS:
-            count = sum(_number(row[place]) for row in rows)
+            count = sum(map(_whole(place), rows))
             if count:
                 _add(self.quantities, unit, Decimal(count))
+        self.requests += sum(map(_whole(_REQUESTS), rows))
+        for sums, place, currency in self._amounts:
+            for (amount, currency_code), count in Counter(map(itemgetter(place, currency), rows)).items():
+                if amount is not None:
+                    _add(sums, currency_code, _EXACT.multiply(Decimal(amount), Decimal(count)))
+                elif place == _COST:
+                    self.unpriced += count
         for row in rows:
-            self.requests += _number(row[_REQUESTS])
-            if row[_COST] is None:
-                self.unpriced += 1
-            else:
-                _add(self.costs, row[_CURRENCY], Decimal(str(row[_COST])))
-                if row[_CHARGED] is not None:
-                    _add(self.charges, row[_CURRENCY], Decimal(str(row[_CHARGED])))
-            if row[_PROVIDER_COST] is not None:
-                _add(self.provider_costs, row[_PROVIDER_CURRENCY], Decimal(str(row[_PROVIDER_COST])))
             if row[_QUANTITIES] is not None:
                 for unit, value in read_numbers(str(row[_QUANTITIES])).items():
                     _add(self.quantities, unit, value)
@@ -99,13 +100,22 @@ class Totals:
                 for movement in json.loads(str(row[_MOVEMENTS]), parse_float=Decimal, parse_int=Decimal):
                     _add(self.charges, movement["currency_code"], movement["amount"])
 
+    @property
+    def _amounts(self) -> tuple[tuple[dict[str, Decimal], int, int], ...]:
+        """Where each column of amounts is summed, with its place and that of its currency."""
+        return (
+            (self.costs, _COST, _CURRENCY),
+            (self.provider_costs, _PROVIDER_COST, _PROVIDER_CURRENCY),
+            (self.charges, _CHARGED, _CURRENCY),
+        )
+
     def add_text(self, text: bytes, rows: int) -> None:
         """Add whole lines of the file, and how many rows they are."""
         self.rows += rows
         self.size += len(text)
         digest, sha256 = self.digest, hashlib.sha256
-        for line in text.split(b"\n")[:-1]:
-            digest = sha256(digest + line + b"\n").digest()
+        for line in io.BytesIO(text):
+            digest = sha256(digest + line).digest()
         self.digest = digest
 
     @property
@@ -114,8 +124,9 @@ class Totals:
         return self.quantities, self.costs, self.provider_costs, self.charges
 
 
-def _number(value: str | int | None) -> int:
-    return value if isinstance(value, int) else 0
+def _whole(place: int) -> Callable[[Row], int]:
+    """Return what reads a column of whole numbers that is never absent."""
+    return itemgetter(place)
 
 
 def _add(sums: dict[str, Decimal], name: object, value: Decimal) -> None:

@@ -121,7 +121,8 @@ class Exports:
             dimension_ids = await store.dimensions_of(connection, organization_id, asked.filters)
         after, sent = place.after or (span.start_time, NIL), place.sent
         while True:
-            async with self._readers, shard.raw_connection() as connection:
+            async with self._readers, shard.raw_transaction() as connection:
+                await connection.execute(store.PLAN_BY_KEY)
                 end = await store.page_end(connection, organization_id, after, span.end_time, PAGE_ROWS)
                 until = end or (span.end_time, NIL)
                 page = store.Page(organization_id, after, until, span.as_of_time)

@@ -45,7 +45,7 @@ FOCUS_COLUMNS: Final = (
 )
 _ISSUER: Final = "Tollhouse"
 _TOKENS: Final = tuple(PLACES[unit] for unit in TOKEN_CLASS_UNITS.values())
-_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULAS: Final = ("'", "=", "+", "-", "@", "\t", "\r", "\n")
 _KNOWN_MAX: Final = 10_000
 _REQUEST: Final = "Requests"
 

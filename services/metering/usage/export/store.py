@@ -89,13 +89,29 @@ def _lines(*, guarded: bool) -> str:
 
 
 _BY_KEY: Final = "ORDER BY r.occur_time, r.usage_id"
-_PLAIN: Final = {guarded: f"{_usage(guarded=guarded)}\n{_BY_KEY}" for guarded in (False, True)}
+_RAW: Final = f"{_usage(guarded=False)}\n{_BY_KEY}"
+_GUARDED: Final = f"{_usage(guarded=True)}\n{_BY_KEY}"
 _KEYS: Final = ", r.occur_time AS by_time, r.usage_id AS by_usage, 0 AS by_number, true AS by_added"
-_CORRECTED: Final = {
-    guarded: f"{_usage(guarded=guarded, keys=_KEYS)}\nUNION ALL\n{_lines(guarded=guarded)}\n"
-    "ORDER BY by_time, by_usage, by_number, by_added"
-    for guarded in (False, True)
-}
+_IN_ORDER: Final = "ORDER BY by_time, by_usage, by_number, by_added"
+_RAW_CORRECTED: Final = f"""
+{_usage(guarded=False, keys=_KEYS)}
+    UNION ALL
+{_lines(guarded=False)}
+{_IN_ORDER}
+"""
+_GUARDED_CORRECTED: Final = f"""
+{_usage(guarded=True, keys=_KEYS)}
+    UNION ALL
+{_lines(guarded=True)}
+{_IN_ORDER}
+"""
+
+# The pool for reports lets Postgres choose among all plans. Here each row is found by key, whatever it knows of the
+# tables, and one plan serves all pages.
+PLAN_BY_KEY: Final = """
+SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL max_parallel_workers_per_gather = 0
+"""
 
 
 async def page_end(
@@ -129,9 +145,9 @@ async def rows_of(
     A row may have further values after those of the columns.
     """
     has_lines = await connection.fetchval(_HAS_LINES, page.organization_id, *page.after, *page.until)
-    statement = _CORRECTED[guarded] if has_lines else _PLAIN[guarded]
+    plain, corrected = (_GUARDED, _GUARDED_CORRECTED) if guarded else (_RAW, _RAW_CORRECTED)
     records = await connection.fetch(
-        statement,
+        corrected if has_lines else plain,
         page.organization_id,
         *page.after,
         *page.until,

@@ -52,7 +52,10 @@ def read_token(token: str, fingerprint: str) -> tuple[Span, Place, Totals]:
     """
     try:
         packed = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
-        text = zlib.decompressobj().decompress(packed, _TEXT_MAX)
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(packed, _TEXT_MAX)
+        if not unpacking.eof:
+            raise ValueError("not whole")
         own, span, place, counts, sums = json.loads(text)
         if own != fingerprint:
             raise ValueError("another request")

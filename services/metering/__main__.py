@@ -44,6 +44,8 @@ from services.metering.clients.subscriptions import SubscriptionsClient
 from services.metering.external_auth.checks import Checks
 from services.metering.external_auth.configuration import read_external_auth
 from services.metering.external_auth.servicer import ExternalAuthServicer
+from services.metering.ingest.mappings import EventMappings
+from services.metering.ingest.servicer import IngestServicer
 from services.metering.invariants import CHECKS
 from services.metering.lease.leases import Leases
 from services.metering.lease.servicer import LeaseServicer
@@ -86,6 +88,7 @@ from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_gr
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
+    ingest_pb2_grpc,
     lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
@@ -143,7 +146,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    _serve_usage(service, shards, catalogue, usages, corrections)
+    _serve_usage(service, shards, catalogue, usages, corrections, EventMappings(platform, catalogue, clock))
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -207,11 +210,17 @@ def _serve_catalogue(
 
 
 def _serve_usage(
-    service: Service, shards: Shards, catalogue: Catalogue, usages: Usages, corrections: Corrections
+    service: Service,
+    shards: Shards,
+    catalogue: Catalogue,
+    usages: Usages,
+    corrections: Corrections,
+    mappings: EventMappings,
 ) -> None:
-    """Add the service of usage."""
+    """Add the services of usage: what is called, and what comes as events."""
     servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue))
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
+    service.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(mappings, usages))
 
 
 def _serve_checks(

@@ -22,7 +22,7 @@ OWN_RECORD = {
     "tollhouse.metering.v1.LeaseService": ("AcquireLease", "SettleLease"),
     "tollhouse.metering.v1.QuotaService": ("AllocateQuota", "ReleaseQuota"),
     "tollhouse.metering.v1.UsageService": (
-        *("RecordUsage", "BatchRecordUsage", "StreamUsage"),
+        *("RecordUsage", "BatchRecordUsage", "StreamUsage", "IngestEvents"),
         *("AmendUsage", "VoidUsage", "RestoreUsage"),
     ),
     "tollhouse.metering.v1.AdmissionService": (

@@ -378,3 +378,14 @@ usage_pricings: Final = Table(
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )
+
+# What events of CloudEvents mean, by their type.
+event_mappings: Final = Table(
+    "event_mappings",
+    metadata,
+    Column("event_type", KEY, nullable=False),
+    Column("mapping", JSONB, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
+    PrimaryKeyConstraint("event_type", name="event_mappings_pkey"),
+)

@@ -39,7 +39,7 @@ from services.metering.usage.domain import (
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
-from services.metering.usage.stream import acknowledged
+from services.metering.usage.streaming.servicer import acknowledged
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb

@@ -121,7 +121,7 @@ class _Stream:
         self._bytes -= sum(message.ByteSize() for message in messages)
         self._room.set()
         # The task is still among the chunks: what waits may take its place.
-        self._chunks.discard(asyncio.current_task())  # type: ignore[arg-type]  # a task runs this.
+        self._chunks.discard(asyncio.current_task())
         self._begin()
         self._changed.set()
 

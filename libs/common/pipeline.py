@@ -227,8 +227,9 @@ class Pipeline:
                 if self._calls > self._calls_max:
                     raise self._no_room()
                 call = self._enter(method, context)
-                await self._admit_stream(method, call)
-                admit_again = self._again(method, call, context)
+                asked = raw if isinstance(raw, bytes) else b""
+                await self._admit_stream(method, call, asked)
+                admit_again = self._again(method, call, context, asked)
                 async for message in handle(read(method, raw, admit_again), context):
                     if not isinstance(raw, AsyncIterator):  # What came in a stream was taken, so it is acknowledged.
                         await admit_again()
@@ -315,14 +316,19 @@ class Pipeline:
             method.access.admit_by_rights(call.caller, call.known_rights, method.target_of(request))
         return request
 
-    async def _admit_stream(self, method: RpcMethod, call: Call) -> None:
-        """Admit users to a streaming RPC where they count as operators, and keys of gateways: no other users."""
-        if call.credential is not None:
+    async def _admit_stream(self, method: RpcMethod, call: Call, asked: bytes = b"") -> None:
+        """Admit users to a streaming RPC where they count as operators, and keys of gateways.
+
+        Other users are admitted where they ask once, for one organization, and may read there: as to any other RPC.
+        """
+        if call.credential is not None and method.access.for_users and asked:
+            await self._admit_by_rights(method, call, call.credential, asked)
+        elif call.credential is not None:
             await self._resolve(method, call, call.credential, "")
             if not (call.as_operator or method.access.admits_gateway(call.known_rights)):
                 raise PermissionDenied
 
-    def _again(self, method: RpcMethod, call: Call, context: Context) -> AdmitAgain:
+    def _again(self, method: RpcMethod, call: Call, context: Context, asked: bytes = b"") -> AdmitAgain:
         """Return what checks the caller of a stream with each message: a stream may last longer than trust in them."""
         bundles = self._authenticator.bundles
         authorization = "" if call.credential and call.credential.api_key else _authorization_in(context)
@@ -334,7 +340,7 @@ class Pipeline:
             if authorization and bundles != self._authenticator.bundles:
                 self._authenticator.require_trusted(authorization)
                 bundles = self._authenticator.bundles
-            await self._admit_stream(method, call)
+            await self._admit_stream(method, call, asked)
 
         return admit_again
 

@@ -83,6 +83,7 @@ from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
+from services.metering.usage.streaming.watch import UsageWatch
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import (
@@ -146,7 +147,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    _serve_usage(service, shards, catalogue, usages, corrections, EventMappings(platform, catalogue, clock))
+    _serve_usage(service, shards, catalogue, usages, corrections, EventMappings(platform, catalogue, clock), clock)
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -216,9 +217,12 @@ def _serve_usage(
     usages: Usages,
     corrections: Corrections,
     mappings: EventMappings,
+    clock: Clock,
 ) -> None:
     """Add the services of usage: what is called, and what comes as events."""
-    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue))
+    watch = UsageWatch(shards, clock)
+    service.before_drain(watch.close)
+    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), watch)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
     service.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(mappings, usages))
 

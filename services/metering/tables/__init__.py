@@ -159,6 +159,8 @@ usage_operations: Final = Table(
     Column("usage_id", ID, nullable=False),
     Column("occur_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="usage_operations_pkey"),
+    # By it what was recorded lately is found, whenever it happened.
+    Index("usage_operations_by_id", "organization_id", "usage_id"),
 )
 
 usage_records: Final = Table(

@@ -21,7 +21,6 @@ from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFo
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
-from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -39,7 +38,7 @@ from services.metering.usage.domain import (
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
-from services.metering.usage.streaming.servicer import acknowledged
+from services.metering.usage.streaming.servicer import StreamingServicer, acknowledged
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
@@ -51,7 +50,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(CorrectionServicer, rpc.UsageServiceServicer):
+class UsageServicer(StreamingServicer, rpc.UsageServiceServicer):
     """Serves usage."""
 
     @property
@@ -62,6 +61,7 @@ class UsageServicer(CorrectionServicer, rpc.UsageServiceServicer):
             "ListUsage": self._check_list,
             "QueryUsage": read_query,
             **self.correction_readers,
+            **self.streaming_readers,
         }
 
     async def RecordUsage(

@@ -94,6 +94,11 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
                 _registered_method=True)
+        self.WatchUsage = channel.unary_stream(
+                '/tollhouse.metering.v1.UsageService/WatchUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -254,6 +259,24 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchUsage(self, request, context):
+        """Streams an organization's usage and corrections as they are recorded, from now, from a time or from a position on.
+
+        Each usage and each correction that is committed after the position is sent once, also one that is committed late: what
+        was sent at a look is not sent again, and what was not is found at the next. They come in the order of the looks, of
+        which there is one a second at most, and within a look in the order of their ids, usage first. Usage whose time is
+        long ago comes when it is recorded. Each message has a position with which another stream, of any process, goes on
+        without a gap and without a repeat. Without news a message with nothing but a position is sent every five seconds.
+
+        A slow reader loses nothing: the next look waits for it. A stream ends with OK after about five minutes; go on from the
+        last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
+        before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
+        and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -311,6 +334,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListPendingPrices,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.SerializeToString,
+            ),
+            'WatchUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -615,6 +643,33 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/ListPendingPrices',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListPendingPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/WatchUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,6 +127,20 @@ class UsageServiceStub:
     Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
     `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
     """
+    WatchUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchUsageRequest, _usage_pb2.WatchUsageResponse]
+    """Streams an organization's usage and corrections as they are recorded, from now, from a time or from a position on.
+
+    Each usage and each correction that is committed after the position is sent once, also one that is committed late: what
+    was sent at a look is not sent again, and what was not is found at the next. They come in the order of the looks, of
+    which there is one a second at most, and within a look in the order of their ids, usage first. Usage whose time is
+    long ago comes when it is recorded. Each message has a position with which another stream, of any process, goes on
+    without a gap and without a repeat. Without news a message with nothing but a position is sent every five seconds.
+
+    A slow reader loses nothing: the next look waits for it. A stream ends with OK after about five minutes; go on from the
+    last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
+    before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
+    and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Records usage, charges it exactly once, and reports how much was used.
@@ -306,6 +320,26 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
         Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
         `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsage(
+        self,
+        request: _usage_pb2.WatchUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.WatchUsageRequest, _abc.AsyncIterator[_usage_pb2.WatchUsageResponse]],
+    ) -> _abc.AsyncIterator[_usage_pb2.WatchUsageResponse]:
+        """Streams an organization's usage and corrections as they are recorded, from now, from a time or from a position on.
+
+        Each usage and each correction that is committed after the position is sent once, also one that is committed late: what
+        was sent at a look is not sent again, and what was not is found at the next. They come in the order of the looks, of
+        which there is one a second at most, and within a look in the order of their ids, usage first. Usage whose time is
+        long ago comes when it is recorded. Each message has a position with which another stream, of any process, goes on
+        without a gap and without a repeat. Without news a message with nothing but a position is sent every five seconds.
+
+        A slow reader loses nothing: the next look waits for it. A stream ends with OK after about five minutes; go on from the
+        last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
+        before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
+        and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

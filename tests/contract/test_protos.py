@@ -63,7 +63,7 @@ STATE_SETTING_VERBS = (
 WRONG_KEYS_ARE_ANSWERED = {"tollhouse.metering.v1.AuthorizeRequest.api_key"}
 
 # These are compared, decoded or parsed in code, which rejects malformed values.
-NEVER_STORED_AS_SENT = {"page_token", "etag", "nonce", "email", "allowed_addresses", "required_scopes"}
+NEVER_STORED_AS_SENT = {"page_token", "position", "etag", "nonce", "email", "allowed_addresses", "required_scopes"}
 
 FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 
 import asyncpg
 import grpc
@@ -127,19 +126,13 @@ async def test_an_organization_has_so_many_watchers_at_once(metering: Metering, 
     for stream in streams:
         stream.cancel()
 
-    async def free() -> bool:
-        async with aclosing(_stream(metering, request)) as messages:
-            return bool((await anext(messages)).position)
-
     async with asyncio.timeout(30):
         while True:
+            stream = metering.usage.WatchUsage(request, metadata=metering.operator)
             try:
-                assert await free()
-                return
+                assert (await stream.read()).position
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.05)
-
-
-async def _stream(metering: Metering, request: pb.WatchUsageRequest):  # noqa: ANN202
-    async for message in metering.usage.WatchUsage(request, metadata=metering.operator):
-        yield message
+            else:
+                stream.cancel()
+                return

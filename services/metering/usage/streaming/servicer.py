@@ -22,6 +22,7 @@ from services.metering.usage.streaming.position import Position, position_of
 from services.metering.usage.streaming.watch import UsageWatch
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
 IN_PROGRESS_MAX: Final = 2_000
 """The most calls of a stream that were read and not acknowledged, beside those of the message that is read last."""
@@ -61,7 +62,7 @@ async def acknowledged(
             await reader
 
 
-class StreamingServicer(CorrectionServicer):
+class StreamingServicer(CorrectionServicer, rpc.UsageServiceServicer):
     """Serves watchers of usage."""
 
     def __init__(

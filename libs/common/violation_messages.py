@@ -53,6 +53,12 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^[0-9]{1,6}(\.[0-9]{1,6})?$": "must be a plain decimal of at most 6 integer and 6 fraction digits, not negative",
     r"^-?[0-9]{1,6}(\.[0-9]{1,6})?$": "must be a plain decimal of at most 6 integer and 6 fraction digits",
     r"^-?[0-9]{1,6}(\.[0-9]{1,4})?$": "must be a plain decimal of at most 6 integer and 4 fraction digits",
+    r"^\$(\.[A-Za-z_][A-Za-z0-9_-]{0,63}){1,8}$": (
+        "must be a plain path such as $.tokens.input: at most 8 names of letters, digits, _ -, no brackets, no *"
+    ),
+    r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$": (
+        "must be 1 to 64 letters, digits and _ . -, beginning with a letter or underscore"
+    ),
     r"^(1|0\.1|0\.01|0\.001)?$": "must be 1, 0.1, 0.01 or 0.001",
     r"^[a-z][a-z0-9_]{0,63}$": ("must be 1 to 64 lower-case letters, digits and underscores, beginning with a letter"),
     r"^[a-z][a-z0-9_-]{0,63}$": (

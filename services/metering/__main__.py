@@ -44,6 +44,8 @@ from services.metering.clients.subscriptions import SubscriptionsClient
 from services.metering.external_auth.checks import Checks
 from services.metering.external_auth.configuration import read_external_auth
 from services.metering.external_auth.servicer import ExternalAuthServicer
+from services.metering.ingest.mappings import EventMappings
+from services.metering.ingest.servicer import IngestServicer
 from services.metering.invariants import CHECKS
 from services.metering.lease.leases import Leases
 from services.metering.lease.servicer import LeaseServicer
@@ -85,11 +87,13 @@ from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.worker import RerateWorker
 from services.metering.usage.servicer import UsageServicer
+from services.metering.usage.streaming.watch import UsageWatch
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
+    ingest_pb2_grpc,
     lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
@@ -223,11 +227,15 @@ def _serve_usage(
     exports: Exports,
     clock: Clock,
 ) -> None:
-    """Add the service of usage, and what re-rates it."""
+    """Add the services of usage, of what is called and of what comes as events; and what re-rates it."""
+    watch = UsageWatch(shards, clock)
+    service.before_drain(watch.close)
     previews = Previews(shards, catalogue, organizations)
     jobs = RerateJobs(platform, previews, clock, shard_count=len(shards))
-    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), previews, jobs, exports)
+    servicer = UsageServicer(usages, corrections, PendingPrices(shards, catalogue), previews, jobs, exports, watch)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
+    mappings = EventMappings(platform, catalogue, clock)
+    service.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(mappings, usages))
     worker = RerateWorker(platform, shards, catalogue, corrections, previews, jobs, engine, clock)
     service.background(worker.run, "re-rates")
 

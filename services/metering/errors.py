@@ -421,3 +421,21 @@ class RerateJobEnded(Refusal):
     reason = "RERATE_JOB_ENDED"
     template = "The re-rate {job_id} is {state}."
     remedy = "Re-rate the usage at the price before, if it is to be undone."
+
+
+class EventTypeUnknown(Refusal):
+    """Nothing says what events of this type mean, so nothing of the event is recorded."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "EVENT_TYPE_UNKNOWN"
+    template = "Events of the type {event_type} have no mapping."
+    remedy = "Set a mapping of the type with SetEventMapping, then send the event again."
+
+
+class TooManyEventMappings(Refusal):
+    """Every process keeps all mappings of events in memory, so their number is limited."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_EVENT_MAPPINGS"
+    template = "There are {mappings} mappings of events, which is the maximum."
+    remedy = "Delete one that is not used any more."

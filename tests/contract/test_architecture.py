@@ -53,7 +53,7 @@ MAY_KNOW_THE_WIRE = re.compile(
     r"|libs\.common\.(health|reflection|violation_messages)"
     r"|libs\.common\.(charge_filter|digests|repeats\.parsing)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
-    r"|services\.\w+\.\w+\.(webhook\.|correction\.|export\.|rerate\.|statistics\.)?(\w+_)?(servicer|rendering|parsing)"
+    r"|services\.\w+\.\w+\.(webhook\.|correction\.|export\.|rerate\.|statistics\.|streaming\.)?(\w+_)?(servicer|rendering|parsing)"
 )
 DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(

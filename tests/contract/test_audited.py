@@ -19,6 +19,7 @@ OWN_RECORD = {
     "tollhouse.billing.v1.PaymentService": ("ReceiveWebhook", "ReconcilePayments"),
     "tollhouse.billing.v1.PlanService": ("GetPlanOffer",),
     "tollhouse.billing.v1.SubscriptionService": ("RunPeriods",),
+    "tollhouse.metering.v1.IngestService": ("IngestEvents",),
     "tollhouse.metering.v1.LeaseService": ("AcquireLease", "SettleLease"),
     "tollhouse.metering.v1.QuotaService": ("AllocateQuota", "ReleaseQuota"),
     "tollhouse.metering.v1.UsageService": (

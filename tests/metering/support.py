@@ -41,6 +41,7 @@ from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2,
     charge_pb2_grpc,
+    ingest_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     quota_pb2_grpc,
@@ -68,6 +69,7 @@ class Metering:
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.quota = quota_pb2_grpc.QuotaServiceStub(channel)
+        self.ingest = ingest_pb2_grpc.IngestServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 

@@ -1,11 +1,13 @@
 """A gateway with nothing but an API key: it authorizes, settles and records where its key reaches, and nowhere else."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.duration_pb2 import Duration
 
 from libs.common.ids import new_id
@@ -15,7 +17,7 @@ from tests.metering.support import Platform, settlement, usage
 from tests.support.callers import Metadata, bearer
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, service_account_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
-from tollhouse.metering.v1 import lease_pb2, lease_pb2_grpc, quota_pb2, usage_pb2
+from tollhouse.metering.v1 import ingest_pb2, lease_pb2, lease_pb2_grpc, quota_pb2, usage_pb2
 
 ALLOWED, DENIED = pb.DECISION_ALLOWED, pb.DECISION_DENIED
 ADMISSION, USAGE = "tollhouse:admission", "tollhouse:usage.write"
@@ -280,3 +282,47 @@ async def _until_refused(record: Callable[[], Awaitable[set[str | None]]]) -> No
                 raise
             return
         await asyncio.sleep(0.05)
+
+
+async def test_events_of_a_gateway_for_one_become_usage_of_no_other(site: Site) -> None:
+    """Whether the subject or the data names the other organization, and also where neither names one."""
+    metering, gateway = site.metering, await site.gateway(USAGE, reaches=site.mine.organization_id)
+    count = [ingest_pb2.EventQuantity(unit="input_tokens", value="1000")]
+    fields = {"organization_id": "$.organization"}
+    for event_type, subject, paths in (
+        ("owned", ingest_pb2.EVENT_SUBJECT_ORGANIZATION, {}),
+        ("labelled", ingest_pb2.EVENT_SUBJECT_LABEL, fields),
+    ):
+        mapping = ingest_pb2.EventMapping(
+            event_type=event_type, model="gpt-4o", quantities=count, subject=subject, field_paths=paths
+        )
+        request = ingest_pb2.SetEventMappingRequest(mapping=mapping)
+        await metering.ingest.SetEventMapping(request, metadata=metering.operator)
+
+    async def ingest(event_type: str, subject: str, metadata: Metadata, **data: str) -> ingest_pb2.IngestEventsResponse:
+        event = {"specversion": "1.0", "id": new_id(), "source": "s", "type": event_type, "subject": subject}
+        body = HttpBody(content_type="application/json", data=json.dumps(event | {"data": data}).encode())
+        return await metering.ingest.IngestEvents(ingest_pb2.IngestEventsRequest(body=body), metadata=metadata)
+
+    mine, theirs = site.mine.organization_id, site.theirs.organization_id
+    for answer in (
+        await ingest("owned", mine, gateway.metadata),
+        await ingest("labelled", "customer-1", gateway.metadata),
+        await ingest("labelled", "customer-1", metering.gateway, organization=mine),
+    ):
+        assert answer.recorded_count == 1
+    foreign = [await ingest("owned", organization_id, gateway.metadata) for organization_id in (theirs, new_id())] + [
+        await ingest("labelled", "c", gateway.metadata, organization=theirs)
+    ]
+    messages = {one.refused[0].status.message.replace(theirs, "it") for one in foreign}
+    assert all(one.refused_count == 1 and not one.recorded_count for one in foreign)
+    assert {info.reason for one in foreign if (info := error_info_in(one.refused[0].status))} == {
+        "ORGANIZATION_NOT_FOUND"
+    }
+    assert len(messages) == 2
+    nobody = await ingest("labelled", "customer-1", metering.gateway)
+    assert "data.organization: is missing" in nobody.refused[0].status.message
+    listed = await metering.usage.ListUsage(
+        usage_pb2.ListUsageRequest(organization_id=mine), metadata=metering.operator
+    )
+    assert sorted(one.labels["subject"] for one in listed.usages) == ["", "customer-1", "customer-1"]

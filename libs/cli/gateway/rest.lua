@@ -5,7 +5,7 @@ local LONGEST_MS = 30000
 -- The service answers by the deadline; Envoy waits a little longer, so that the answer is the service's.
 local PATIENCE_MS = 500
 -- What a service sends for the header of the HTTP answer, in trailers.
-local HINTS = { "retry-after", "ratelimit", "ratelimit-policy" }
+local HINTS = { "retry-after", "ratelimit", "ratelimit-policy", "adjusted-events" }
 local OF_GRPC = { "grpc-status", "grpc-message", "grpc-status-details-bin", "http-status" }
 -- The reasons of errors that gRPC makes by itself, without details, by their HTTP statuses.
 local REASONS = { ["413"] = "REQUEST_TOO_LARGE", ["499"] = "CANCELLED", ["503"] = "SERVICE_UNAVAILABLE",
@@ -99,6 +99,14 @@ function envoy_on_response(handle)
   local status = told("http-status")
   if status and string.match(status, "^[2-5]%d%d$") then
     headers:replace(":status", status)
+  end
+  if headers:get(":status") == "204" then
+    local body = handle:body()
+    if body then
+      body:setBytes("")
+    end
+    headers:remove("content-type")
+    headers:remove("content-length")
   end
   for _, name in ipairs(OF_GRPC) do
     headers:remove(name)

@@ -79,7 +79,7 @@ def _routes_to(service: ServiceDescriptor) -> Iterator[Json]:
         came_by = [{"name": _ORIGINAL_PATH, "string_match": {"prefix": f"/v1/{context}/"}}]
         if len(_contexts_of(service)) == 1:
             # Only what the transcoder has translated has this header: gRPC itself goes to the services directly.
-            came_by = [{"name": _ORIGINAL_PATH, "string_match": {"prefix": "/v1/"}}]
+            came_by = [{"name": _ORIGINAL_PATH, "present_match": True}]
         for method in service.methods:
             if method.server_streaming and bindings(method):
                 match: Json = {"path": f"/{service.full_name}/{method.name}", "headers": came_by}

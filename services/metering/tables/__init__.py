@@ -162,6 +162,8 @@ usage_operations: Final = Table(
     Column("usage_id", ID, nullable=False),
     Column("occur_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="usage_operations_pkey"),
+    # By it what was recorded lately is found, whenever it happened.
+    Index("usage_operations_by_id", "organization_id", "usage_id"),
 )
 
 usage_records: Final = Table(
@@ -381,4 +383,15 @@ usage_pricings: Final = Table(
     Column("counted", ARRAY(AMOUNT)),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
+)
+
+# What events of CloudEvents mean, by their type.
+event_mappings: Final = Table(
+    "event_mappings",
+    metadata,
+    Column("event_type", KEY, nullable=False),
+    Column("mapping", JSONB, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
+    PrimaryKeyConstraint("event_type", name="event_mappings_pkey"),
 )

@@ -47,7 +47,8 @@ from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.servicer import RerateServicer
 from services.metering.usage.statistics.servicer import StatisticsServicer
-from services.metering.usage.stream import acknowledged
+from services.metering.usage.streaming.servicer import StreamingServicer, acknowledged
+from services.metering.usage.streaming.watch import UsageWatch
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
@@ -58,7 +59,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, ExportServicer):
+class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, StreamingServicer, ExportServicer):
     """Serves usage: what is recorded and asked for here, and what has rooms of its own."""
 
     def __init__(
@@ -69,10 +70,12 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Expo
         previews: Previews,
         jobs: RerateJobs,
         exports: Exports,
+        watch: UsageWatch,
     ) -> None:
         CorrectionServicer.__init__(self, usages, corrections, pending_prices)
         RerateServicer.__init__(self, previews, jobs)
         ExportServicer.__init__(self, exports)
+        StreamingServicer.__init__(self, watch)
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -84,6 +87,7 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Expo
             **self.correction_readers,
             **self.rerate_readers,
             **self.export_readers,
+            **self.streaming_readers,
         }
 
     async def RecordUsage(

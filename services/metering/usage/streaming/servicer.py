@@ -1,12 +1,26 @@
-"""A stream of usage: what waits in it is recorded together, and acknowledged together."""
+"""Streams of usage: what waits in one is recorded and acknowledged together; what is recorded is told to watchers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Final, TypeAlias
 
+import grpc
+
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.pages import decode_page_token, encode_page_token
 from libs.common.status import status_of_item
+from libs.common.timestamps import parse_optional_time
+from libs.common.validation import Reader
+from services.metering.usage.correction.corrections import Corrections
+from services.metering.usage.domain import LATE_MAX
+from services.metering.usage.rendering import render_usage
+from services.metering.usage.streaming.position import Position, position_of
+from services.metering.usage.streaming.watch import UsageWatch
+from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
 IN_PROGRESS_MAX: Final = 2_000
 """The most calls of a stream that were read and not acknowledged, beside those of the message that is read last."""
@@ -44,6 +58,56 @@ async def acknowledged(
         stream.stop()
         with suppress(asyncio.CancelledError, Exception):
             await reader
+
+
+class StreamingServicer(rpc.UsageServiceServicer):
+    """Serves watchers of usage."""
+
+    _usages: Usages
+    _corrections: Corrections
+
+    def __init__(self, watch: UsageWatch) -> None:
+        self._watch = watch
+
+    @property
+    def streaming_readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {"WatchUsage": self._read_watch}
+
+    async def WatchUsage(
+        self, request: pb.WatchUsageRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchUsageResponse]:
+        position, start_time = self._read_watch(request)
+        organization_id = request.organization_id.lower()
+        async for news in self._watch.watch(organization_id, position, start_time):
+            await self._usages.know_units(unit_id for one in news.usages for unit_id in one.work.quantities)
+            usages = [render_usage(one, self._usages.units) for one in news.usages]
+            await self._mark(usages, news.usages)
+            corrections = await self._rendered_corrections(news.corrections)
+            token = encode_page_token(*news.position.parts(), fingerprint=_watch_of(organization_id))
+            yield pb.WatchUsageResponse(usages=usages, corrections=corrections, position=token)
+
+    def _read_watch(self, request: pb.WatchUsageRequest) -> tuple[Position | None, datetime | None]:
+        has_time = request.HasField("start_time")
+        start_time = parse_optional_time("start_time", request.start_time, present=has_time)
+        if request.position and has_time:
+            raise InvalidArgument([FieldViolation("start_time", "must not be given with position")])
+        if start_time is not None and start_time < self._usages.now() - LATE_MAX:
+            raise InvalidArgument([FieldViolation("start_time", "must be at most 35 days ago")])
+        if not request.position:
+            return None, start_time
+        fingerprint = _watch_of(request.organization_id.lower())
+        try:
+            position = position_of(decode_page_token(request.position, fingerprint))
+        except InvalidArgument:
+            position = None
+        if position is None:
+            raise InvalidArgument([FieldViolation("position", "is not a position of this organization")])
+        return position, None
+
+
+def _watch_of(organization_id: str) -> str:
+    return f"watch/{organization_id}"
 
 
 class _Stream:
@@ -121,7 +185,7 @@ class _Stream:
         self._bytes -= sum(message.ByteSize() for message in messages)
         self._room.set()
         # The task is still among the chunks: what waits may take its place.
-        self._chunks.discard(asyncio.current_task())  # type: ignore[arg-type]  # a task runs this.
+        self._chunks.discard(asyncio.current_task())
         self._begin()
         self._changed.set()
 

@@ -66,6 +66,10 @@ from services.metering.rate_limit.descriptors import read_descriptors
 from services.metering.rate_limit.hits import Hits
 from services.metering.rate_limit.rate_limits import RateLimits
 from services.metering.rate_limit.servicer import RateLimitServicer
+from services.metering.retention.drops import Drops
+from services.metering.retention.forgetting import Forgetting
+from services.metering.retention.policies import Policies as RetentionPolicies
+from services.metering.retention.servicer import RetentionServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -89,6 +93,7 @@ from tollhouse.metering.v1 import (
     lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
+    retention_pb2_grpc,
     unit_pb2_grpc,
     usage_pb2_grpc,
 )
@@ -160,6 +165,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(organizations, callers, Balances(to_billing)),
     )
     _serve_checks(service, settings, databases, clock, events)
+    _serve_retention(service, settings, platform, shards, organizations, clock)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -228,6 +234,25 @@ def _serve_checks(
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
     _serve_events(service, settings, databases, clock)
     service.background(events.run, "who wants events of usage")
+
+
+def _serve_retention(
+    service: Service,
+    settings: MeteringSettings,
+    platform: Database,
+    shards: Shards,
+    organizations: Organizations,
+    clock: Clock,
+) -> None:
+    """Add the service of retention, and what drops usage and forgets users."""
+    seal, every_s = timedelta(seconds=settings.drop_seal_s), settings.drops_every_s
+    drops = Drops(platform, shards, organizations, clock, seal=seal, every_s=every_s)
+    forgetting = Forgetting(platform, shards, clock, every_s=every_s)
+    policies = RetentionPolicies(platform, shards, organizations, clock)
+    servicer = RetentionServicer(policies, drops, forgetting)
+    service.add(retention_pb2_grpc.add_RetentionServiceServicer_to_server, servicer)
+    service.background(drops.run, "drops of usage")
+    service.background(forgetting.run, "forgetting users")
 
 
 def _serve_events(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:

@@ -54,6 +54,11 @@ from services.metering.tables.limits import limit_state as limit_state
 from services.metering.tables.limits import limits as limits
 from services.metering.tables.limits import quota_allocations as quota_allocations
 from services.metering.tables.limits import quota_leases as quota_leases
+from services.metering.tables.retention import dropped_usage_months as dropped_usage_months
+from services.metering.tables.retention import dropped_usages as dropped_usages
+from services.metering.tables.retention import forgotten_users as forgotten_users
+from services.metering.tables.retention import usage_drops as usage_drops
+from services.metering.tables.retention import usage_retention as usage_retention
 
 
 def _token_columns() -> list[Column[int]]:

@@ -164,8 +164,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, settings, databases, clock, events)
-    _serve_retention(service, settings, platform, shards, organizations, clock)
+    _serve_checks(service, settings, databases, organizations, clock, events)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -221,9 +220,14 @@ def _serve_usage(
 
 
 def _serve_checks(
-    service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock, events: UsageEvents
+    service: Service,
+    settings: MeteringSettings,
+    databases: ShardedDatabases,
+    organizations: Organizations,
+    clock: Clock,
+    events: UsageEvents,
 ) -> None:
-    """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
+    """Add the services that look at everything: charges, invariants, audit trail and retention; and that of events."""
     charges = ChargeServicer(Charges(databases.reports, clock))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
     verification = Verification(
@@ -232,6 +236,7 @@ def _serve_checks(
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     trail = Trail(databases.home_of, databases.report_home_of)
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
+    _serve_retention(service, settings, databases, organizations, clock)
     _serve_events(service, settings, databases, clock)
     service.background(events.run, "who wants events of usage")
 
@@ -239,12 +244,12 @@ def _serve_checks(
 def _serve_retention(
     service: Service,
     settings: MeteringSettings,
-    platform: Database,
-    shards: Shards,
+    databases: ShardedDatabases,
     organizations: Organizations,
     clock: Clock,
 ) -> None:
     """Add the service of retention, and what drops usage and forgets users."""
+    platform, shards = databases.platform, databases.reports
     seal, every_s = timedelta(seconds=settings.drop_seal_s), settings.drops_every_s
     drops = Drops(platform, shards, organizations, clock, seal=seal, every_s=every_s)
     forgetting = Forgetting(platform, shards, clock, every_s=every_s)

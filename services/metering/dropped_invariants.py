@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
-from services.metering.usage.dropped import COUNTS, HOURS_DIGEST, UNITS_DIGEST, kept_digest
+from services.metering.usage.dropped_store import COUNTS, HOURS_DIGEST, UNITS_DIGEST, kept_digest
 
 _KEPT: Final = Invariant(
     "dropped_usage_is_kept",

@@ -17,7 +17,7 @@ from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
 from services.metering.dropped_invariants import DROPPED, dropped_operations, operations_digests
 from services.metering.limit_invariants import COUNTERS
 from services.metering.tables import HOUR_KEY
-from services.metering.usage.dropped import COUNTS
+from services.metering.usage.dropped_store import COUNTS
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
 
 LAG_MAX_S: Final = 60

@@ -41,7 +41,7 @@ from services.metering.usage.domain import (
     kind_in_lease,
     repeat_of,
 )
-from services.metering.usage.dropped import find_dropped, repeat_of_dropped
+from services.metering.usage.dropped_store import find_dropped, repeat_of_dropped
 from services.metering.usage.leased import Leased
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals

@@ -17,7 +17,7 @@ from services.metering.retention.drops import Drops
 from services.metering.retention.forget_store import Forgotten
 from services.metering.retention.forgetting import Forgetting
 from services.metering.retention.policies import Policies
-from services.metering.usage.dropped import month_text
+from services.metering.usage.dropped_store import month_text
 from tollhouse.metering.v1 import retention_pb2 as pb
 from tollhouse.metering.v1 import retention_pb2_grpc as rpc
 

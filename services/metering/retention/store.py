@@ -16,7 +16,7 @@ from libs.common.database import RawConnection
 from libs.common.digests import digest_sql
 from libs.common.ids import NIL
 from services.metering.retention.domain import DROPPED, Drop, Month, Numbers, Retention
-from services.metering.usage.dropped import COUNTS, HOURS_DIGEST, IS_KEPT, UNITS_DIGEST, kept_digest
+from services.metering.usage.dropped_store import COUNTS, HOURS_DIGEST, IS_KEPT, UNITS_DIGEST, kept_digest
 
 PART_MAX: Final = 50_000
 _END: Final = "{month}::timestamptz + interval '1 month'"

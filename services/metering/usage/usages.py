@@ -19,7 +19,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.usage import store
 from services.metering.usage.domain import Outcome, Recorded, Work, month_of, time_violation
-from services.metering.usage.dropped import dropped_months, find_dropped, month_text, sealed_months
+from services.metering.usage.dropped_store import dropped_months, find_dropped, month_text, sealed_months
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.reports import report, walk

@@ -48,7 +48,7 @@ from services.metering.usage.correction.store import Planned
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded, month_of
-from services.metering.usage.dropped import find_dropped, month_text, sealed_months
+from services.metering.usage.dropped_store import find_dropped, month_text, sealed_months
 from services.metering.usage.store import Key
 
 _log = structlog.get_logger("corrections")

@@ -55,8 +55,10 @@ SELECT o.organization_id::text, o.operation_id, o.fingerprint, o.occur_time
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN usage_operations o
     ON o.organization_id = ANY (ARRAY[wanted.organization_id]) AND o.operation_id = wanted.operation_id
-JOIN dropped_usages d
-    ON d.organization_id = ANY (ARRAY[o.organization_id]) AND d.occur_time = o.occur_time AND d.usage_id = o.usage_id
+CROSS JOIN LATERAL (
+    SELECT FROM dropped_usages
+    WHERE organization_id = o.organization_id AND occur_time = o.occur_time AND usage_id = o.usage_id OFFSET 0
+) AS d
 """
 
 

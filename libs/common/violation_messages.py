@@ -12,6 +12,7 @@ import protovalidate
 _NAME_WORDS: Final = "must begin with a letter or digit and hold only letters, digits and . _ : / -"
 
 PATTERN_WORDS: Final[Mapping[str, str]] = {
+    r"^[12][0-9]{3}-(0[1-9]|1[0-2])$": "must be a month such as 2026-01",
     r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$": "must begin with a letter or digit and hold only letters, digits and . _ -",
     r"^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$": _NAME_WORDS,
     r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$": _NAME_WORDS,

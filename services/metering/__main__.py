@@ -68,6 +68,10 @@ from services.metering.rate_limit.descriptors import read_descriptors
 from services.metering.rate_limit.hits import Hits
 from services.metering.rate_limit.rate_limits import RateLimits
 from services.metering.rate_limit.servicer import RateLimitServicer
+from services.metering.retention.drops import Drops
+from services.metering.retention.forgetting import Forgetting
+from services.metering.retention.policies import Policies as RetentionPolicies
+from services.metering.retention.servicer import RetentionServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -97,6 +101,7 @@ from tollhouse.metering.v1 import (
     lease_pb2_grpc,
     model_pb2_grpc,
     quota_pb2_grpc,
+    retention_pb2_grpc,
     unit_pb2_grpc,
     usage_pb2_grpc,
 )
@@ -168,7 +173,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, settings, databases, clock, events)
+    _serve_checks(service, settings, databases, organizations, clock, events)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -241,9 +246,14 @@ def _serve_usage(
 
 
 def _serve_checks(
-    service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock, events: UsageEvents
+    service: Service,
+    settings: MeteringSettings,
+    databases: ShardedDatabases,
+    organizations: Organizations,
+    clock: Clock,
+    events: UsageEvents,
 ) -> None:
-    """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
+    """Add the services that look at everything: charges, invariants, audit trail and retention; and that of events."""
     charges = ChargeServicer(Charges(databases.reports, clock))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
     verification = Verification(
@@ -252,8 +262,28 @@ def _serve_checks(
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     trail = Trail(databases.home_of, databases.report_home_of)
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
+    _serve_retention(service, settings, databases, organizations, clock)
     _serve_events(service, settings, databases, clock)
     service.background(events.run, "who wants events of usage")
+
+
+def _serve_retention(
+    service: Service,
+    settings: MeteringSettings,
+    databases: ShardedDatabases,
+    organizations: Organizations,
+    clock: Clock,
+) -> None:
+    """Add the service of retention, and what drops usage and forgets users."""
+    platform, shards = databases.platform, databases.reports
+    seal, every_s = timedelta(seconds=settings.drop_seal_s), settings.drops_every_s
+    drops = Drops(platform, shards, organizations, clock, seal=seal, every_s=every_s)
+    forgetting = Forgetting(platform, shards, clock, every_s=every_s)
+    policies = RetentionPolicies(platform, shards, organizations, clock)
+    servicer = RetentionServicer(policies, drops, forgetting)
+    service.add(retention_pb2_grpc.add_RetentionServiceServicer_to_server, servicer)
+    service.background(drops.run, "drops of usage")
+    service.background(forgetting.run, "forgetting users")
 
 
 def _serve_events(service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock) -> None:

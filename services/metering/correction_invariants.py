@@ -45,8 +45,6 @@ _COMPARED: Final = (
     *TOKEN_CLASSES,
     "latency_ms",
     "status_code",
-    "error_message",
-    "labels",
     "dimension_id",
     "quantities",
     "items",
@@ -70,10 +68,35 @@ _BEFORE: Final = ", ".join(
 _KEPT_BEFORE: Final = ", ".join(f"m.{name}" for name in (*_COMPARED, "currency_code"))
 _KEPT_AFTER: Final = ", ".join(f"a.{name}" for name in (*_COMPARED, "currency_code"))
 
+# What is charged for the usage of an operation `o` by itself, without its parts and corrections; null while it has no
+# price. Of dropped usage that is kept.
+_CHARGED: Final = """JOIN LATERAL (
+        SELECT coalesce(r.currency_code, p.currency_code) AS currency_code,
+            CASE WHEN d.environment = 'TEST' THEN 0
+                ELSE coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0) END AS amount,
+            r.captured_before IS NOT NULL AS in_parts, coalesce(d.environment = 'TEST', false) AS is_test
+        FROM usage_records AS r
+        LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+        LEFT JOIN usage_dimensions AS d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
+        WHERE r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+        UNION ALL
+        SELECT g.currency_code,
+            CASE WHEN d.environment = 'TEST' THEN 0 ELSE g.cost - coalesce(g.captured_before, 0) END,
+            g.captured_before IS NOT NULL, coalesce(d.environment = 'TEST', false)
+        FROM dropped_usages AS g
+        LEFT JOIN usage_correction_lines AS l
+            ON l.organization_id = g.organization_id AND l.usage_id = g.usage_id AND l.number = 1 AND NOT l.added
+        LEFT JOIN usage_dimensions AS d ON d.organization_id = l.organization_id AND d.dimension_id = l.dimension_id
+        WHERE g.organization_id = o.organization_id AND g.occur_time = o.occur_time AND g.usage_id = o.usage_id
+            AND NOT EXISTS (
+                SELECT FROM usage_records AS r WHERE r.organization_id = g.organization_id
+                    AND r.occur_time = g.occur_time AND r.usage_id = g.usage_id)
+    ) AS r ON true"""
+
 # Each correction is compared with the one before it, or with the usage; everything by a primary or a unique key.
 _CORRECTIONS: Final = f"""
     SELECT 'corrections_follow_usage', c.organization_id, 'corrections/' || c.operation_id,
-        CASE WHEN r.usage_id IS NULL THEN 'its usage does not exist'
+        CASE WHEN coalesce(r.usage_id, g.usage_id) IS NULL THEN 'its usage does not exist'
             WHEN c.number > 1 AND e.number IS NULL THEN 'the correction before it is missing'
             WHEN (c.kind <> 'RESTORE') <> (m.number IS NOT NULL) OR (c.kind <> 'VOID') <> (a.number IS NOT NULL)
                 THEN 'it has other lines than its kind'
@@ -83,6 +106,8 @@ _CORRECTIONS: Final = f"""
         ON o.organization_id = c.organization_id AND o.operation_id = c.usage_operation_id AND o.usage_id = c.usage_id
     LEFT JOIN usage_records AS r
         ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+    LEFT JOIN dropped_usages AS g
+        ON g.organization_id = o.organization_id AND g.occur_time = o.occur_time AND g.usage_id = o.usage_id
     LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
     LEFT JOIN usage_corrections AS e
         ON e.organization_id = c.organization_id AND e.usage_id = c.usage_id AND e.number = c.number - 1
@@ -92,29 +117,24 @@ _CORRECTIONS: Final = f"""
         ON m.organization_id = c.organization_id AND m.usage_id = c.usage_id AND m.number = c.number AND NOT m.added
     LEFT JOIN usage_correction_lines AS a
         ON a.organization_id = c.organization_id AND a.usage_id = c.usage_id AND a.number = c.number AND a.added
-    WHERE r.usage_id IS NULL OR (c.number > 1) <> (e.number IS NOT NULL)
+    WHERE coalesce(r.usage_id, g.usage_id) IS NULL OR (c.number > 1) <> (e.number IS NOT NULL)
         OR (c.kind <> 'RESTORE') <> (m.number IS NOT NULL) OR (c.kind <> 'VOID') <> (a.number IS NOT NULL)
-        OR m.number IS NOT NULL AND ({_REMOVED}) IS DISTINCT FROM ({_BEFORE})
+        OR m.number IS NOT NULL AND (b.number IS NOT NULL OR r.usage_id IS NOT NULL)
+            AND ({_REMOVED}) IS DISTINCT FROM ({_BEFORE})
     UNION ALL
     SELECT 'corrections_move_what_they_change', c.organization_id, 'corrections/' || c.operation_id,
         format('the usage costs %s %s then, but %s is charged for it', coalesce(a.cost, 0), t.currency_code, t.amount)
     FROM (SELECT * FROM usage_corrections WHERE {{range}}) AS c
     JOIN usage_operations AS o ON o.organization_id = c.organization_id AND o.operation_id = c.usage_operation_id
-    JOIN usage_records AS r
-        ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
-    LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
-    LEFT JOIN usage_dimensions AS d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
+    {_CHARGED}
     LEFT JOIN usage_correction_lines AS a
         ON a.organization_id = c.organization_id AND a.usage_id = c.usage_id AND a.number = c.number AND a.added
     CROSS JOIN LATERAL (
         SELECT currency_code, sum(amount) AS amount FROM (
-            SELECT coalesce(r.currency_code, p.currency_code) AS currency_code,
-                CASE WHEN d.environment = 'TEST' THEN 0
-                    ELSE coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0) END AS amount
-            WHERE coalesce(r.cost, p.cost) IS NOT NULL
+            SELECT r.currency_code, r.amount WHERE r.amount IS NOT NULL
             UNION ALL
             SELECT s.currency_code, s.amount FROM settlement_parts AS s
-            WHERE r.captured_before IS NOT NULL AND s.organization_id = c.organization_id
+            WHERE r.in_parts AND s.organization_id = c.organization_id
                 AND s.operation_id = c.usage_operation_id AND s.part_id IS NOT NULL
             UNION ALL
             SELECT v.currency_code, CASE WHEN v.reverses_operation_id IS NULL THEN v.amount ELSE -v.amount END
@@ -125,7 +145,7 @@ _CORRECTIONS: Final = f"""
         ) AS moved GROUP BY currency_code
     ) AS t
     WHERE (a.number IS NULL OR a.cost IS NOT NULL) AND t.amount <> CASE
-        WHEN a.cost IS NULL OR d.environment = 'TEST' OR t.currency_code <> a.currency_code THEN 0 ELSE a.cost END
+        WHEN a.cost IS NULL OR r.is_test OR t.currency_code <> a.currency_code THEN 0 ELSE a.cost END
     UNION ALL
     SELECT 'corrected_usage_waits', c.organization_id, 'corrections/' || c.operation_id,
         CASE WHEN w.usage_id IS NULL THEN 'the usage has no cost, but does not wait for a price'
@@ -153,10 +173,10 @@ _CORRECTIONS: Final = f"""
 """
 
 # Charges of which something is given back are those of the usage, of a part of its call, or of a correction of it.
-_CHARGES: Final = """
+_CHARGES: Final = f"""
     SELECT 'corrections_move_what_they_change', v.organization_id, 'charges/' || v.operation_id,
         'the movement has no correction'
-    FROM (SELECT * FROM usage_correction_charges WHERE {range}) AS v
+    FROM (SELECT * FROM usage_correction_charges WHERE {{range}}) AS v
     WHERE NOT EXISTS (
         SELECT FROM usage_corrections AS c
         WHERE c.organization_id = v.organization_id AND c.usage_id = v.usage_id AND c.number = v.number)
@@ -164,7 +184,7 @@ _CHARGES: Final = """
     SELECT 'corrections_give_back_charges', v.organization_id, 'charges/' || v.operation_id,
         format('%s are given back of %s, which has %s', g.amount, v.reverses_operation_id,
             coalesce(CAST(coalesce(q.amount, s.amount, u.amount) AS text), 'not charged for the usage'))
-    FROM (SELECT * FROM usage_correction_charges WHERE {range} AND reverses_operation_id IS NOT NULL) AS v
+    FROM (SELECT * FROM usage_correction_charges WHERE {{range}} AND reverses_operation_id IS NOT NULL) AS v
     JOIN usage_corrections AS c
         ON c.organization_id = v.organization_id AND c.usage_id = v.usage_id AND c.number = v.number
     CROSS JOIN LATERAL (
@@ -184,13 +204,9 @@ _CHARGES: Final = """
             AND s.operation_id = c.usage_operation_id AND s.currency_code = v.currency_code
     ) AS s ON true
     LEFT JOIN LATERAL (
-        SELECT coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0) AS amount
-        FROM usage_operations AS o
-        JOIN usage_records AS r
-            ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
-        LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+        SELECT r.amount FROM usage_operations AS o {_CHARGED}
         WHERE o.organization_id = v.organization_id AND o.operation_id = v.reverses_operation_id
-            AND o.usage_id = v.usage_id AND coalesce(r.currency_code, p.currency_code) = v.currency_code
+            AND o.usage_id = v.usage_id AND r.currency_code = v.currency_code
     ) AS u ON true
     WHERE coalesce(g.amount > coalesce(q.amount, s.amount, u.amount), true)
 """

@@ -439,3 +439,48 @@ class TooManyEventMappings(Refusal):
     reason = "TOO_MANY_EVENT_MAPPINGS"
     template = "There are {mappings} mappings of events, which is the maximum."
     remedy = "Delete one that is not used any more."
+
+
+class UsageDropped(Refusal):
+    """The record of the usage was dropped with its month, after an export. Its sums and its charge stay."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_DROPPED"
+    template = "The usage of {operation_id} was recorded in {month}, whose records were dropped. Nothing was changed."
+    remedy = "Look it up in the export. Record a correction under another operation id in the present month."
+
+
+class UsageMonthDropped(Refusal):
+    """The usage records of a month are dropped, or will be, so nothing can change in it any more."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_MONTH_DROPPED"
+    template = "The usage of {month} is dropped, or is being dropped."
+    remedy = "Record a correction under another operation id in the present month. QueryUsage still has the sums."
+
+
+class UsageRetained(Refusal):
+    """The retention of usage is not over, so it may not be dropped."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_RETAINED"
+    template = "The usage of {month} is kept: the retention is {months} months; 0 means for ever."
+    remedy = "Wait, or set a shorter retention with SetUsageRetention."
+
+
+class UsageMonthOpen(Refusal):
+    """Something may still change in the month: late usage, prices, charges or calls that have not ended."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_MONTH_OPEN"
+    template = "The usage of {month} can still change: {cause}."
+    remedy = "Wait until it is settled, or put right what waits: tollhouse verify names it."
+
+
+class UsageExportDiffers(Refusal):
+    """What is recorded differs from what the export has."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_EXPORT_DIFFERS"
+    template = "The usage of {month} differs from its export: {difference}."
+    remedy = "Export the month again."

@@ -14,8 +14,10 @@ from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
 from services.metering.correction_invariants import CORRECTIONS
 from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
+from services.metering.dropped_invariants import DROPPED, dropped_operations, operations_digests
 from services.metering.limit_invariants import COUNTERS
 from services.metering.tables import HOUR_KEY
+from services.metering.usage.dropped_store import COUNTS
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
 
 LAG_MAX_S: Final = 60
@@ -73,12 +75,6 @@ _IS_SETTLED: Final = "usage_id < CAST(:settled_id AS uuid)"
 _IS_WHOLE: Final = f"({_IS_SETTLED} AND fingerprint <> '')"
 
 
-def _digests(is_settled: str) -> str:
-    return f"""count(*) FILTER (WHERE {is_settled}), coalesce(bit_xor(
-            hash_record_extended(ROW(operation_id, usage_id, occur_time), 0)) FILTER (WHERE {is_settled}), 0),
-        count(*) FILTER (WHERE NOT {is_settled})"""
-
-
 _RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
         OR occur_time >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC'))"""
 
@@ -87,6 +83,13 @@ _FINAL_PROVIDER_CURRENCY: Final = "coalesce(r.provider_currency_code, p.provider
 
 _KEY: Final = ", ".join(HOUR_KEY)
 _OF_LINE: Final = hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")
+
+
+def _is_dropped(prefix: str) -> str:
+    """Return the condition for hours whose usage is not there any more; `_SUMS` of dropped_invariants checks these."""
+    return f"""EXISTS (
+            SELECT FROM dropped_usage_months AS g WHERE g.organization_id = {prefix}organization_id
+                AND g.month = date_trunc('month', {prefix}hour, 'UTC') AND g.{COUNTS})"""
 
 
 def _both(name: str) -> str:
@@ -172,13 +175,16 @@ _USAGE: Final = f"""
     )
     SELECT f.invariant, c.organization_id, f.resource, f.detail
     FROM (
-        SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten, lost, without_parts) < 5
+        SELECT * FROM compared
+        WHERE (differs AND NOT {
+    _is_dropped("compared.")
+}) OR num_nulls(off, without_operation, forgotten, lost, without_parts) < 5
     ) AS c
     CROSS JOIN LATERAL (
         SELECT 'summaries_equal_usage' AS invariant, 'hours/' || c.hour || '/' || c.model AS resource,
             format('summary has %s requests and cost %s, usage has %s and %s', coalesce(c.kept_requests, 0),
                 coalesce(c.kept_cost, 0), coalesce(c.requests, 0), coalesce(c.cost, 0)) AS detail
-        WHERE c.differs
+        WHERE c.differs AND NOT {_is_dropped("c.")}
         UNION ALL {_reported("off")}
         UNION ALL {_reported("without_operation")}
         UNION ALL {_reported("forgotten")}
@@ -212,7 +218,7 @@ _USAGE: Final = f"""
             WHERE {{window of usage_correction_lines}} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
         ) AS signed GROUP BY {_KEY}, unit_id
     ) AS s USING ({", ".join(HOUR_KEY)}, unit_id)
-    WHERE coalesce(k.quantity, 0) <> coalesce(s.quantity, 0)
+    WHERE coalesce(k.quantity, 0) <> coalesce(s.quantity, 0) AND NOT {_is_dropped("")}
 """
 
 _USAGE_OPERATIONS: Final = f"""
@@ -222,6 +228,7 @@ _USAGE_OPERATIONS: Final = f"""
     FROM usage_operations AS o
     WHERE {{range}} AND NOT {_IS_WHOLE} AND {_RECENT}
         AND CASE WHEN o.fingerprint <> '' THEN NOT EXISTS (SELECT FROM usage_records AS r WHERE {_SAME_OPERATION})
+                AND NOT EXISTS (SELECT FROM dropped_usages AS r WHERE {_SAME_OPERATION})
             ELSE NOT EXISTS (
                 SELECT FROM settlement_parts AS s
                 WHERE s.organization_id = o.organization_id AND s.operation_id = o.operation_id) END
@@ -291,7 +298,7 @@ _SETTLEMENT_PARTS: Final = """
             WHEN b.currency_code <> s.currency_code THEN 'it has another currency than the part before it'
             WHEN o.operation_id IS NULL THEN 'its call has no operation'
             ELSE format('the parts captured %s, but the usage says %s', s.captured_amount,
-                coalesce(CAST(r.captured_before AS text), 'nothing')) END
+                coalesce(CAST(coalesce(r.captured_before, g.captured_before) AS text), 'nothing')) END
     FROM (SELECT * FROM settlement_parts WHERE {range}) AS s
     LEFT JOIN settlement_parts AS b
         ON b.organization_id = s.organization_id AND b.operation_id = s.operation_id AND b.part = s.part - 1
@@ -300,9 +307,12 @@ _SETTLEMENT_PARTS: Final = """
     LEFT JOIN usage_operations AS o ON o.organization_id = s.organization_id AND o.operation_id = s.operation_id
     LEFT JOIN usage_records AS r
         ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+    LEFT JOIN dropped_usages AS g
+        ON g.organization_id = o.organization_id AND g.occur_time = o.occur_time AND g.usage_id = o.usage_id
     WHERE (s.part > 1) <> (b.part IS NOT NULL) OR s.captured_amount <> s.amount + coalesce(b.captured_amount, 0)
         OR b.currency_code <> s.currency_code OR o.operation_id IS NULL
-        OR (n.part IS NULL AND o.fingerprint <> '' AND r.captured_before IS DISTINCT FROM s.captured_amount)
+        OR (n.part IS NULL AND o.fingerprint <> ''
+            AND coalesce(r.captured_before, g.captured_before) IS DISTINCT FROM s.captured_amount)
         OR (o.fingerprint = '' AND r.usage_id IS NOT NULL)
 """
 
@@ -368,20 +378,21 @@ _HOURS_OF_USAGE: Final = Sweep(
         ("usage_hour_units", Column("hour", "timestamptz")),
         ("usage_correction_lines", Column("occur_time", "timestamptz")),
     ),
-    digests=f"SELECT organization_id, {_digests(_IS_SETTLED)} FROM usage_records WHERE {{window}} GROUP BY 1",
+    digests=f"SELECT organization_id, {operations_digests(_IS_SETTLED)} FROM usage_records WHERE {{window}} GROUP BY 1",
 )
 _ALL_OPERATIONS: Final = Walk(
     "usage_operations",
     _BY_OPERATION,
     (_OPERATIONS,),
     _USAGE_OPERATIONS,
-    digests=f"""SELECT organization_id, {_digests(_IS_WHOLE)}
+    digests=f"""SELECT organization_id, {operations_digests(_IS_WHOLE)}
         FROM usage_operations WHERE {{range}} AND {_RECENT} GROUP BY 1""",
     by_pages=True,
 )
 
 CHECKS: Final[Sequence[Check]] = (
-    Pairing((_HOURS_OF_USAGE, _ALL_OPERATIONS)),
+    Pairing((_HOURS_OF_USAGE, _ALL_OPERATIONS), beside_first=(dropped_operations(_OPERATIONS),)),
+    *DROPPED,
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
     Walk("settlement_parts", (*_BY_OPERATION, Column("part", "int")), (_PARTS,), _SETTLEMENT_PARTS),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),

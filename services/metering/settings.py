@@ -49,6 +49,11 @@ class MeteringSettings(ShardedSettings):
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
     """How long the process that recorded a usage has to charge it before the relay sends the charge."""
 
+    drops_every_s: float = Field(default=5, ge=0.01, le=600)
+    """How often metering looks for months of usage that are to be dropped, and for users that are to be forgotten."""
+    drop_seal_s: float = Field(default=60, ge=0, le=3600)
+    """How long a month is sealed before it is counted and dropped, so that whatever was let through before is there."""
+
     @field_validator("rate_limit_descriptors_file")
     @classmethod
     def _descriptors_make_sense(cls, path: Path | None) -> Path | None:

@@ -49,6 +49,10 @@ STATE_SETTING_VERBS = (
         "Retry",
         "Revoke",
         "RunPeriods",
+        # A month that is dropped, or a user who is forgotten, is so after a repeat.
+        "DropUsageMonth",
+        "ForgetUser",
+        "SetUsageRetention",
         "SetEntitlementOverride",
         "SetInvoice",
         "SetLowBalanceThreshold",

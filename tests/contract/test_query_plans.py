@@ -22,16 +22,20 @@ from tests.support.sharded import SHARDS, execute_in_shards
 
 _TABLES: Final = {"billing": billing_tables, "metering": metering_tables}
 _VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
-_ON_THE_POOL_FOR_REPORTS: Final = ("services.billing.charge.store", "services.metering.charge.store")
+_ON_THE_POOL_FOR_REPORTS: Final = (
+    *("services.billing.charge.store", "services.metering.charge.store", "services.metering.charge.dropped_store"),
+    "services.metering.retention.store",
+)
 """These read whole ranges of many organizations. Their pool lets Postgres choose among all plans."""
 
 _OF_THE_PLATFORM: Final = (
     "services.billing.clients.position_store",
     "services.billing.payment.webhook.reconciliation_store",
     "services.billing.payment.webhook.store",
+    "services.metering.retention.forget_store",
     "services.metering.usage.rerate.job_store",
 )
-"""Their tables are in the service's own schema, and no organization leads their keys."""
+"""Their tables are in the service's own schema, and no pool of a shard reads them by key."""
 _NOT_OF_ONE_ORGANIZATION: Final = {
     *("subscriptions_due", "next_steps_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),
@@ -39,6 +43,8 @@ _NOT_OF_ONE_ORGANIZATION: Final = {
     *("invoice_dues_due", "invoices_overdue", "invoice_schedules_pkey"),
     *("events_to_dispatch", "events_by_age", "event_requests_by_age"),
     *("event_deliveries_due", "event_deliveries_waiting", "event_endpoints_deleted", "event_endpoints_of_usage"),
+    # One row for each month that was dropped.
+    "usage_drops_pkey",
 }
 """Indexes by which a worker finds what is due in a shard, and those of rows that no organization has."""
 

@@ -45,6 +45,7 @@ from tollhouse.metering.v1 import (
     model_pb2,
     model_pb2_grpc,
     quota_pb2_grpc,
+    retention_pb2_grpc,
     unit_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
@@ -68,6 +69,7 @@ class Metering:
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
+        self.retention = retention_pb2_grpc.RetentionServiceStub(channel)
         self.quota = quota_pb2_grpc.QuotaServiceStub(channel)
         self.ingest = ingest_pb2_grpc.IngestServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
@@ -184,6 +186,8 @@ class Platform:
         self.folder = folder
         self.lapses_every_s = 600.0
         """How often each process looks for lapses; by default only when it starts."""
+        self.drops_every_s = 0.1
+        """How often each process looks for usage to drop."""
         self.rate_limit_descriptors_file: Path | None = None
         """What Envoy's descriptors stand for; without it metering has no rate limit service."""
         self.external_auth_file: Path | None = None
@@ -267,6 +271,8 @@ class Platform:
             relay_every_s=0.05,
             relay_after_s=0.3,
             lapses_every_s=self.lapses_every_s,
+            drops_every_s=self.drops_every_s,
+            drop_seal_s=0,
             rate_limit_descriptors_file=self.rate_limit_descriptors_file,
             external_auth_file=self.external_auth_file,
             reflection=False,

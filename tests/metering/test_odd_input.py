@@ -14,12 +14,24 @@ from tests.metering.support import Metering, Platform, stamp, usage
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
-from tollhouse.metering.v1 import admission_pb2, charge_pb2, lease_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
+from tollhouse.metering.v1 import (
+    admission_pb2,
+    charge_pb2,
+    lease_pb2,
+    model_pb2,
+    quota_pb2,
+    retention_pb2,
+    unit_pb2,
+    usage_pb2,
+)
 
 pytestmark = pytest.mark.shards
 
 _METHODS: Final = methods_of(
-    (model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2, integrity_pb2, audit_pb2)
+    (
+        *(model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2),
+        *(retention_pb2, integrity_pb2, audit_pb2),
+    )
 )
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 
@@ -30,6 +42,8 @@ _OF_LIMITS: Final[dict[str, object]] = {
     "value": "1",
     "update_mask": FieldMask(paths=["max"]),
 }
+
+_RETENTION: Final[dict[str, object]] = {"month": "2001-01", "months": 2, "totals": []}
 
 _CORRECTION: Final[dict[str, object]] = {
     "usage_operation_id": "odd",
@@ -84,6 +98,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = _OF_LIMITS
             if method.name == "GetUsageTrends":
                 own = {"measure": usage_pb2.USAGE_MEASURE_COST}
+            if method.containing_service.name == "RetentionService":
+                own = _RETENTION | {"user_id": organization_id}
             if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
                 own = _CORRECTION | {"operation_id": method.name}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})

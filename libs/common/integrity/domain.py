@@ -113,10 +113,16 @@ class Pairing:
     """
 
     sides: tuple[Sweep | Walk, Sweep | Walk]
+    beside_first: tuple[Sweep | Walk, ...] = ()
+    """Further tables whose rows belong to the first side: together with it they have a row for each of the second."""
+
+    @property
+    def all_sides(self) -> tuple[Sweep | Walk, ...]:
+        return (*self.sides, *self.beside_first)
 
     @property
     def invariants(self) -> tuple[Invariant, ...]:
-        return tuple(one for side in self.sides for one in side.invariants)
+        return tuple(one for side in self.all_sides for one in side.invariants)
 
 
 Check = Walk | Sweep | Pairing

@@ -116,19 +116,20 @@ class Verification:
     async def _pair(self, run: "_Run", database: Database, pairing: Pairing) -> None:
         """Compare the digests of two tables, and then row by row what differs."""
         if run.scope.organization_id is not None:
-            await self._read(run, database, pairing.sides, run.scope)
+            await self._read(run, database, pairing.all_sides, run.scope)
             return
         differences = Differences()
-        for side, sign in zip(pairing.sides, (1, -1), strict=True):
+        first, second = pairing.sides
+        for side, sign in ((first, 1), *((one, 1) for one in pairing.beside_first), (second, -1)):
             await Reading(database, run.scope, self._rows_max, run.note, partial(differences.add, sign)).read(side)
         if not differences.exist():
             return
-        tables = [table for side in pairing.sides for table in side.tables]
+        tables = [table for side in pairing.all_sides for table in side.tables]
         everything = Reading(database, run.scope, self._rows_max, run.note)
         async for organization_ids in everything.organizations(pairing.sides[0], tables):
             for organization_id in filter(differences.may_be_in, organization_ids):
                 scope = replace(run.scope, organization_id=organization_id)
-                await self._read(run, database, pairing.sides, scope)
+                await self._read(run, database, pairing.all_sides, scope)
 
     async def _read(self, run: "_Run", database: Database, checks: Sequence[Walk | Sweep], scope: Scope) -> None:
         for check in checks:

@@ -15,7 +15,7 @@ from libs.common.shard_pages import by_shard, place_in_token, token_after
 from libs.common.shards import Shards
 from libs.common.timestamps import EPOCH, micros_of, moment_of
 from libs.common.windows import Span, Windows
-from services.metering.charge import store, usage_store
+from services.metering.charge import dropped_store, store, usage_store
 from services.metering.charge.domain import (
     MICROSECOND,
     ROWS_MAX,
@@ -97,6 +97,8 @@ class Charges:
                 async for rows in _digest(shard, window, bucket_count, until_time, digests):
                     yield rows
             async for rows in _digest_parts(shard, ids, bucket_count, (since_time, until_time), digests):
+                yield rows
+            async for rows in _digest_dropped(shard, ids, bucket_count, (since_time, until_time), digests):
                 yield rows
             yield digests
 
@@ -209,6 +211,30 @@ async def _digest_parts(
                 await connection.execute(store.PLAN_PARTS)
                 last = await store.end_of_parts(connection, organization_id, after, ROWS_WANTED)
                 parts = await store.digests_of_parts(connection, organization_id, after, last, times, bucket_count)
+            digests.add(parts)
+            yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
+            after = last
+
+
+async def _digest_dropped(
+    shard: Database,
+    organization_ids: Sequence[str],
+    bucket_count: int,
+    times: tuple[datetime | None, datetime | None],
+    digests: Digests,
+) -> AsyncIterator[int]:
+    """Add the digests of dropped usage, organization by organization; yield how many rows were read."""
+    async with shard.raw_connection() as connection:
+        found = await dropped_store.organizations_with_dropped(connection, organization_ids)
+    for organization_id in found:
+        after: tuple[datetime, str] | None = (times[0] or EPOCH) - MICROSECOND, _LAST_ID
+        while after is not None:
+            async with shard.raw_transaction() as connection:
+                await connection.execute(store.PLAN_PARTS)
+                last = await dropped_store.end_of_dropped(connection, organization_id, after, ROWS_WANTED)
+                parts = await dropped_store.digests_of_dropped(
+                    connection, organization_id, after, last, bucket_count, times[1]
+                )
             digests.add(parts)
             yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
             after = last

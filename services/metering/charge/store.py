@@ -18,11 +18,15 @@ from services.metering.charge.domain import Charge, PendingCharge, Window
 # What has no charge has a row all the same, so that a page has as many rows as operations were looked at.
 _SIGNED: Final = "(CASE WHEN c.reverses_operation_id IS NULL THEN c.amount ELSE -c.amount END)"
 _OF_PAGE: Final = f"""
-SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0),
-    coalesce(r.currency_code, p.currency_code), coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'),
-    page.occur_time, coalesce(r.charge_kind, p.charge_kind) AS charge_kind, greatest(r.create_time, p.create_time)
+SELECT page.organization_id::text, page.operation_id,
+    coalesce(r.cost, p.cost, g.cost) - coalesce(r.captured_before, g.captured_before, 0),
+    coalesce(r.currency_code, p.currency_code, g.currency_code),
+    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), page.occur_time,
+    coalesce(r.charge_kind, p.charge_kind, g.charge_kind) AS charge_kind,
+    greatest(r.create_time, p.create_time, g.create_time)
 FROM page
 LEFT JOIN usage_records r USING (organization_id, occur_time, usage_id)
+LEFT JOIN dropped_usages g USING (organization_id, occur_time, usage_id)
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
 LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
 WHERE page.usage_id IS NOT NULL

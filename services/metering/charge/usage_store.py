@@ -28,6 +28,16 @@ _USAGE: Final = f"""
     WHERE o.organization_id = $1::uuid AND o.operation_id = ANY($2::text[])
 """  # noqa: S608 -- put together from the names of columns.
 
+# The model alone is kept of dropped usage.
+_DROPPED: Final = """
+    SELECT o.operation_id, g.model
+    FROM usage_operations o
+    JOIN dropped_usages g
+        ON g.organization_id = ANY (ARRAY[o.organization_id]) AND g.occur_time = o.occur_time
+            AND g.usage_id = o.usage_id
+    WHERE o.organization_id = $1::uuid AND o.operation_id = ANY($2::text[])
+"""
+
 
 # One probe of each key for each movement: the line with what the usage was before the correction, and that with what it
 # is after it. Only the first movement of a correction has the quantities.
@@ -55,6 +65,9 @@ async def usage_of(
     found = {
         row[0]: ChargedUsage(row[1], row[2] or _STANDARD_TIER, row[3], _quantities(row[4], row[5:])) for row in rows
     }
+    if missing := set(operation_ids) - found.keys():
+        for operation_id, model in await connection.fetch(_DROPPED, organization_id, list(missing)):
+            found[operation_id] = ChargedUsage(model, _STANDARD_TIER, None, {})
     for row in await connection.fetch(_CORRECTED, organization_id, list(operation_ids)):
         *line, added, position = row
         quantities = {} if position else _quantities(line[4], line[5:])

@@ -40,6 +40,7 @@ from services.metering.usage.domain import (
     kind_in_lease,
     repeat_of,
 )
+from services.metering.usage.dropped_store import find_dropped, repeat_of_dropped
 from services.metering.usage.leased import Leased
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
@@ -240,10 +241,13 @@ class Settlements:
         if old:
             async with database.raw_connection() as connection:
                 stored = await store.find(connection, old)
+                dropped = await find_dropped(connection, set(old) - stored.keys())
             for key in old:
                 place = firsts[key]
                 if key in stored:
                     batch.outcomes[place] = repeat_of(*stored[key], batch.works[place])
+                elif key in dropped:
+                    batch.outcomes[place] = repeat_of_dropped(key[1], dropped[key], batch.works[place].fingerprint)
                 elif place not in batch.outcomes:
                     batch.outcomes[place] = OperationIdReused(operation_id=key[1], field="lease_id")
         for place, work in batch.works.items():

@@ -57,6 +57,11 @@ from services.metering.tables.limits import quota_leases as quota_leases
 from services.metering.tables.rerates import rerate_jobs as rerate_jobs
 from services.metering.tables.rerates import rerate_parts as rerate_parts
 from services.metering.tables.rerates import rerate_slices as rerate_slices
+from services.metering.tables.retention import dropped_usage_months as dropped_usage_months
+from services.metering.tables.retention import dropped_usages as dropped_usages
+from services.metering.tables.retention import forgotten_users as forgotten_users
+from services.metering.tables.retention import usage_drops as usage_drops
+from services.metering.tables.retention import usage_retention as usage_retention
 
 
 def _token_columns() -> list[Column[int]]:

@@ -41,6 +41,7 @@ from services.metering.usage.domain import (
     lapsed,
     repeat_of,
 )
+from services.metering.usage.dropped_store import find_dropped, repeat_of_dropped
 from services.metering.usage.last_settlements import LastRecorded, LastSettlements
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
@@ -317,9 +318,12 @@ class UsageEngine:
         keys = [_key(work) for _, work in repeats]
         async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
+            dropped = await find_dropped(connection, set(keys) - stored.keys())
         for (place, work), key in zip(repeats, keys, strict=True):
             if key in stored:
                 batch.outcomes[place] = repeat_of(*stored[key], work)
+            elif key in dropped:
+                batch.outcomes[place] = repeat_of_dropped(work.operation_id, dropped[key], work.fingerprint)
             elif batch.outcomes[place] is None:
                 batch.in_parts[place] = batch.works[place]
 

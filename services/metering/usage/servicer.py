@@ -81,7 +81,7 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Stre
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
-            "RecordUsage": self._check_usage,
+            "RecordUsage": lambda request: check_usage(request, self._usages),
             "ListUsage": self._check_list,
             **self.statistics_readers,
             **self.correction_readers,
@@ -145,7 +145,8 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Stre
             last = usages[len(rendered) - 1]
             following = last.work.occur_time, last.usage_id
         token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
-        return pb.ListUsageResponse(usages=rendered, next_page_token=token)
+        dropped = await self._usages.dropped_months(request.organization_id.lower(), start_time, end_time)
+        return pb.ListUsageResponse(usages=rendered, next_page_token=token, dropped_months=dropped)
 
     async def _list_over_organizations(
         self, request: pb.ListUsageRequest, organization_ids: Sequence[str]
@@ -165,7 +166,8 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Stre
             last = usages[len(rendered) - 1]
             following = ListPlace(last.work.organization_id, (last.work.occur_time, last.usage_id))
         token = _place_token(following, fingerprint) if following else ""
-        return pb.ListUsageResponse(usages=rendered, next_page_token=token)
+        dropped = await self._usages.dropped_months(None, start_time, end_time)
+        return pb.ListUsageResponse(usages=rendered, next_page_token=token, dropped_months=dropped)
 
     async def _rendered(self, usages: Sequence[Recorded]) -> list[pb.UsageRecord]:
         """Return as many usages, from the first on, as fit into a page."""
@@ -186,9 +188,6 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Stre
             raise InvalidArgument(violations)
         list_range(request, self._usages.now())
         return organization_ids
-
-    def _check_usage(self, request: pb.RecordUsageRequest) -> None:
-        check_usage(request, self._usages)
 
 
 async def record_each(

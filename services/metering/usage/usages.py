@@ -14,12 +14,13 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import OrganizationNotFound, TooManyRows
+from services.metering.errors import OrganizationNotFound, TooManyRows, UsageDropped, UsageMonthDropped
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units, token_units
 from services.metering.usage import store
 from services.metering.usage.beginnings import full_hour_after, full_hour_before
-from services.metering.usage.domain import Outcome, Recorded, Work, time_violation
+from services.metering.usage.domain import Outcome, Recorded, Work, month_of, time_violation
+from services.metering.usage.dropped_store import dropped_months, find_dropped, month_text, sealed_months
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.query import Part, Query
@@ -104,7 +105,7 @@ class Usages:
         Where it cannot be read whether it is, the failure is the outcome.
         """
         now = self._clock.now()
-        refused: dict[int, Outcome] = {}
+        refused = await self._of_dropped_months(works, backfilled)
         for place, work in enumerate(works):
             violation = time_violation(work.occur_time, now, backfilled=place in backfilled)
             violations = [] if violation is None else [violation]
@@ -134,16 +135,43 @@ class Usages:
             try:
                 async with database.raw_connection() as connection:
                     recorded.update(await store.find(connection, shard_keys))
+                    recorded.update(await find_dropped(connection, set(shard_keys) - recorded))
             except Refusal as failure:
                 unread.update(dict.fromkeys(shard_keys, failure))
         return {
             place: unread.get(keys[place], refusal) for place, refusal in refused.items() if keys[place] not in recorded
         }
 
+    async def _of_dropped_months(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
+        """Return the refusals of history in months that are dropped, by place. Other usage is younger than those."""
+        refused: dict[int, Outcome] = {}
+        by_shard: dict[Database, list[int]] = {}
+        for place in backfilled:
+            by_shard.setdefault(self._shards.of(works[place].organization_id), []).append(place)
+        for database, places in by_shard.items():
+            months = {place: (works[place].organization_id, month_of(works[place].occur_time)) for place in places}
+            async with database.raw_connection() as connection:
+                sealed = await sealed_months(connection, months.values(), self._clock.now())
+            for place, (organization_id, month) in months.items():
+                if (organization_id, month) in sealed:
+                    refused[place] = UsageMonthDropped(organization_id=organization_id, month=month_text(month))
+        return refused
+
+    async def dropped_months(
+        self, organization_id: str | None, start_time: datetime, end_time: datetime
+    ) -> Sequence[str]:
+        """Return the months in which usage was dropped: of an organization, or of any."""
+        database = self._shards[0] if organization_id is None else self._shards.of(organization_id)
+        async with database.raw_connection() as connection:
+            return await dropped_months(connection, organization_id, start_time, end_time)
+
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)
         async with self._shards.of(organization_id).raw_connection() as connection:
             found = await store.find(connection, [key])
+            dropped = {} if found else await find_dropped(connection, [key])
+        if key in dropped and may(Scope.SCOPE_USAGE_READ):
+            raise UsageDropped(operation_id=operation_id, month=month_text(dropped[key][1]))
         if key not in found:
             raise NotFound(resource_type="usage", resource_name=operation_id)
         recorded = found[key][0]

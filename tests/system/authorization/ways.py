@@ -121,6 +121,8 @@ WAYS: Final[Mapping[str, Way]] = {
     # The allocation belongs to the target, and is released once; a repeat finds it so.
     **_all(Way.ADDS, "metering.v1.QuotaService", "AllocateQuota ReleaseQuota"),
     **_all(Way.STALE, "metering.v1.QuotaService", "SetLimit DeleteLimit"),
+    # Usage is kept for ever, so no month is dropped; and what a user's usage holds of texts is read by no other call.
+    **_all(Way.ADDS, "metering.v1.RetentionService", "SetUsageRetention DropUsageMonth ForgetUser"),
     **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
@@ -298,6 +300,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.QuotaService.GetLimit": lambda target: {"name": LIMIT},
     "metering.v1.QuotaService.DeleteLimit": lambda target: {"name": LIMIT},
     "metering.v1.QuotaService.GetUsageAgainstLimits": lambda target: {"name": None},
+    "metering.v1.RetentionService.SetUsageRetention": lambda target: {"months": None, "inherit": None},
+    "metering.v1.RetentionService.DigestUsageMonth": lambda target: {"month": "2001-01"},
+    "metering.v1.RetentionService.DropUsageMonth": lambda target: {"month": "2001-01", "totals": None},
+    "metering.v1.RetentionService.GetUsageDrop": lambda target: {"month": "2001-01"},
     "metering.v1.UnitService.ArchiveUnit": lambda target: {"unit_id": "code_sessions"},
     "metering.v1.UnitService.CreateUnit": lambda target: {
         "unit_id": "matrix_unit",

@@ -1029,21 +1029,30 @@ class ListUsageResponse(_message.Message):
 
     USAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DROPPED_MONTHS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty on the last one."""
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The records of each organization, the latest occur_time first."""
 
+    @_builtins.property
+    def dropped_months(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The months between the times asked for whose records were dropped, such as `2026-01`, so that they are not listed:
+        QueryUsage has their sums. Of a list over several organizations, those in which records of any organization were
+        dropped.
+        """
+
     def __init__(
         self,
         *,
         usages: _abc.Iterable[Global___UsageRecord] | None = ...,
         next_page_token: _builtins.str = ...,
+        dropped_months: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "usages", b"usages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_months", b"dropped_months", "next_page_token", b"next_page_token", "usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

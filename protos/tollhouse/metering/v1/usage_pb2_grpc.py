@@ -120,7 +120,8 @@ class UsageServiceServicer:
         refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
         verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
         would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
-        recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+        recorded then. The same kind has the reason `USAGE_DROPPED` for a repeat of usage that was dropped with its month,
+        which is not charged again, and `USAGE_MONTH_DROPPED` for history in such a month. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
         done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
         failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
 
@@ -156,7 +157,8 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
+        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well, and with
+        FAILED_PRECONDITION, reason `USAGE_DROPPED`, where the record was dropped with its month.
 
         Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
         query parameter of the route that ends in `:get`.
@@ -209,7 +211,9 @@ class UsageServiceServicer:
         fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND where the organization has no such
         usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would change,
         `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
-        can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100.
+        can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100,
+        `USAGE_DROPPED` for usage that was dropped with its month, `USAGE_MONTH_DROPPED` where it is, was or would be in a
+        month that is dropped.
         Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -22,7 +22,7 @@ from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import AccountBalance, Charged, NotCharged
-from services.metering.errors import NothingToAmend
+from services.metering.errors import NothingToAmend, UsageDropped, UsageMonthDropped
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change
@@ -47,7 +47,8 @@ from services.metering.usage.correction.domain import (
 from services.metering.usage.correction.store import Planned
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
-from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded
+from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded, month_of
+from services.metering.usage.dropped_store import find_dropped, month_text, sealed_months
 from services.metering.usage.store import Key
 from services.metering.usage.tries import tries
 
@@ -126,6 +127,8 @@ class _Read:
     sources: Mapping[Key, Sequence[Source]] = field(default_factory=dict)
     authorizations: Mapping[Key, Authorization] = field(default_factory=dict)
     metrics: Mapping[Key, tuple[str, str]] = field(default_factory=dict)
+    dropped: Mapping[Key, tuple[bytes, datetime]] = field(default_factory=dict)
+    """The operations whose usage was dropped, each with its time."""
 
 
 class Corrections:
@@ -228,6 +231,7 @@ class Corrections:
                 planned[place] = self._plan(one, read, now)
             except Refusal as refusal:
                 outcomes[place] = refusal
+        await self._refuse_sealed(database, planned, outcomes, now)
         counted = await self._count(database, list(planned.values()), read)
         planned = dict(zip(planned, counted, strict=True))
         outcomes |= {place: Corrected(one.correction, replayed=False) for place, one in planned.items()}
@@ -247,6 +251,7 @@ class Corrections:
             originals = {(key[0], state.original.usage_id): state.original for key, state in states.items()}
             sources = await store.find_sources(connection, originals) if originals else {}
             authorizations = await usage_store.find_authorizations(connection, list(states)) if states else []
+            dropped = await find_dropped(connection, usage_keys - states.keys())
             counters = {(key[0], counter_id) for key, state in states.items() for counter_id in state.counted}
             metrics = await counter_store.metrics(connection, counters) if counters else {}
         found = {(one.organization_id, one.operation_id): one for one in authorizations}
@@ -257,11 +262,33 @@ class Corrections:
             for usage, *_ in states.values()
         ):
             await self._catalogue.refresh_for_unknown()
-        return _Read(known, states, sources, found, metrics)
+        return _Read(known, states, sources, found, metrics, dropped)
+
+    @staticmethod
+    async def _refuse_sealed(
+        database: Database, planned: dict[int, Planned], outcomes: dict[int, Outcome], now: datetime
+    ) -> None:
+        """Refuse corrections of usage that was, is or would be in a month which is dropped, or will be."""
+        if not planned:
+            return
+        moments = {
+            place: [(one.correction.organization_id, moment) for moment in one.moments]
+            for place, one in planned.items()
+        }
+        async with database.raw_connection() as connection:
+            sealed = await sealed_months(connection, [one for each in moments.values() for one in each], now)
+        for place, each in moments.items():
+            for organization_id, moment in each:
+                if (organization_id, month_of(moment)) in sealed:
+                    outcomes[place] = UsageMonthDropped(organization_id=organization_id, month=month_text(moment))
+                    planned.pop(place, None)
 
     def _plan(self, wanted: Wanted, read: _Read, now: datetime) -> Planned:
         """Decide a correction, all but what it counts in limits."""
         state = read.states.get(wanted.usage_key)
+        if wanted.usage_key in read.dropped:
+            month = month_text(read.dropped[wanted.usage_key][1])
+            raise UsageDropped(operation_id=wanted.usage_operation_id, month=month)
         if state is None:
             raise NotFound(resource_type="usage", resource_name=wanted.usage_operation_id)
         require_correctable(state, wanted.kind)

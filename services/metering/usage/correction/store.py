@@ -42,6 +42,12 @@ class Planned(NamedTuple):
     def operation_key(self) -> Key:
         return self.correction.organization_id, self.correction.usage_operation_id
 
+    @property
+    def moments(self) -> Sequence[datetime]:
+        """The times in whose sums it changes something, and that at which the usage was recorded."""
+        lines = (self.correction.before, self.correction.after)
+        return [self.state.original_time, *(one.work.occur_time for one in lines if one is not None)]
+
 
 async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[Key, State]:
     """Return what usages are now, by organization and operation id; those that are not recorded are left out."""

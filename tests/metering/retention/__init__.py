@@ -1,0 +1,1 @@
+"""How usage leaves: months that are dropped, and users who are forgotten."""

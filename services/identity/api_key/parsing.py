@@ -110,6 +110,8 @@ def read_filter(request: pb.ListApiKeysRequest) -> KeyFilter:
         service_account_id=request.service_account_id.lower(),
         external_id=request.external_id,
         environment=ENVIRONMENTS.get(request.environment),
+        state=_STATES.get(request.state),
+        subscription_id=request.subscription_id.lower(),
     )
 
 

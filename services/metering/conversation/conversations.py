@@ -8,7 +8,7 @@ from typing import Final
 
 from libs.common.access import Scope
 from libs.common.audit.recording import record_event
-from libs.common.call import is_limited, may
+from libs.common.call import current_caller, is_limited, may
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
 from libs.common.errors import NotFound, StaleEtag
@@ -39,18 +39,24 @@ class Conversations:
 
         Raises:
             OrganizationNotFound: identity does not know the organization.
-            NotFound: a user or key names a project that the organization does not have.
+            NotFound: a user or key names a project or user that the organization does not have.
             ConversationExists: it began with other fields.
-            Unavailable: identity cannot be asked about the project.
+            Unavailable: identity cannot be asked about them.
         """
-        key = begun.organization_id, Kind.PROJECT, begun.project_id or ""
-        if begun.project_id and is_limited() and not await self._subjects.belongs(*key):
-            raise NotFound(resource_type="project", resource_name=begun.project_id)
+        if is_limited():
+            await self._check_owners(begun)
         conversation, added = await self.find_or_begin(begun)
         differing = None if added else _differing(conversation, begun)
         if differing is not None:
             raise ConversationExists(conversation_id=begun.conversation_id, field=differing)
         return conversation, not added
+
+    async def _check_owners(self, begun: Beginning) -> None:
+        """Refuse what users and keys would begin for somebody who does not belong to the organization."""
+        is_own = current_caller().is_user(begun.user_id or "")
+        for kind, owner_id in ((Kind.PROJECT, begun.project_id), (Kind.USER, None if is_own else begun.user_id)):
+            if owner_id and not await self._subjects.belongs(begun.organization_id, kind, owner_id):
+                raise NotFound(resource_type=kind.value, resource_name=owner_id)
 
     async def find_or_begin(self, begun: Beginning) -> tuple[Conversation, bool]:
         """Return the conversation of this id, and whether it began now.

@@ -143,7 +143,12 @@ class Messages:
 
     async def _conversation(self, wanted: Appended) -> Conversation:
         if wanted.begun is None:
-            return await self._conversations.get(wanted.organization_id, wanted.conversation_id)
+            # Whoever may record usage may add messages, and needs no scope for conversations.
+            async with self._shards.of(wanted.organization_id).raw_connection() as connection:
+                known = await store.find(connection, wanted.organization_id, wanted.conversation_id)
+            if known is None:
+                raise NotFound(resource_type="conversation", resource_name=wanted.conversation_id)
+            return known
         found, _ = await self._conversations.find_or_begin(wanted.begun)
         for field in ("user_id", "project_id"):
             if getattr(found, field) != getattr(wanted.begun, field):

@@ -93,6 +93,8 @@ models: Final = Table(
     Column("price_set_by_hand", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("model_id", name="models_pkey"),
     Index("models_changes", "revision"),
+    Index("models_by_provider", "provider", "model_id"),
+    Index("models_by_capability", "capabilities", postgresql_using="gin"),
 )
 
 units: Final = Table(

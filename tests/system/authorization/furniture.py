@@ -184,7 +184,7 @@ class Furniture:
                 tokens=model_pb2.TokenCounts(input=1),
             )
         )
-        conversation_id = f"talked-{next(_numbers)}"
+        conversation_id = f"talked-{next(_numbers)}-"
         await self._conversations.CreateConversation(
             conversation_pb2.CreateConversationRequest(
                 conversation_id=conversation_id,

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.identity.api_key.domain import ApiKey, Digest, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.domain import ApiKey, Digest, Environment, KeyFilter, NewApiKey, State
 from services.identity.revisions import ChangeKind
 from services.identity.tables import api_keys
 
+SCAN_MAX: Final = 5_000
+"""The most keys that one page of a list looks through."""
 _SECRET_COLUMNS: Final = frozenset({"digest", "pepper_version"})
 _COLUMNS: Final = tuple(column for column in api_keys.c if column.name not in _SECRET_COLUMNS)
 
@@ -83,8 +85,8 @@ async def list_api_keys(
 ) -> tuple[list[ApiKey], str | None]:
     """Read a page, newest first, and return the key before which the next one begins; None when there is no more.
 
-    It goes backwards along the primary key, or the index of the first filter that is given. What further filters and the
-    state leave out is read as well, so that is bounded.
+    It goes backwards along the primary key, or the index of the first filter that is given. What further filters and
+    the state leave out is read as well, so that is bounded.
     """
     within = [api_keys.c.organization_id == organization_id]
     if before is not None:
@@ -110,11 +112,12 @@ async def list_api_keys(
     statement = select(*_COLUMNS).where(*within, *further)
     bound: str | None = None
     if further:
-        last = select(api_keys.c.api_key_id).where(*within).order_by(latest_first).offset(max(SCAN_MAX, limit) - 1).limit(1)
+        last = select(api_keys.c.api_key_id).where(*within).order_by(latest_first).offset(SCAN_MAX - 1).limit(1)
         bound = (await tx.execute(last)).scalar_one_or_none()
         if bound is not None:
             statement = statement.where(api_keys.c.api_key_id >= bound)
-    found = [api_key_of(row) for row in (await tx.execute(statement.order_by(latest_first).limit(limit + 1))).mappings()]
+    rows = await tx.execute(statement.order_by(latest_first).limit(limit + 1))
+    found = [api_key_of(row) for row in rows.mappings()]
     if len(found) > limit:
         return found[:limit], found[limit - 1].api_key_id
     return found, bound

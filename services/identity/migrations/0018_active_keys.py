@@ -29,7 +29,8 @@ def upgrade() -> None:
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS identity.api_keys_active_of_user")
         op.execute(
             """
-            CREATE INDEX CONCURRENTLY api_keys_active_of_user ON identity.api_keys (organization_id, user_id, api_key_id)
+            CREATE INDEX CONCURRENTLY api_keys_active_of_user
+            ON identity.api_keys (organization_id, user_id, api_key_id)
             WHERE revoke_time IS NULL AND disable_time IS NULL
             """
         )

@@ -134,7 +134,13 @@ async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool =
 
 
 async def list_models(
-    connection: AsyncConnection, *, after: str, provider: str, capabilities: Sequence[str], active_only: bool, limit: int
+    connection: AsyncConnection,
+    *,
+    after: str,
+    provider: str,
+    capabilities: Sequence[str],
+    active_only: bool,
+    limit: int,
 ) -> list[Model]:
     """Return models sorted by id; by primary key, or the index on providers or on capabilities."""
     statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)

@@ -1,5 +1,5 @@
-"""Encrypts the secrets of endpoints, and what only endpoints of the platform are sent, with keys from outside of the
-database.
+"""Encrypts what is stored and must not be read in the database, with keys from outside of it: the secrets of endpoints,
+what only endpoints of the platform are sent, and the contents of messages.
 
 The file of keys is JSON, `{"<version>": "<hex>"}`, each key of 32 bytes. The highest version encrypts; the others still
 decrypt what is older. What is encrypted is bound to where it belongs, so that it cannot be moved to another row.
@@ -20,7 +20,7 @@ _VERSION_BYTES: Final = 2
 _VERSION_MAX: Final = 2 ** (8 * _VERSION_BYTES) - 1
 
 
-class InvalidEventKeys(ValueError):
+class InvalidSealingKeys(ValueError):
     """The file is no file of keys."""
 
 
@@ -28,7 +28,7 @@ class NotReadable(Exception):
     """Something cannot be decrypted: its key is not there, or it was changed."""
 
 
-class EventKeys:
+class SealingKeys:
     """The keys, by their versions."""
 
     def __init__(self, keys: Mapping[int, bytes]) -> None:
@@ -36,21 +36,21 @@ class EventKeys:
         self._newest = max(keys)
 
     @classmethod
-    def read(cls, path: Path) -> "EventKeys":
+    def read(cls, path: Path) -> "SealingKeys":
         """Return the keys in a file.
 
         Raises:
-            InvalidEventKeys: it is not a file of keys; the message does not repeat what is in it.
+            InvalidSealingKeys: it is not a file of keys; the message does not repeat what is in it.
         """
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             keys = {int(version): bytes.fromhex(text) for version, text in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            raise InvalidEventKeys("is not a JSON file of versions and keys in hexadecimal") from None
+            raise InvalidSealingKeys("is not a JSON file of versions and keys in hexadecimal") from None
         if not keys or any(len(key) != _KEY_BYTES for key in keys.values()):
-            raise InvalidEventKeys(f"must have at least one key, and each of {_KEY_BYTES} bytes")
+            raise InvalidSealingKeys(f"must have at least one key, and each of {_KEY_BYTES} bytes")
         if not all(0 < version <= _VERSION_MAX for version in keys):
-            raise InvalidEventKeys(f"must have versions from 1 to {_VERSION_MAX}")
+            raise InvalidSealingKeys(f"must have versions from 1 to {_VERSION_MAX}")
         return cls(keys)
 
     def seal(self, plain: bytes, place: str) -> bytes:
@@ -65,7 +65,7 @@ class EventKeys:
         Raises:
             NotReadable: it cannot be decrypted.
         """
-        cipher = self._ciphers.get(int.from_bytes(sealed[:_VERSION_BYTES], "big"))
+        cipher = self._ciphers.get(version_of(sealed))
         nonce, encrypted = sealed[_VERSION_BYTES:][:_NONCE_BYTES], sealed[_VERSION_BYTES + _NONCE_BYTES :]
         if cipher is None or len(nonce) < _NONCE_BYTES:
             raise NotReadable
@@ -73,6 +73,11 @@ class EventKeys:
             return cipher.decrypt(nonce, encrypted, place.encode())
         except InvalidTag:
             raise NotReadable from None
+
+
+def version_of(sealed: bytes) -> int:
+    """Return the version of the key that something was encrypted with."""
+    return int.from_bytes(sealed[:_VERSION_BYTES], "big")
 
 
 def place_of_secret(endpoint_id: str) -> str:
@@ -85,7 +90,7 @@ def place_of_data(organization_id: str, subject: str) -> str:
     return f"event/{organization_id}/{subject}"
 
 
-def seal_data(keys: EventKeys | None, organization_id: str, subject: str, data: Mapping[str, str]) -> bytes | None:
+def seal_data(keys: SealingKeys | None, organization_id: str, subject: str, data: Mapping[str, str]) -> bytes | None:
     """Encrypt what only endpoints of the platform are sent; None, which leaves it out, where there are no keys."""
     if keys is None:
         return None

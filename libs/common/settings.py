@@ -17,7 +17,7 @@ from libs.common.addresses import Network
 from libs.common.database_url import InvalidDatabaseUrl, plain_url
 from libs.common.environment import ENV_FILE, VariablesError, database_url, read_environment
 from libs.common.roles import role_of
-from libs.common.sealing import EventKeys, InvalidEventKeys
+from libs.common.sealing import InvalidSealingKeys, SealingKeys
 
 _UNUSED_URL = "postgresql://nobody@localhost/unused"
 """Stands in for a URL that could not be read, so that whatever else is wrong is found as well."""
@@ -162,8 +162,8 @@ class ServiceSettings(BaseSettings):
     def _event_keys_are_usable(cls, path: Path | None) -> Path | None:
         if path is not None:
             try:
-                EventKeys.read(path)
-            except InvalidEventKeys as error:
+                SealingKeys.read(path)
+            except InvalidSealingKeys as error:
                 raise ValueError(str(error)) from None
         return path
 

@@ -13,7 +13,7 @@ from libs.common.events.house import Events, build_events
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
-from libs.common.sealing import EventKeys
+from libs.common.sealing import SealingKeys
 from libs.common.server import Service
 from libs.common.settings import SettingsError
 from libs.common.shards import Shards
@@ -199,7 +199,7 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
 
 
 def add_organizations(
-    service: Service, database: Database, clock: Clock, watchers_max: int, event_keys: EventKeys | None
+    service: Service, database: Database, clock: Clock, watchers_max: int, event_keys: SealingKeys | None
 ) -> None:
     """Register the services of organizations, projects and service accounts, and the feed of organizations."""
     feed = OrganizationFeed(database, watchers_max)
@@ -257,7 +257,7 @@ def build_sessions(
 
 
 def open_management(
-    database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes, event_keys: EventKeys | None
+    database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes, event_keys: SealingKeys | None
 ) -> Management:
     """Build the use cases that manage API keys."""
     return Management(

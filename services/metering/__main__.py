@@ -21,6 +21,7 @@ from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
+from libs.common.sealing import SealingKeys
 from libs.common.server import Service
 from libs.common.shards import ShardedDatabases, Shards, open_databases
 from libs.common.telemetry import start_process_telemetry
@@ -41,6 +42,13 @@ from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
 from services.metering.clients.subjects import Subjects
 from services.metering.clients.subscriptions import SubscriptionsClient
+from services.metering.conversation.contents import Contents
+from services.metering.conversation.conversations import Conversations
+from services.metering.conversation.messages import Messages
+from services.metering.conversation.policies import Policies as ConversationPolicies
+from services.metering.conversation.retention import Retention
+from services.metering.conversation.servicer import ConversationServicer
+from services.metering.conversation.statistics import Statistics
 from services.metering.external_auth.checks import Checks
 from services.metering.external_auth.configuration import read_external_auth
 from services.metering.external_auth.servicer import ExternalAuthServicer
@@ -97,6 +105,7 @@ from tollhouse.common.v1 import audit_pb2_grpc, event_pb2_grpc, integrity_pb2_gr
 from tollhouse.metering.v1 import (
     admission_pb2_grpc,
     charge_pb2_grpc,
+    conversation_pb2_grpc,
     ingest_pb2_grpc,
     lease_pb2_grpc,
     model_pb2_grpc,
@@ -153,11 +162,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(shards, catalogue, callers, policies, billing, engine, call_limits, counters, clock),
         queue_max=settings.queue_max,
     )
-
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
     exports = Exports(databases.reports, catalogue, clock)
     _serve_usage(service, platform, shards, catalogue, organizations, usages, engine, corrections, exports, clock)
+    _serve_conversations(service, settings, shards, usages, organizations, Subjects(to_identity, to_billing), clock)
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
     allocations = _serve_limits(
@@ -243,6 +252,30 @@ def _serve_usage(
     service.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(mappings, usages))
     worker = RerateWorker(platform, shards, catalogue, corrections, previews, jobs, engine, clock)
     service.background(worker.run, "re-rates")
+
+
+def _serve_conversations(
+    service: Service,
+    settings: MeteringSettings,
+    shards: Shards,
+    usages: Usages,
+    organizations: Organizations,
+    subjects: Subjects,
+    clock: Clock,
+) -> None:
+    """Add the service of conversations, and what deletes old contents."""
+    path, days = settings.conversation_keys_file, settings.conversation_retention_days
+    contents = Contents(None if path is None else SealingKeys.read(path))
+    conversations = Conversations(shards, organizations, subjects, clock)
+    servicer = ConversationServicer(
+        conversations,
+        Messages(shards, conversations, contents, usages, clock),
+        Statistics(shards, clock),
+        ConversationPolicies(shards, organizations, clock, retention_days=days),
+        usages,
+    )
+    service.add(conversation_pb2_grpc.add_ConversationServiceServicer_to_server, servicer)
+    service.background(Retention(shards, clock, retention_days=days).run, "old contents")
 
 
 def _serve_checks(

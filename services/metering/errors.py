@@ -484,3 +484,30 @@ class UsageExportDiffers(Refusal):
     reason = "USAGE_EXPORT_DIFFERS"
     template = "The usage of {month} differs from its export: {difference}."
     remedy = "Export the month again."
+
+
+class ConversationExists(Refusal):
+    """A conversation of this id exists, and began with other fields."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "CONVERSATION_EXISTS"
+    template = "The conversation {conversation_id} exists already, with another {field}."
+    remedy = "Take another id for another conversation; for a repeat, send what was sent the first time."
+
+
+class ConversationOfAnother(Refusal):
+    """The conversation that the message would begin exists, and belongs to another user or project."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CONVERSATION_OF_ANOTHER"
+    template = "The conversation {conversation_id} belongs to another {field}."
+    remedy = "Name the user and project that the conversation has, or another conversation."
+
+
+class ContentNotReadable(Refusal):
+    """A content cannot be decrypted: its key is not there, or the content was changed or moved in the database."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CONTENT_NOT_READABLE"
+    template = "The content of message {position} of the conversation cannot be decrypted with key {key_version}."
+    remedy = "Put the key of this version back into the file of conversation keys, or list without_content."

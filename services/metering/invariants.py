@@ -12,6 +12,7 @@ from typing import Final
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
+from services.metering.conversation_invariants import CONVERSATIONS
 from services.metering.correction_invariants import CORRECTIONS
 from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
 from services.metering.dropped_invariants import DROPPED, dropped_operations, operations_digests
@@ -400,6 +401,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
     COUNTERS,
     *CORRECTIONS,
+    *CONVERSATIONS,
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,

@@ -6,6 +6,7 @@ from typing import Final
 from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from libs.common.sealing import InvalidSealingKeys, SealingKeys
 from libs.common.settings import ShardedSettings
 from services.metering.external_auth.configuration import InvalidExternalAuth, read_external_auth
 from services.metering.rate_limit.descriptors import InvalidDescriptors, read_descriptors
@@ -46,6 +47,13 @@ class MeteringSettings(ShardedSettings):
     there."""
     external_auth_file: FilePath | None = None
     """A JSON file that says how Envoy's external authorization is decided; without it the service is not there."""
+    conversation_keys_file: FilePath | None = None
+    """A JSON file `{"<version>": "<hex>"}` with the keys that encrypt the contents of messages, each of 32 bytes. The
+    highest version is used for new contents; the others still read older ones. Without it new contents are not
+    encrypted."""
+    conversation_retention_days: int = Field(default=0, ge=0, le=3650)
+    """For how many days contents of messages and titles of conversations are kept where the organization's policy says
+    nothing; 0 until they are deleted."""
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
     """How long the process that recorded a usage has to charge it before the relay sends the charge."""
 
@@ -61,6 +69,16 @@ class MeteringSettings(ShardedSettings):
             try:
                 read_descriptors(path.read_text(encoding="utf-8"))
             except (InvalidDescriptors, ValueError) as error:
+                raise ValueError(str(error)) from None
+        return path
+
+    @field_validator("conversation_keys_file")
+    @classmethod
+    def _conversation_keys_are_usable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                SealingKeys.read(path)
+            except InvalidSealingKeys as error:
                 raise ValueError(str(error)) from None
         return path
 

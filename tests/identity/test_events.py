@@ -8,7 +8,7 @@ import pytest
 
 from libs.common.database import Database
 from libs.common.ids import new_id
-from libs.common.sealing import EventKeys, place_of_data
+from libs.common.sealing import SealingKeys, place_of_data
 from services.identity.api_key.manage.key_events import KeyExpiry
 from tests.common.events.receiver import receiving
 from tests.common.events.support import eventually
@@ -83,7 +83,7 @@ async def test_a_key_that_expires_within_a_week_is_announced_once_for_each_time_
 ) -> None:
     organization_id, user_id = await identity.create_organization()
     clock = FixedClock(datetime.now(UTC))
-    keys = EventKeys({1: EVENT_KEY})
+    keys = SealingKeys({1: EVENT_KEY})
 
     async def key(days: int | None) -> api_key_pb2.ApiKey:
         request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=user_id, name=f"{days}")
@@ -127,7 +127,7 @@ async def test_the_address_of_a_keys_owner_is_encrypted_for_operators(
     async with identity_database.raw_connection() as connection:
         sealed = await connection.fetchval("SELECT sealed_data FROM events WHERE organization_id = $1", organization_id)
     subject = f"api_key/{made.api_key.api_key_id}"
-    opened = EventKeys({1: EVENT_KEY}).open(sealed, place_of_data(organization_id, subject))
+    opened = SealingKeys({1: EVENT_KEY}).open(sealed, place_of_data(organization_id, subject))
     assert opened == b'{"email": "owner@example.com"}'
 
 

@@ -1,6 +1,8 @@
 """Keys that are bound to a subscription: identity keeps the binding and tells it, and asks nobody about it."""
 
+import asyncio
 import hashlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -103,3 +105,39 @@ async def test_key_of_another_organization_is_bound_to_nothing(identity: Identit
     theirs = (await identity.create_key()).api_key
     theirs.organization_id = mine.organization_id
     assert await refused(bind(identity, theirs, new_id())) == ("NOT_FOUND", "NOT_FOUND")
+
+
+async def test_keys_are_listed_by_state_and_subscription(identity: Identity) -> None:
+    created = [await identity.create_key()]
+    organization_id, user_id = created[0].api_key.organization_id, created[0].api_key.user_id
+    subscription_id = new_id()
+    for _ in range(3):
+        request = pb.CreateApiKeyRequest(organization_id=organization_id, user_id=user_id)
+        created.append(await identity.create_key(request))
+    request.subscription_id = subscription_id
+    request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.5))
+    created.append(await identity.create_key(request))
+    ids = [one.api_key.api_key_id for one in created]
+    await identity.revoke(created[0].api_key)
+    disable = pb.DisableApiKeyRequest(organization_id=organization_id, api_key_id=ids[1])
+    await identity.api_keys.DisableApiKey(disable, metadata=identity.metadata)
+    await asyncio.sleep(0.5)
+
+    async def listed(**fields: object) -> list[str]:
+        request = pb.ListApiKeysRequest(organization_id=organization_id, page_size=1)
+        request.MergeFrom(pb.ListApiKeysRequest(**fields))  # type: ignore[arg-type]
+        found: list[str] = []
+        while True:
+            page = await identity.api_keys.ListApiKeys(request, metadata=identity.metadata)
+            found += [one.api_key_id for one in page.api_keys]
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
+
+    assert await listed(state=pb.API_KEY_STATE_REVOKED) == [ids[0]]
+    assert await listed(state=pb.API_KEY_STATE_DISABLED, user_id=user_id) == [ids[1]]
+    assert await listed(state=pb.API_KEY_STATE_EXPIRED) == [ids[4]]
+    assert await listed(state=pb.API_KEY_STATE_ACTIVE, user_id=user_id) == [ids[3], ids[2]]
+    assert await listed(subscription_id=subscription_id.upper()) == [ids[4]]
+    assert await listed(subscription_id=subscription_id, state=pb.API_KEY_STATE_ACTIVE) == []
+    assert await listed() == ids[::-1]

@@ -190,6 +190,8 @@ class Platform:
         """How often each process looks for usage to drop."""
         self.rate_limit_descriptors_file: Path | None = None
         """What Envoy's descriptors stand for; without it metering has no rate limit service."""
+        self.conversation_keys_file: Path | None = None
+        """The keys of contents; without it they are not encrypted."""
         self.external_auth_file: Path | None = None
         """How Envoy's external authorization is decided; without it metering has none."""
         self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
@@ -275,6 +277,7 @@ class Platform:
             drop_seal_s=0,
             rate_limit_descriptors_file=self.rate_limit_descriptors_file,
             external_auth_file=self.external_auth_file,
+            conversation_keys_file=self.conversation_keys_file,
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)

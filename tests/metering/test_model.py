@@ -177,3 +177,24 @@ async def test_catalogue_is_changed_by_operators_only(metering: Metering) -> Non
         grpc.StatusCode.PERMISSION_DENIED
     )
     assert (await refused(metering.models.CreateModel(request)))[0] == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_models_are_listed_by_what_they_can_do_and_by_provider(metering: Metering) -> None:
+    tag = new_id()
+    for name, capabilities in (("a", ["chat", tag]), ("b", [tag]), ("c", ["chat"])):
+        await metering.add_model(f"{name}-{tag}", provider=f"p-{name}-{tag}", capabilities=capabilities)
+
+    async def listed(*capabilities: str, provider: str = "") -> list[str]:
+        request = pb.ListModelsRequest(capabilities=capabilities, provider=provider, page_size=1)
+        found: list[str] = []
+        while True:
+            page = await metering.models.ListModels(request, metadata=metering.operator)
+            found += [model.model_id for model in page.models]
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
+
+    assert await listed(tag) == [f"a-{tag}", f"b-{tag}"]
+    assert await listed("chat", tag) == [f"a-{tag}"]
+    assert await listed(tag, provider=f"p-b-{tag}") == [f"b-{tag}"]
+    assert await listed("no such thing") == []

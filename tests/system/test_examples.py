@@ -24,6 +24,12 @@ PAGES = {
         *(f"identity.v1.OrganizationService/{rpc}" for rpc in ("CreateOrganization", "CreateInvitation")),
         "identity.v1.UserService/CreateUser",
     },
+    "conversations.md": {
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.ConversationService/")),
+        *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "metering.v1.UsageService/GetUsage",
+    },
     "credits.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Debit", "CreateHold", "CaptureHold")),

@@ -1,5 +1,6 @@
 """`tollhouse key …`: API keys. A secret is shown once, when the key is created."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -20,6 +21,15 @@ KeyArgument = Annotated[
 SecretOnlyOption = Annotated[
     bool, typer.Option("--secret-only", "--quiet", "-q", help="Print the secret and nothing else.")
 ]
+
+
+class _State(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
 _COLUMNS = ("api_key_id", "name", "secret_prefix", "secret_suffix", "state", "project_id", "last_used_time")
 
 
@@ -98,6 +108,8 @@ async def list_keys(
     service_account: Annotated[str, typer.Option(help="Only keys of this service account.", metavar="ID")] = "",
     project: Annotated[str, typer.Option(help="Only keys of this project.", metavar="ID")] = "",
     external_id: Annotated[str, typer.Option(help="Only keys with this external id.")] = "",
+    subscription: Annotated[str, typer.Option(help="Only keys of this subscription.", metavar="ID")] = "",
+    state: Annotated[_State | None, typer.Option(help="Only keys in this state.")] = None,
     limit: LimitOption = LIMIT,
 ) -> None:
     """List an organization's keys, newest first."""
@@ -107,6 +119,8 @@ async def list_keys(
         user_id=await user_id_of(channels, user) if user else "",
         service_account_id=service_account,
         external_id=external_id,
+        subscription_id=subscription,
+        state=api_key_pb2.ApiKeyState.Value(f"API_KEY_STATE_{state.name}") if state else None,
     )
     stub = api_key_pb2_grpc.ApiKeyServiceStub(channels.identity)
     keys, more = await listed(stub.ListApiKeys, request, lambda page: page.api_keys, limit)

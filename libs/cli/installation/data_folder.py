@@ -42,6 +42,7 @@ class DataFolder:
         self.trust_bundle_file = self.path / "trust.json"
         self.pepper_file = self.path / "peppers.json"
         self.event_keys_file = self.path / "event-keys.json"
+        self.conversation_keys_file = self.path / "conversation-keys.json"
         self.invoice_link_secret_file = self.path / "invoice-links.txt"
         self.pids_file = self.path / "pids.json"
         self._keys = self.path / "keys"
@@ -70,8 +71,9 @@ class DataFolder:
             self.write_trust(TrustBundle(issuers=[*own, *others]))
         if not self.pepper_file.exists():
             write_private(self.pepper_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
-        if not self.event_keys_file.exists():
-            write_private(self.event_keys_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
+        for keys_file in (self.event_keys_file, self.conversation_keys_file):
+            if not keys_file.exists():
+                write_private(keys_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
         if not self.invoice_link_secret_file.exists():
             write_private(self.invoice_link_secret_file, secrets.token_hex(_SECRET_BYTES))
         if not self._passwords_file.exists():

@@ -73,6 +73,8 @@ def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) ->
     caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
     if context == "billing":
         caller["INVOICE_LINK_SECRET_FILE"] = str(folder.invoice_link_secret_file)
+    else:
+        caller["CONVERSATION_KEYS_FILE"] = str(folder.conversation_keys_file)
     peer = "metering" if context == "billing" else "billing"
     return caller | {f"{peer.upper()}_TARGET": targets[peer]}
 

@@ -16,6 +16,8 @@ from rich.table import Table
 
 # Lines that go to a file or another program are not wrapped.
 _WIDTH_OF_A_FILE: Final = 1_000
+_NOT_SHOWN: Final = "\ufffd"
+"""What stands for control characters, which a terminal would obey."""
 _FOR_PROGRAMS_ALONE: Final = frozenset({"etag"})
 _M = TypeVar("_M", bound=Message)
 
@@ -126,6 +128,8 @@ def _text(field: FieldDescriptor, value: object) -> str:
         return _enum_text(field, value)
     if isinstance(value, Message):
         return ", ".join(f"{part.name} {_text(part, one)}" for part, one in value.ListFields())
+    if isinstance(value, str):
+        return "".join(one if one.isprintable() or one == "\n" else _NOT_SHOWN for one in value)
     return str(value) if value != 0 else ""
 
 

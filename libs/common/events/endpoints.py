@@ -24,7 +24,7 @@ from libs.common.events.options import Options
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.events.requests import earlier_outcome, request_of
 from libs.common.ids import new_id
-from libs.common.sealing import EventKeys, place_of_secret
+from libs.common.sealing import SealingKeys, place_of_secret
 
 OFF_TYPE: Final = "tollhouse.event_endpoint.disabled"
 
@@ -221,7 +221,7 @@ class Endpoints:
         if problem is not None:
             raise InvalidArgument([FieldViolation("url", problem)])
 
-    def _keys(self) -> EventKeys:
+    def _keys(self) -> SealingKeys:
         if self._options.keys is None:
             raise EventsNotSetUp
         return self._options.keys

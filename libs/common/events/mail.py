@@ -13,7 +13,7 @@ from libs.common.clock import Clock
 from libs.common.events.domain import MAIL_SCHEME, Endpoint, Event, Outcome, Reason
 from libs.common.events.message import unsealed_data
 from libs.common.ids import NIL
-from libs.common.sealing import EventKeys
+from libs.common.sealing import SealingKeys
 from libs.common.settings import ServiceSettings, SmtpSecurity
 from libs.common.sharding import PLATFORM
 
@@ -88,7 +88,7 @@ def notifier(clock: Clock) -> Endpoint:
 class Mailer:
     """Sends mail."""
 
-    def __init__(self, server: MailServer, keys: EventKeys | None, timeout_s: float) -> None:
+    def __init__(self, server: MailServer, keys: SealingKeys | None, timeout_s: float) -> None:
         self._server = server
         self._keys = keys
         self._timeout_s = timeout_s

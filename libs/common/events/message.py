@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from libs.common.events.domain import Endpoint, Event
-from libs.common.sealing import EventKeys, NotReadable, place_of_data, place_of_secret
+from libs.common.sealing import NotReadable, SealingKeys, place_of_data, place_of_secret
 
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES: Final = 32
@@ -45,7 +45,7 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def unsealed_data(event: Event, endpoint: Endpoint, keys: EventKeys | None) -> Mapping[str, object]:
+def unsealed_data(event: Event, endpoint: Endpoint, keys: SealingKeys | None) -> Mapping[str, object]:
     """Return what the event has for endpoints of the platform alone; nothing for other endpoints.
 
     Raises:
@@ -69,7 +69,7 @@ def secret_text(secret: bytes) -> str:
     return _PREFIX + base64.b64encode(secret).decode()
 
 
-def secrets_of(endpoint: Endpoint, keys: EventKeys | None, now: datetime) -> list[bytes]:
+def secrets_of(endpoint: Endpoint, keys: SealingKeys | None, now: datetime) -> list[bytes]:
     """Return the secrets that sign what an endpoint is sent: its own, and the one before while that counts.
 
     Raises:

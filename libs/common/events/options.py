@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from libs.common.addresses import Network
-from libs.common.sealing import EventKeys
+from libs.common.sealing import SealingKeys
 from libs.common.settings import ServiceSettings
 
 
@@ -14,7 +14,7 @@ from libs.common.settings import ServiceSettings
 class Options:
     """The settings of events, as the code takes them."""
 
-    keys: EventKeys | None = None
+    keys: SealingKeys | None = None
     allowed: Collection[Network] = ()
     tls: ssl.SSLContext | None = None
     look_every_s: float = 1.0
@@ -32,7 +32,7 @@ def options_of(settings: ServiceSettings) -> Options:
     path = settings.event_keys_file
     ca_file = settings.event_ca_file
     return Options(
-        keys=EventKeys.read(path) if path else None,
+        keys=SealingKeys.read(path) if path else None,
         allowed=settings.event_allowed_networks,
         tls=_trusting(str(ca_file)) if ca_file else None,
         look_every_s=settings.event_look_every_s,

@@ -8,7 +8,7 @@ from libs.common.events.domain import Endpoint, Event, Outcome, Reason
 from libs.common.events.mail import Mailer, notifier
 from libs.common.events.message import CONTENT_TYPE, body_of, secrets_of, signed_headers, unsealed_data
 from libs.common.events.post import Poster
-from libs.common.sealing import EventKeys, NotReadable
+from libs.common.sealing import NotReadable, SealingKeys
 
 _NOT_READABLE: Final = "the key with which it was encrypted is not in the file of keys"
 
@@ -17,7 +17,7 @@ class Sender:
     """Sends events to endpoints, whatever these are."""
 
     def __init__(
-        self, context: str, keys: EventKeys | None, poster: Poster, clock: Clock, mailer: Mailer | None
+        self, context: str, keys: SealingKeys | None, poster: Poster, clock: Clock, mailer: Mailer | None
     ) -> None:
         self._context = context
         self._keys = keys

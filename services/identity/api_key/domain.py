@@ -149,6 +149,8 @@ class KeyFilter:
     service_account_id: str = ""
     external_id: str = ""
     environment: Environment | None = None
+    state: State | None = None
+    subscription_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from libs.common.access import is_known_scope
 from libs.common.addresses import network_text, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_time
-from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey, gateway_scopes_of
+from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey, State, gateway_scopes_of
 from services.identity.api_key.importing.imports import Imported
 from services.identity.api_key.manage.leaks import Leak
 from services.identity.api_key.manage.limits import gateway_violations
@@ -19,6 +19,12 @@ from tollhouse.identity.v1 import api_key_pb2 as pb
 ENVIRONMENTS: Final = {
     pb.API_KEY_ENVIRONMENT_LIVE: Environment.LIVE,
     pb.API_KEY_ENVIRONMENT_TEST: Environment.TEST,
+}
+_STATES: Final = {
+    pb.API_KEY_STATE_ACTIVE: State.ACTIVE,
+    pb.API_KEY_STATE_DISABLED: State.DISABLED,
+    pb.API_KEY_STATE_REVOKED: State.REVOKED,
+    pb.API_KEY_STATE_EXPIRED: State.EXPIRED,
 }
 _Dated: TypeAlias = pb.CreateApiKeyRequest | pb.UpdateApiKeyRequest | pb.RotateApiKeyRequest | pb.ImportedApiKey
 
@@ -110,6 +116,8 @@ def read_filter(request: pb.ListApiKeysRequest) -> KeyFilter:
         service_account_id=request.service_account_id.lower(),
         external_id=request.external_id,
         environment=ENVIRONMENTS.get(request.environment),
+        state=_STATES.get(request.state),
+        subscription_id=request.subscription_id.lower(),
     )
 
 

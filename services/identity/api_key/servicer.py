@@ -93,13 +93,13 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     ) -> pb.ListApiKeysResponse:
         chosen = read_filter(request)
         fingerprint = f"api_keys {request.organization_id} {chosen}"
-        api_keys, more = await self._api_keys.page(
+        api_keys, following = await self._api_keys.page(
             request.organization_id.lower(),
             chosen,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
-        token = pages.encode_page_token(api_keys[-1].api_key_id, fingerprint=fingerprint) if more else ""
+        token = pages.encode_page_token(following, fingerprint=fingerprint) if following else ""
         return pb.ListApiKeysResponse(api_keys=[self._render(api_key) for api_key in api_keys], next_page_token=token)
 
     async def UpdateApiKey(

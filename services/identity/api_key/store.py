@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.identity.api_key.domain import ApiKey, Digest, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.domain import ApiKey, Digest, Environment, KeyFilter, NewApiKey, State
 from services.identity.revisions import ChangeKind
 from services.identity.tables import api_keys
 
+SCAN_MAX: Final = 5_000
+"""The most keys that one page of a list looks through."""
 _SECRET_COLUMNS: Final = frozenset({"digest", "pepper_version"})
 _COLUMNS: Final = tuple(column for column in api_keys.c if column.name not in _SECRET_COLUMNS)
 
@@ -79,23 +81,57 @@ async def lock_api_key_of_digest(tx: AsyncConnection, digests: tuple[bytes, ...]
 
 
 async def list_api_keys(
-    tx: AsyncConnection, organization_id: str, chosen: KeyFilter, *, before: str | None, limit: int
-) -> list[ApiKey]:
-    """Read a page, newest first, backwards along the primary key or the index of the filtered column."""
-    statement = select(*_COLUMNS).where(api_keys.c.organization_id == organization_id)
-    for column, value in (
-        (api_keys.c.project_id, chosen.project_id),
-        (api_keys.c.user_id, chosen.user_id),
-        (api_keys.c.service_account_id, chosen.service_account_id),
-        (api_keys.c.external_id, chosen.external_id),
-        (api_keys.c.environment, chosen.environment.value if chosen.environment else ""),
-    ):
-        if value:
-            statement = statement.where(column == value)
+    tx: AsyncConnection, organization_id: str, chosen: KeyFilter, *, before: str | None, now: datetime, limit: int
+) -> tuple[list[ApiKey], str | None]:
+    """Read a page, newest first, and return the key before which the next one begins; None when there is no more.
+
+    It goes backwards along the primary key, or the index of the first filter that is given. What further filters and
+    the state leave out is read as well, so that is bounded.
+    """
+    within = [api_keys.c.organization_id == organization_id]
     if before is not None:
-        statement = statement.where(api_keys.c.api_key_id < before)
-    found = await tx.execute(statement.order_by(api_keys.c.api_key_id.desc()).limit(limit))
-    return [api_key_of(row) for row in found.mappings()]
+        within.append(api_keys.c.api_key_id < before)
+    filters = [
+        column == value
+        for column, value in (
+            (api_keys.c.subscription_id, chosen.subscription_id),
+            (api_keys.c.external_id, chosen.external_id),
+            (api_keys.c.user_id, chosen.user_id),
+            (api_keys.c.service_account_id, chosen.service_account_id),
+            (api_keys.c.project_id, chosen.project_id),
+            (api_keys.c.environment, chosen.environment.value if chosen.environment else ""),
+        )
+        if value
+    ]
+    is_active = and_(api_keys.c.revoke_time.is_(None), api_keys.c.disable_time.is_(None))
+    if chosen.state is State.ACTIVE:
+        within.append(is_active)  # With an index of its own, for the keys of a user and of all.
+    within += filters[:1]
+    further = [*filters[1:], *([] if chosen.state is None else [_in_state(chosen.state, now)])]
+    latest_first = api_keys.c.api_key_id.desc()
+    statement = select(*_COLUMNS).where(*within, *further)
+    bound: str | None = None
+    if further:
+        last = select(api_keys.c.api_key_id).where(*within).order_by(latest_first).offset(SCAN_MAX - 1).limit(1)
+        bound = (await tx.execute(last)).scalar_one_or_none()
+        if bound is not None:
+            statement = statement.where(api_keys.c.api_key_id >= bound)
+    rows = await tx.execute(statement.order_by(latest_first).limit(limit + 1))
+    found = [api_key_of(row) for row in rows.mappings()]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1].api_key_id
+    return found, bound
+
+
+def _in_state(state: State, now: datetime) -> ColumnElement[bool]:
+    is_expired = and_(api_keys.c.expire_time.is_not(None), api_keys.c.expire_time <= now)
+    is_revoked, is_disabled = api_keys.c.revoke_time.is_not(None), api_keys.c.disable_time.is_not(None)
+    return {
+        State.REVOKED: is_revoked,
+        State.DISABLED: and_(not_(is_revoked), is_disabled),
+        State.EXPIRED: and_(not_(is_revoked), not_(is_disabled), is_expired),
+        State.ACTIVE: and_(not_(is_revoked), not_(is_disabled), not_(is_expired)),
+    }[state]
 
 
 async def change_api_key(

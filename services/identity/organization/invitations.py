@@ -13,7 +13,7 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
-from libs.common.sealing import EventKeys, seal_data
+from libs.common.sealing import SealingKeys, seal_data
 from services.identity.email_address import require_email
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
 from services.identity.organization import invitation_store as store
@@ -45,7 +45,7 @@ class CreatedInvitation:
 class Invitations:
     """Manages the invitations of organizations."""
 
-    def __init__(self, database: Database, clock: Clock, event_keys: EventKeys | None) -> None:
+    def __init__(self, database: Database, clock: Clock, event_keys: SealingKeys | None) -> None:
         """`event_keys` encrypts the token in the event that operators are sent; without them it is not in it."""
         self._database = database
         self._clock = clock

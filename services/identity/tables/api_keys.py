@@ -103,6 +103,22 @@ Index(
 )
 
 Index(
+    "api_keys_by_subscription",
+    api_keys.c.organization_id,
+    api_keys.c.subscription_id,
+    api_keys.c.api_key_id,
+    postgresql_where=text("subscription_id IS NOT NULL"),
+)
+# Keys that are neither revoked nor disabled: those of an organization, and those of a user.
+for _name, _owner in (("api_keys_active", ()), ("api_keys_active_of_user", (api_keys.c.user_id,))):
+    Index(
+        _name,
+        api_keys.c.organization_id,
+        *_owner,
+        api_keys.c.api_key_id,
+        postgresql_where=text("revoke_time IS NULL AND disable_time IS NULL"),
+    )
+Index(
     "api_keys_by_expiry",
     api_keys.c.expire_time,
     postgresql_where=text("expire_time IS NOT NULL AND revoke_time IS NULL"),

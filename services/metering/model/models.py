@@ -187,10 +187,17 @@ class Models:
             raise NotFound(resource_type="model", resource_name=model_id)
         return model
 
-    async def list_models(self, *, after: str, provider: str, active_only: bool, limit: int) -> Sequence[Model]:
+    async def list_models(
+        self, *, after: str, provider: str, capabilities: Sequence[str], active_only: bool, limit: int
+    ) -> Sequence[Model]:
         async with self._database.transaction() as connection:
             return await store.list_models(
-                connection, after=after, provider=provider, active_only=active_only, limit=limit
+                connection,
+                after=after,
+                provider=provider,
+                capabilities=capabilities,
+                active_only=active_only,
+                limit=limit,
             )
 
     async def list_prices(

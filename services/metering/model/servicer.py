@@ -97,11 +97,13 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
-        fingerprint = f"models/{request.provider}/{request.active_only}"
+        capabilities = sorted(set(request.capabilities))
+        fingerprint = f"models/{request.provider}/{request.active_only}/{capabilities}"
         limit = page_size(request.page_size)
         found = await self._models.list_models(
             after=text_in_token(request.page_token, fingerprint) or "",
             provider=request.provider,
+            capabilities=capabilities,
             active_only=request.active_only,
             limit=limit,
         )

@@ -134,12 +134,20 @@ async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool =
 
 
 async def list_models(
-    connection: AsyncConnection, *, after: str, provider: str, active_only: bool, limit: int
+    connection: AsyncConnection,
+    *,
+    after: str,
+    provider: str,
+    capabilities: Sequence[str],
+    active_only: bool,
+    limit: int,
 ) -> list[Model]:
-    """Return models sorted by id; by primary key."""
+    """Return models sorted by id; by primary key, or the index on providers or on capabilities."""
     statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)
     if provider:
         statement = statement.where(models.c.provider == provider)
+    if capabilities:
+        statement = statement.where(models.c.capabilities.contains(list(capabilities)))
     if active_only:
         statement = statement.where(models.c.active)
     return [_model(row) for row in await connection.execute(statement)]

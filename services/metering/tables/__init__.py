@@ -45,6 +45,10 @@ from services.metering.tables.columns import SCHEMA as SCHEMA
 from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
 from services.metering.tables.columns import metadata as metadata
 from services.metering.tables.columns import shard_metadata as shard_metadata
+from services.metering.tables.conversations import conversation_messages as conversation_messages
+from services.metering.tables.conversations import conversation_months as conversation_months
+from services.metering.tables.conversations import conversation_policies as conversation_policies
+from services.metering.tables.conversations import conversations as conversations
 from services.metering.tables.corrections import usage_correction_charges as usage_correction_charges
 from services.metering.tables.corrections import usage_correction_lines as usage_correction_lines
 from services.metering.tables.corrections import usage_corrections as usage_corrections
@@ -97,6 +101,8 @@ models: Final = Table(
     Column("price_set_by_hand", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("model_id", name="models_pkey"),
     Index("models_changes", "revision"),
+    Index("models_by_provider", "provider", "model_id"),
+    Index("models_by_capability", "capabilities", postgresql_using="gin"),
 )
 
 units: Final = Table(

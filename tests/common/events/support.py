@@ -19,12 +19,12 @@ from libs.common.events.sending import Sender
 from libs.common.events.worker import Deliverer
 from libs.common.integrity.domain import Finding
 from libs.common.integrity.verification import Verification
-from libs.common.sealing import EventKeys
+from libs.common.sealing import SealingKeys
 from libs.common.shards import Shards
 from tests.support.clock import FixedClock
 from tests.support.invariants import findings_of
 
-KEYS = EventKeys({1: bytes(range(32))})
+KEYS = SealingKeys({1: bytes(range(32))})
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 OPTIONS = Options(keys=KEYS, allowed=LOOPBACK, attempt_timeout_s=2.0)
 HIGHEST = "ffffffff-ffff-ffff-ffff-ffffffffffff"

@@ -19,7 +19,7 @@ from libs.common.errors import (
 from libs.common.events.domain import Status
 from libs.common.events.replays import Wanted
 from libs.common.ids import new_id
-from libs.common.sealing import EventKeys, NotReadable, place_of_secret
+from libs.common.sealing import NotReadable, SealingKeys, place_of_secret
 from libs.common.sharding import PLATFORM
 from tests.common.events.receiver import Receiver, status
 from tests.common.events.support import HIGHEST, KEYS, House
@@ -64,9 +64,9 @@ async def test_secrets_are_stored_encrypted_and_bound_to_their_endpoint(
     assert sealed is not None
     plain = KEYS.open(sealed, place_of_secret(made.endpoint.endpoint_id))
     assert plain not in sealed
-    newer = EventKeys({1: bytes(range(32)), 2: bytes(32)})
+    newer = SealingKeys({1: bytes(range(32)), 2: bytes(32)})
     assert newer.open(sealed, place_of_secret(made.endpoint.endpoint_id)) == plain
-    others = (EventKeys({1: bytes(32)}), EventKeys({3: bytes(32)}))
+    others = (SealingKeys({1: bytes(32)}), SealingKeys({3: bytes(32)}))
     for keys, place in ((KEYS, place_of_secret(new_id())), *((other, "x") for other in others)):
         with pytest.raises(NotReadable):
             keys.open(sealed, place)
@@ -80,7 +80,7 @@ async def test_a_delivery_says_that_the_secret_cannot_be_read_and_is_made_when_i
 ) -> None:
     org = new_id()
     made = await house.add_endpoint(org, receiver.url)
-    without = house.another(keys=EventKeys({9: bytes(32)}))
+    without = house.another(keys=SealingKeys({9: bytes(32)}))
     await house.announce(org)
     await without.deliver()
     delivery = await house.delivery(org, made.endpoint.endpoint_id)

@@ -25,7 +25,11 @@ _BY_REASON = {
     "WRONG_TOKEN_TYPE": Verdict.UNAUTHENTICATED,
     "PERMISSION_DENIED": Verdict.PERMISSION_DENIED,
 }
-_BY_MISSING = {"organization": Verdict.NO_ORGANIZATION, "user": Verdict.NO_USER}
+_BY_MISSING = {
+    "organization": Verdict.NO_ORGANIZATION,
+    "user": Verdict.NO_USER,
+    "conversation": Verdict.NO_CONVERSATION,
+}
 # Statuses that no request may cause: a bug, an RPC that is not served, an unreachable service.
 _NEVER = {
     *(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED),

@@ -38,6 +38,8 @@ from tollhouse.identity.v1 import (
     service_account_pb2_grpc,
 )
 from tollhouse.metering.v1 import (
+    conversation_pb2,
+    conversation_pb2_grpc,
     lease_pb2,
     lease_pb2_grpc,
     model_pb2,
@@ -49,13 +51,14 @@ from tollhouse.metering.v1 import (
 )
 
 # The ids of resources that cannot exist where the organization does not.
-NOTHING = frozenset({"organization", "user"})
+NOTHING = frozenset({"organization", "user", "conversation"})
 _SUB_IDS = (
     *("account_id", "api_key_id", "grant_id", "invitation_id", "invoice_id", "payment_id", "service_account_id"),
     *("subscription_id", "transaction_id"),
     *("identity_event_endpoint_id", "billing_event_endpoint_id", "metering_event_endpoint_id"),
 )
 _OPERATIONS = (
+    "conversation_operation_id",
     "debit_operation_id",
     "hold_operation_id",
     "lease_operation_id",
@@ -88,6 +91,9 @@ class Furniture:
         self._plans: plan_pb2_grpc.PlanServiceStub = plan_pb2_grpc.PlanServiceStub(operator.billing)
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._quota: quota_pb2_grpc.QuotaServiceStub = quota_pb2_grpc.QuotaServiceStub(operator.metering)
+        self._conversations: conversation_pb2_grpc.ConversationServiceStub = (
+            conversation_pb2_grpc.ConversationServiceStub(operator.metering)
+        )
         self._leases: lease_pb2_grpc.LeaseServiceStub = lease_pb2_grpc.LeaseServiceStub(operator.metering)
         self._events: dict[str, event_pb2_grpc.EventServiceStub] = {
             name: event_pb2_grpc.EventServiceStub(getattr(operator, name))
@@ -162,7 +168,7 @@ class Furniture:
         return {f"{name}_event_endpoint_id": answer.endpoint.endpoint_id for name, answer in made.items()}
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Create what belongs to a user: a key, usage, an allocation, a lease, and the one subscription.
+        """Create what belongs to a user: a key, usage, a conversation, an allocation, a lease, the one subscription.
 
         The organization has a limit then, too.
         """
@@ -176,6 +182,16 @@ class Furniture:
                 user_id=user_id,
                 model=MODEL,
                 tokens=model_pb2.TokenCounts(input=1),
+            )
+        )
+        conversation_id = f"talked-{next(_numbers)}-"
+        await self._conversations.CreateConversation(
+            conversation_pb2.CreateConversationRequest(
+                conversation_id=conversation_id,
+                organization_id=organization_id,
+                project_id=project_id,
+                user_id=user_id,
+                title="Matrix",
             )
         )
         await self._quota.SetLimit(
@@ -214,6 +230,7 @@ class Furniture:
         return {
             "api_key_id": api_key_id,
             "usage_operation_id": operation_id,
+            "conversation_operation_id": conversation_id,
             "quota_operation_id": allocated,
             "lease_operation_id": lease_id,
             "subscription_id": subscribed.subscription.subscription_id,

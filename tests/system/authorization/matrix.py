@@ -87,8 +87,12 @@ def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
     if outcome.code is grpc.StatusCode.INVALID_ARGUMENT:
         # On other places every request is complete, and the service reads the resource that it names.
         return target.optional
-    # A caller who is let in gets NOT_FOUND for a missing organization or user.
-    told = {Verdict.NO_ORGANIZATION: "organization", Verdict.NO_USER: "user"}
+    # A caller who is let in gets NOT_FOUND for what is missing.
+    told = {
+        Verdict.NO_ORGANIZATION: "organization",
+        Verdict.NO_USER: "user",
+        Verdict.NO_CONVERSATION: "conversation",
+    }
     return outcome.verdict is Verdict.ADMITTED or told.get(outcome.verdict) in target.missing
 
 

@@ -17,6 +17,10 @@ OF_NO_PROJECT: Final = frozenset(
     f"billing.v1.SubscriptionService.{verb}" for verb in ("GetSubscription", "ListSubscriptionEvents")
 )
 
+# RPCs whose answer about a resource that the caller may not see is that about a missing one.
+_HIDDEN_VERBS: Final = ("GetConversation", "UpdateConversation", "DeleteConversation", "ListMessages")
+HIDDEN: Final = frozenset(f"metering.v1.ConversationService.{verb}" for verb in _HIDDEN_VERBS)
+
 
 class Verdict(Enum):
     """The access decision on a call."""
@@ -26,6 +30,7 @@ class Verdict(Enum):
     PERMISSION_DENIED = "PERMISSION_DENIED"
     NO_ORGANIZATION = "NOT_FOUND organization"
     NO_USER = "NOT_FOUND user"
+    NO_CONVERSATION = "NOT_FOUND conversation"
 
 
 def expected(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
@@ -68,6 +73,8 @@ def _of_user(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
     if in_person and named == caller.user_id:
         return Verdict.ADMITTED
     if access.scope:
+        if belongs and rpc.name in HIDDEN and not _reaches(rpc, caller, target) and _reaches_any(rpc, caller, target):
+            return Verdict.NO_CONVERSATION
         return _admitted(_reaches(rpc, caller, target)) if belongs else Verdict.NO_ORGANIZATION
     return Verdict.NO_USER if in_person and named else Verdict.PERMISSION_DENIED
 
@@ -98,3 +105,11 @@ def _reaches(rpc: Rpc, caller: Caller, target: Target) -> bool:
         return project_id == caller.key_project_id and (everywhere or in_project)
     is_own = "user_id" in told and bool(target.user_id) and target.user_id == caller.user_id
     return everywhere or in_project or (is_own and role in holders.own_roles)
+
+
+def _reaches_any(rpc: Rpc, caller: Caller, target: Target) -> bool:
+    """Whether a caller of the organization holds the scope for some project, or for what is their own."""
+    projects = (caller.key_project_id,) if caller.key_project_id else tuple(caller.project_roles)
+    theirs = [target.with_ids(project_id=project_id, user_id="") for project_id in projects]
+    own = [] if caller.key_project_id else [target.with_ids(project_id="", user_id=caller.user_id)]
+    return any(_reaches(rpc, caller, one) for one in (*theirs, *own))

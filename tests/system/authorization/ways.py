@@ -20,7 +20,7 @@ from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import invoice_pb2, payment_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
-from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2, usage_pb2
+from tollhouse.metering.v1 import conversation_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
 
 
 class Way(Enum):
@@ -113,6 +113,11 @@ WAYS: Final[Mapping[str, Way]] = {
     ),
     **_all(Way.STALE, "metering.v1.AdmissionService", "UpdateAdmissionPolicy"),
     **_all(Way.ADDS, "metering.v1.ChargeService", "RetryCharges"),
+    # Messages are added to the target's conversation.
+    **_all(Way.ADDS, "metering.v1.ConversationService", "CreateConversation AppendMessage"),
+    **_all(
+        Way.STALE, "metering.v1.ConversationService", "UpdateConversation DeleteConversation UpdateConversationPolicy"
+    ),
     # The lease belongs to the target, and is settled once; a repeat finds it so.
     **_all(Way.ADDS, "metering.v1.LeaseService", "AcquireLease SettleLease"),
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
@@ -152,6 +157,10 @@ _SOME_REFERENCE: Final = payment_pb2.PaymentReference(
 
 def _in_ten_minutes() -> Timestamp:
     return render_time(datetime.now(UTC) + timedelta(minutes=10))
+
+
+def _conversation(target: Target) -> dict[str, object]:
+    return {"conversation_id": target.ids["conversation_operation_id"]}
 
 
 def _imported(target: Target) -> api_key_pb2.ImportedApiKey:
@@ -281,6 +290,24 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.StreamImportModels": lambda target: {"chunk": _SOME_MODEL},
     "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
+    "metering.v1.ConversationService.CreateConversation": lambda target: {"conversation_id": None},
+    "metering.v1.ConversationService.GetConversation": lambda target: _conversation(target),
+    "metering.v1.ConversationService.DeleteConversation": lambda target: _conversation(target),
+    "metering.v1.ConversationService.ListConversations": lambda target: {"title": None},
+    "metering.v1.ConversationService.ListMessages": lambda target: _conversation(target),
+    "metering.v1.ConversationService.UpdateConversation": lambda target: {
+        **_conversation(target),
+        "update_mask": FieldMask(paths=["title"]),
+    },
+    "metering.v1.ConversationService.AppendMessage": lambda target: {
+        **_conversation(target),
+        "role": conversation_pb2.MESSAGE_ROLE_USER,
+        "usage": None,
+        "begin": None,
+    },
+    "metering.v1.ConversationService.UpdateConversationPolicy": lambda target: {
+        "update_mask": FieldMask(paths=["retention_days"])
+    },
     "metering.v1.LeaseService.AcquireLease": lambda target: {
         "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")],
         "ttl": Duration(seconds=60),

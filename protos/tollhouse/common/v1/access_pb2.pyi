@@ -73,6 +73,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """See the endpoints that events are sent to, the events, and what became of their deliveries."""
     SCOPE_EVENTS_WRITE: _Scope.ValueType  # 21
     """Create, change and delete the endpoints that events are sent to, and have events sent again."""
+    SCOPE_CONVERSATIONS_READ: _Scope.ValueType  # 22
+    """See conversations and their messages."""
+    SCOPE_CONVERSATIONS_WRITE: _Scope.ValueType  # 23
+    """Begin, change and delete conversations, and say what the organization's keep."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -123,6 +127,10 @@ SCOPE_EVENTS_READ: Scope.ValueType  # 20
 """See the endpoints that events are sent to, the events, and what became of their deliveries."""
 SCOPE_EVENTS_WRITE: Scope.ValueType  # 21
 """Create, change and delete the endpoints that events are sent to, and have events sent again."""
+SCOPE_CONVERSATIONS_READ: Scope.ValueType  # 22
+"""See conversations and their messages."""
+SCOPE_CONVERSATIONS_WRITE: Scope.ValueType  # 23
+"""Begin, change and delete conversations, and say what the organization's keep."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

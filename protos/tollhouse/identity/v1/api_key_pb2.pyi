@@ -730,6 +730,8 @@ class ListApiKeysRequest(_message.Message):
     SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
@@ -746,6 +748,10 @@ class ListApiKeysRequest(_message.Message):
     """Keeps only keys of this environment; all when unspecified."""
     external_id: _builtins.str
     """Keeps only keys with this external id. Optional."""
+    state: Global___ApiKeyState.ValueType
+    """Keeps only keys that are in this state now; all when unspecified."""
+    subscription_id: _builtins.str
+    """Keeps only keys bound to this subscription. Optional."""
     def __init__(
         self,
         *,
@@ -757,10 +763,12 @@ class ListApiKeysRequest(_message.Message):
         service_account_id: _builtins.str = ...,
         environment: Global___ApiKeyEnvironment.ValueType = ...,
         external_id: _builtins.str = ...,
+        state: Global___ApiKeyState.ValueType = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "external_id", b"external_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "external_id", b"external_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "service_account_id", b"service_account_id", "state", b"state", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

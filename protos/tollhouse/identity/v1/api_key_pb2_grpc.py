@@ -166,7 +166,10 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists the API keys of an organization, newest first, revoked and expired ones included.
+        """Lists the API keys of an organization, newest first, revoked and expired ones included unless a state is given.
+
+        A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even none,
+        when more follow: only an empty next_page_token ends the list.
 
         Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
         may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such

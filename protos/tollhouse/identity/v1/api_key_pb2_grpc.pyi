@@ -48,7 +48,10 @@ class ApiKeyServiceStub:
     GetApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.GetApiKeyRequest, _api_key_pb2.GetApiKeyResponse]
     """Returns one API key without its secret. Fails with NOT_FOUND when the organization has none with this id."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
-    """Lists the API keys of an organization, newest first, revoked and expired ones included.
+    """Lists the API keys of an organization, newest first, revoked and expired ones included unless a state is given.
+
+    A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even none,
+    when more follow: only an empty next_page_token ends the list.
 
     Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
     may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such
@@ -204,7 +207,10 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.ListApiKeysRequest,
         context: _aio.ServicerContext[_api_key_pb2.ListApiKeysRequest, _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]:
-        """Lists the API keys of an organization, newest first, revoked and expired ones included.
+        """Lists the API keys of an organization, newest first, revoked and expired ones included unless a state is given.
+
+        A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even none,
+        when more follow: only an empty next_page_token ends the list.
 
         Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
         may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such

@@ -802,6 +802,7 @@ class ListModelsRequest(_message.Message):
     ACTIVE_ONLY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """Only models of this provider, when given."""
     active_only: _builtins.bool
@@ -810,6 +811,10 @@ class ListModelsRequest(_message.Message):
     """How many to return: 50 when zero, at most 1000. A page holds fewer when more would not fit into a message."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only models that have all of these capabilities, when given; at most 16."""
+
     def __init__(
         self,
         *,
@@ -817,10 +822,11 @@ class ListModelsRequest(_message.Message):
         active_only: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_only", b"active_only", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_only", b"active_only", "capabilities", b"capabilities", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

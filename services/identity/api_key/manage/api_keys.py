@@ -119,8 +119,8 @@ class ApiKeys:
 
     async def page(
         self, organization_id: str, chosen: KeyFilter, *, before: str | None, size: int
-    ) -> tuple[list[ApiKey], bool]:
-        """Return a page, and whether more follow.
+    ) -> tuple[list[ApiKey], str | None]:
+        """Return a page, and the key before which the next one begins; None when there is no more.
 
         Raises:
             NotFound: there is no such organization.
@@ -130,8 +130,8 @@ class ApiKeys:
         async with self._database.transaction() as tx:
             if await find_organization(tx, organization_id) is None:
                 raise NotFound(resource_type="organization", resource_name=organization_id)
-            api_keys = await store.list_api_keys(tx, organization_id, chosen, before=before, limit=size + 1)
-        return api_keys[:size], len(api_keys) > size
+            now = self._clock.now()
+            return await store.list_api_keys(tx, organization_id, chosen, before=before, now=now, limit=size)
 
     async def change(self, organization_id: str, api_key_id: str, kind: ChangeKind) -> tuple[ApiKey, int]:
         """Disable, enable or revoke a key; return it and a revision that holds its state.

@@ -16,7 +16,7 @@ from libs.common.database import Database, Transaction
 from libs.common.errors import Refusal
 from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
-from libs.common.sealing import EventKeys, seal_data
+from libs.common.sealing import SealingKeys, seal_data
 from services.identity.api_key.domain import ApiKey
 from services.identity.api_key.manage import key_event_store as store
 
@@ -28,7 +28,7 @@ TOLD_BEFORE: Final = timedelta(days=7)
 
 
 async def announce_leak(
-    tx: Transaction, api_key: ApiKey, found: Mapping[str, str], keys: EventKeys | None, now: datetime
+    tx: Transaction, api_key: ApiKey, found: Mapping[str, str], keys: SealingKeys | None, now: datetime
 ) -> None:
     """Announce that a key was found in public, and is revoked; `found` says by whom and where."""
     email = None if api_key.user_id is None else await store.find_email(tx, api_key.user_id)
@@ -39,7 +39,7 @@ async def announce_leak(
 class KeyExpiry:
     """Announces keys that expire soon, every minute. Several processes may do so at once."""
 
-    def __init__(self, database: Database, clock: Clock, keys: EventKeys | None) -> None:
+    def __init__(self, database: Database, clock: Clock, keys: SealingKeys | None) -> None:
         self._database = database
         self._clock = clock
         self._keys = keys
@@ -78,7 +78,7 @@ def _about(api_key: ApiKey) -> dict[str, object]:
     }
 
 
-def _expiring(due: store.ExpiringKey, keys: EventKeys | None) -> NewEvent:
+def _expiring(due: store.ExpiringKey, keys: SealingKeys | None) -> NewEvent:
     data = {
         "api_key_id": due.api_key_id,
         "name": due.name,
@@ -96,7 +96,7 @@ def _event(
     api_key_id: str,
     data: Mapping[str, object],
     email: str | None,
-    keys: EventKeys | None,
+    keys: SealingKeys | None,
 ) -> NewEvent:
     subject = f"api_key/{api_key_id}"
     sealed = seal_data(keys, organization_id, subject, {"email": email}) if email else None

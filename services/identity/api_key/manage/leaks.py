@@ -6,7 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 from libs.common.audit.recording import Changed
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.sealing import EventKeys
+from libs.common.sealing import SealingKeys
 from services.identity.api_key import store
 from services.identity.api_key.manage.api_keys import announce, record
 from services.identity.api_key.manage.key_events import announce_leak
@@ -44,7 +44,7 @@ class Leaks:
         clock: Clock,
         peppers: Peppers,
         prefixes: ImportedPrefixes,
-        event_keys: EventKeys | None,
+        event_keys: SealingKeys | None,
     ) -> None:
         """`event_keys` encrypts the owner's address in the event that operators are sent."""
         self._database = database

@@ -1,0 +1,1 @@
+"""Keeps conversations and their messages, and meters the messages that took work."""

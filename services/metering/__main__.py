@@ -33,6 +33,7 @@ from services.metering.admission.parts import Parts
 from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
+from services.metering.charge.quantities import Quantities
 from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.balances import Balances
 from services.metering.clients.billing import BillingClient
@@ -159,7 +160,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, settings, databases, clock, events)
+    _serve_checks(service, settings, databases, clock, events, catalogue)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -215,10 +216,16 @@ def _serve_usage(
 
 
 def _serve_checks(
-    service: Service, settings: MeteringSettings, databases: ShardedDatabases, clock: Clock, events: UsageEvents
+    service: Service,
+    settings: MeteringSettings,
+    databases: ShardedDatabases,
+    clock: Clock,
+    events: UsageEvents,
+    catalogue: Catalogue,
 ) -> None:
     """Add the services that look at everything: charges, invariants and the audit trail; and that of events."""
-    charges = ChargeServicer(Charges(databases.reports, clock))
+    quantities = Quantities(databases.reports, catalogue, clock)
+    charges = ChargeServicer(Charges(databases.reports, clock), quantities)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
     verification = Verification(
         databases.reports, clock, CHECKS, Part(databases.platform, (*AUDIT_CHECKS, *EVENT_CHECKS))

@@ -190,7 +190,7 @@ async def test_a_time_is_looked_at_for_four_hundred_days_and_more_and_more_rarel
         assert (len(await movements(metered.house, s)) > before) == is_seen, day
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.integers(0, 89), st.integers(-3, 60), st.integers(0, 89)).filter(lambda one: one[0] <= one[2]),

@@ -53,7 +53,7 @@ class UsageCharges:
     """Visits the shards. Several processes may do so at once."""
 
     def __init__(self, shards: Shards, engine: Engine, usages: Usages | None, clock: Clock, every_s: float) -> None:
-        """`usages` is None where billing knows no metering: then what is due waits."""
+        """`usages` is None where billing knows no metering: then what is due waits for a process that does."""
         self._shards = shards
         self._engine = engine
         self._usages = usages
@@ -65,7 +65,7 @@ class UsageCharges:
 
     async def sweep(self, database: Database) -> None:
         """Look at all times of a shard that are due."""
-        while await self._look_at_some(database):
+        while self._usages is not None and await self._look_at_some(database):
             pass
 
     async def _look_at_some(self, database: Database) -> bool:
@@ -117,22 +117,21 @@ class UsageCharges:
                     amount, again = minimum_amount(stored.base, charged), None
                 movement = stored.movement_to(quantity, amount)
                 await store.plan(connection, stored, quantity, movement, now)
+            if stored.charge is not None and (stored.is_new or movement is not None):
+                await store.wake_minimum(connection, stored, now)
             if movement is None:
-                if stored.is_new and stored.charge is not None:
-                    await store.wake_minimum(connection, stored, now)
                 await store.done(connection, stored, now, again)
                 return
         await self._move(stored, movement)
         async with database.raw_transaction() as connection:
             await store.moved(connection, stored, movement)
             await store.done(connection, stored, now, again)
-            if stored.charge is not None:
+            if stored.charge is not None and stored.is_new:
                 await store.wake_minimum(connection, stored, now)
 
     async def _used(self, taken: Stored) -> Decimal:
         assert taken.charge is not None
-        if self._usages is None:
-            raise Unavailable(dependency="metering")
+        assert self._usages is not None
         key = taken.organization_id, taken.subscription_id, taken.with_unsubscribed
         unit = taken.charge.unit, taken.charge.models
         used = await self._usages.quantity(WantedQuantity(*key, *unit, taken.start, taken.end))

@@ -49,6 +49,12 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
         "must be a plain decimal of at most 15 integer and 9 fraction digits, not negative"
     ),
     r"^(https?://[^\s\x00-\x1f\x7f]+)?$": "must be an http or https address without spaces",
+    r"^([0-9]{1,9}(\.[0-9]{1,9})?)?$": (
+        "must be a plain decimal of at most 9 integer and 9 fraction digits, not negative, or empty"
+    ),
+    r"^([0-9]{1,15}(\.[0-9]{1,3})?)?$": (
+        "must be a plain decimal of at most 15 integer and 3 fraction digits, not negative, or empty"
+    ),
     r"^[0-9]{1,9}(\.[0-9]{1,9})?$": "must be a plain decimal of at most 9 integer and 9 fraction digits, not negative",
     r"^[0-9]{1,10}(\.[0-9]{1,9})?$": "must be a decimal of at most 10 integer and 9 fraction digits, not negative",
     r"^[0-9]{1,6}(\.[0-9]{1,6})?$": "must be a plain decimal of at most 6 integer and 6 fraction digits, not negative",

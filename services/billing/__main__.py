@@ -93,6 +93,8 @@ from services.billing.subscription.servicer import SubscriptionServicer
 from services.billing.subscription.subscriptions import Subscriptions
 from services.billing.subscription.worker import PeriodRun
 from services.billing.tables import SCHEMA
+from services.billing.usage_charge.forecasts import Forecasts
+from services.billing.usage_charge.worker import UsageCharges
 from tollhouse.billing.v1 import (
     account_pb2_grpc,
     charge_pb2_grpc,
@@ -246,9 +248,12 @@ def _add_invoices(
     clock: Clock,
     to_metering: grpc.aio.Channel | None,
 ) -> None:
-    """Add InvoiceService."""
+    """Add InvoiceService, and what charges the usage of periods."""
     shards, printer = databases.shards, Printer()
-    collection = Collection(shards, engine, Usages(to_metering) if to_metering else None, clock)
+    usages = Usages(to_metering) if to_metering else None
+    charges = UsageCharges(shards, engine, usages, clock, settings.period_run_every_s)
+    service.background(charges.run, "usage charges")
+    collection = Collection(shards, engine, usages, clock)
     links = None
     if settings.invoice_link_secret_file is not None:
         links = Links.read(
@@ -267,6 +272,7 @@ def _add_invoices(
             printer,
             links,
             clock,
+            Forecasts(shards, Offers(databases.platform), usages, clock),
         ),
     )
     service.on_drain(printer.close)

@@ -16,6 +16,7 @@ from services.billing.invoice_invariants import INVOICE_CHECKS, INVOICE_PLATFORM
 from services.billing.payment_invariants import PAYMENT_CHECKS
 from services.billing.recurring_invariants import RECURRING_CHECKS
 from services.billing.subscription_invariants import SUBSCRIPTION_CHECKS
+from services.billing.usage_charge_invariants import USAGE_CHARGE_CHECKS
 
 _TWO_SIDES: Final = Invariant(
     "transactions_have_two_sides",
@@ -294,6 +295,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *GRANT_CHECKS,
     *SUBSCRIPTION_CHECKS,
+    *USAGE_CHARGE_CHECKS,
     *RECURRING_CHECKS,
     *PAYMENT_CHECKS,
     *INVOICE_CHECKS,

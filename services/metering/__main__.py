@@ -34,6 +34,7 @@ from services.metering.admission.parts import Parts
 from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
+from services.metering.charge.quantities import Quantities
 from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.balances import Balances
 from services.metering.clients.billing import BillingClient
@@ -182,7 +183,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, call_limits, counters, alerts, clock),
         *(organizations, callers, Balances(to_billing)),
     )
-    _serve_checks(service, settings, databases, organizations, clock, events)
+    _serve_checks(service, settings, databases, organizations, catalogue, clock, events)
     for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
@@ -283,11 +284,13 @@ def _serve_checks(
     settings: MeteringSettings,
     databases: ShardedDatabases,
     organizations: Organizations,
+    catalogue: Catalogue,
     clock: Clock,
     events: UsageEvents,
 ) -> None:
     """Add the services that look at everything: charges, invariants, audit trail and retention; and that of events."""
-    charges = ChargeServicer(Charges(databases.reports, clock))
+    quantities = Quantities(databases.reports, catalogue, clock)
+    charges = ChargeServicer(Charges(databases.reports, clock), quantities)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
     verification = Verification(
         databases.reports, clock, CHECKS, Part(databases.platform, (*AUDIT_CHECKS, *EVENT_CHECKS))

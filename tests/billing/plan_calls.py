@@ -76,6 +76,18 @@ def everything() -> pb.PlanTerms:
             fallback_plan_code="free",
         ),
         metadata={"colour": "blue", "a.b/c": ""},
+        usage_charges=[
+            pb.UsageCharge(
+                usage_charge_code="pages",
+                name="Seiten",
+                unit="pages",
+                models=["reader", "acme/reader-2"],
+                mode=pb.USAGE_CHARGE_MODE_VOLUME,
+                steps=[pb.UsageStep(up_to="250.5", price="0.02", flat="1"), pb.UsageStep(price="0")],
+                flat_fee="9.5",
+                flat_fee_without_usage=True,
+            )
+        ],
     )
 
 

@@ -315,7 +315,7 @@ async def test_what_was_spent_is_what_the_rule_says_of_each_movement(house: Hous
         for until in (moment + timedelta(microseconds=more) for moment in moments for more in (0, 1)):
             within = [_spending(row, rows) for row in rows if since <= row["create_time"] < until]
             async with house.shards.of(org).raw_connection() as connection:
-                found = await spent(connection, org, "USD", since, until)
+                found = await spent(connection, org, s.subscription_id, "USD", since, until)
             assert found == sum(map(counts, within)), (since, until)
 
 

@@ -69,6 +69,7 @@ _QUEUES = {
     "event_requests_by_age",
     "invoice_dues_due",
     "invoices_overdue",
+    "usage_periods_due",
 }
 """Indexes by which a shard's work is found for all its organizations, in the order of time."""
 _OF_THE_PLATFORM = {

@@ -40,7 +40,7 @@ _NOT_OF_ONE_ORGANIZATION: Final = {
     *("subscriptions_due", "next_steps_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
     *("plans_code_once", "plan_versions_published_once"),
     *("credit_grants_expiring", "limit_alerts_to_deliver"),
-    *("invoice_dues_due", "invoices_overdue", "invoice_schedules_pkey"),
+    *("usage_periods_due", "invoice_dues_due", "invoices_overdue", "invoice_schedules_pkey"),
     *("events_to_dispatch", "events_by_age", "event_requests_by_age"),
     *("event_deliveries_due", "event_deliveries_waiting", "event_endpoints_deleted", "event_endpoints_of_usage"),
     # One row for each month that was dropped.

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import grpc
 
 from libs.common.errors import Unavailable
-from libs.common.timestamps import parse_time
+from libs.common.timestamps import parse_time, render_time
 from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc, model_pb2, model_pb2_grpc
 
 ASK_AT_ONCE: Final = 1_000
@@ -26,6 +26,26 @@ class ChargedUsage(NamedTuple):
     service_tier: str
     price_version_id: str
     quantities: Mapping[str, Decimal]
+
+
+class UsedQuantity(NamedTuple):
+    """How much of a unit was used."""
+
+    quantity: Decimal
+    priced_models: tuple[str, ...]
+    """Models that ask for a price for the unit by themselves."""
+
+
+class WantedQuantity(NamedTuple):
+    """Which usage is asked for."""
+
+    organization_id: str
+    subscription_id: str
+    with_unsubscribed: bool
+    unit: str
+    models: tuple[str, ...]
+    start: datetime
+    end: datetime
 
 
 Rates = Mapping[tuple[str, str], tuple[str, ...]]
@@ -59,6 +79,27 @@ class Usages:
                 request.page_token = page.next_page_token
         except grpc.aio.AioRpcError as error:
             raise Unavailable(dependency="metering") from error
+
+    async def quantity(self, wanted: WantedQuantity) -> UsedQuantity:
+        """Return how much of a unit was used.
+
+        Raises:
+            Unavailable: metering cannot be asked.
+        """
+        request = charge_pb2.GetUsedQuantityRequest(
+            organization_id=wanted.organization_id,
+            subscription_id=wanted.subscription_id,
+            with_unsubscribed=wanted.with_unsubscribed,
+            unit=wanted.unit,
+            models=wanted.models,
+            start_time=render_time(wanted.start),
+            end_time=render_time(wanted.end),
+        )
+        try:
+            found = await self._charges.GetUsedQuantity(request, timeout=_ASK_WITHIN_S, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(dependency="metering") from error
+        return UsedQuantity(Decimal(found.quantity), tuple(found.priced_models))
 
     async def rates(self, organization_id: str, model: str, price_version_id: str) -> Rates:
         """Return the rates of a price version; none of one that is not among the latest 20,000 of the model.

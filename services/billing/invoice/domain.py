@@ -131,6 +131,23 @@ def recipients_tax(recipient: Recipient, currency_code: str, subtotal: Decimal, 
 
 
 @dataclass(frozen=True, slots=True)
+class UsageForecast:
+    """What a usage charge of a period under way would come to, were the period over now."""
+
+    subscription_id: str
+    plan_code: str
+    usage_charge_code: str
+    name: str
+    unit: str
+    quantity: Decimal
+    currency_code: str
+    amount: Decimal
+    start: datetime
+    end: datetime
+    priced_models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Quantity:
     """How much of one unit was used, and the rates of the price version for it."""
 

@@ -53,7 +53,9 @@ class PlanPeriod(NamedTuple):
     start_time: datetime
     end_time: datetime
     belongs_to: datetime | None
-    """The last moment of a time whose minimum it is for; None for all else."""
+    """The last moment of a time whose minimum or usage it is for; None for all else."""
+    quantities: tuple[Quantity, ...] = ()
+    """How much of what is charged for usage; empty for all else."""
 
 
 class _Key(NamedTuple):
@@ -185,6 +187,7 @@ def _of_period(line: Line, period: PlanPeriod) -> Line:
         movement_count=line.movement_count,
         first_sequence=line.first_sequence,
         last_sequence=line.last_sequence,
+        quantities=period.quantities,
         subscription_id=period.subscription_id,
         plan_code=period.plan_code,
     )

@@ -1,10 +1,13 @@
 """The statements with which an invoice reads what it covers."""
 
+import json
 from decimal import Decimal
 from typing import Final
 
 from libs.common.database import RawConnection
+from services.billing.invoice.domain import Quantity
 from services.billing.invoice.gathering import Charged, PlanPeriod
+from services.billing.plan.usage_charge_domain import usage_charge_of_json
 
 INVOICED: Final = """
     t.system_account IN ('REVENUE', 'ADJUSTMENTS') AND (t.metadata ->> 'credit_note_id') IS NULL
@@ -24,13 +27,27 @@ _PAGE: Final = f"""
     ORDER BY t.sequence LIMIT $5
 """  # noqa: S608 -- made of constants of ours alone.
 
-# By the unique charge of events.
+# By the unique charge of events, and the unique operation of usage charges with their time by primary key.
 _PERIODS: Final = """
     SELECT e.charge_operation_id, e.subscription_id::text, coalesce(e.plan_code, ''), e.reason,
         coalesce(e.period_start_time, e.effective_time), coalesce(e.period_end_time, e.effective_time),
-        CASE e.kind WHEN 'MINIMUM_CHARGED' THEN e.effective_time - interval '1 microsecond' END
+        CASE e.kind WHEN 'MINIMUM_CHARGED' THEN e.effective_time - interval '1 microsecond' END, NULL, 0
     FROM subscription_events e
     WHERE e.organization_id = $1::uuid AND e.charge_operation_id = ANY($2::text[])
+    UNION ALL
+    SELECT m.operation_id, m.subscription_id::text, p.plan_code,
+        coalesce(nullif(p.charge ->> 'name', ''), nullif(p.usage_charge_code, ''), 'minimum spend')
+            || CASE WHEN m.sequence > 1 THEN ', corrected' ELSE '' END,
+        p.start_time, p.end_time, p.end_time - interval '1 microsecond', p.charge::text, m.quantity - coalesce((
+            SELECT b.quantity FROM usage_period_movements b
+            WHERE b.organization_id = m.organization_id AND b.subscription_id = m.subscription_id
+                AND b.start_time = m.start_time AND b.usage_charge_code = m.usage_charge_code
+                AND b.sequence = m.sequence - 1
+        ), 0)
+    FROM usage_period_movements m
+    JOIN usage_periods p ON p.organization_id = ANY (ARRAY[m.organization_id]) AND p.subscription_id = m.subscription_id
+        AND p.start_time = m.start_time AND p.usage_charge_code = m.usage_charge_code
+    WHERE m.organization_id = $1::uuid AND m.operation_id = ANY($2::text[])
 """
 
 # One probe of each of the two unique sequences.
@@ -63,7 +80,15 @@ async def page(
 async def periods(connection: RawConnection, organization_id: str, operation_ids: list[str]) -> dict[str, PlanPeriod]:
     """Return what subscriptions were charged for under these operations, by the operation."""
     rows = await connection.fetch(_PERIODS, organization_id, operation_ids)
-    return {row[0]: PlanPeriod(*row[1:]) for row in rows}
+    return {row[0]: PlanPeriod(*row[1:7])._replace(quantities=_quantities(row[7], row[8])) for row in rows}
+
+
+def _quantities(stored: str | None, quantity: Decimal) -> tuple[Quantity, ...]:
+    """Return how much more a usage charge counts with a movement, and its steps."""
+    if stored is None:
+        return ()
+    charge = usage_charge_of_json(json.loads(stored))
+    return (Quantity(charge.unit, quantity, charge.step_texts()),)
 
 
 async def balance_at(connection: RawConnection, organization_id: str, account_id: str, sequence: int) -> Decimal:

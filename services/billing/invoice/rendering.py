@@ -4,12 +4,37 @@ from typing import Final
 
 from libs.common.amount import format_amount, render_amount
 from libs.common.timestamps import render_optional_time, render_time
-from services.billing.invoice.domain import Document, DocumentKind, Issuer, Line, LineKind, Party, Recipient, State
+from services.billing.invoice.domain import (
+    Document,
+    DocumentKind,
+    Issuer,
+    Line,
+    LineKind,
+    Party,
+    Recipient,
+    State,
+    UsageForecast,
+)
 from tollhouse.billing.v1 import invoice_pb2 as pb
 
 _KINDS: Final = {kind: pb.InvoiceKind.Value(f"INVOICE_KIND_{kind}") for kind in DocumentKind}
 _STATES: Final = {state: pb.InvoiceState.Value(f"INVOICE_STATE_{state}") for state in State}
 _LINE_KINDS: Final = {kind: pb.InvoiceLineKind.Value(f"INVOICE_LINE_KIND_{kind}") for kind in LineKind}
+
+
+def render_forecast(forecast: UsageForecast) -> pb.UsageForecast:
+    return pb.UsageForecast(
+        subscription_id=forecast.subscription_id,
+        plan_code=forecast.plan_code,
+        usage_charge_code=forecast.usage_charge_code,
+        name=forecast.name,
+        unit=forecast.unit,
+        quantity=format_amount(forecast.quantity),
+        amount=render_amount(forecast.currency_code, forecast.amount),
+        start_time=render_time(forecast.start),
+        end_time=render_time(forecast.end),
+        priced_models=forecast.priced_models,
+    )
 
 
 def render_document(document: Document, *, with_lines: bool = True) -> pb.Invoice:

@@ -90,12 +90,15 @@ _LATER: Final = """
     WHERE organization_id = $1::uuid AND account_id = $2::uuid AND end_time = $3 AND due_time = $4
 """
 
-# The subscriptions of one organization, by primary key.
+# The subscriptions of one organization, by primary key, and the index of times whose usage was not charged yet.
 _PERIODS_DUE: Final = """
     WITH own AS MATERIALIZED (
         SELECT due_time, set_aside_time FROM subscriptions WHERE organization_id = $1::uuid
     )
-    SELECT EXISTS (SELECT FROM own WHERE due_time <= $2::timestamptz AND set_aside_time IS NULL)
+    SELECT EXISTS (SELECT FROM own WHERE due_time <= $2::timestamptz AND set_aside_time IS NULL) OR EXISTS (
+        SELECT FROM usage_periods
+        WHERE organization_id = $1::uuid AND end_time <= $2::timestamptz AND looked_time IS NULL
+    )
 """
 
 # The index of invoices of which it was not told, from its beginning. What another process tells is passed over.

@@ -1,7 +1,7 @@
 """InvoiceService over gRPC."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
@@ -14,7 +14,7 @@ from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.billing import errors, invoice_errors
 from services.billing.invoice.corrections import Corrections
-from services.billing.invoice.domain import Document
+from services.billing.invoice.domain import Document, UsageForecast
 from services.billing.invoice.invoices import Invoices
 from services.billing.invoice.links import Links, Target
 from services.billing.invoice.parsing import (
@@ -30,11 +30,13 @@ from services.billing.invoice.parsing import (
 )
 from services.billing.invoice.parties import Parties
 from services.billing.invoice.printing.printer import Format, Printer
-from services.billing.invoice.rendering import render_document, render_issuer, render_recipient
+from services.billing.invoice.rendering import render_document, render_forecast, render_issuer, render_recipient
 from tollhouse.billing.v1 import invoice_pb2 as pb
 from tollhouse.billing.v1 import invoice_pb2_grpc as rpc
 
 _Context = grpc.aio.ServicerContext
+Forecasting: TypeAlias = Callable[[str], Awaitable[Sequence[UsageForecast]]]
+"""Tells what the usage charges of an organization's periods under way would come to."""
 _FORMATS: Final = {pb.INVOICE_FORMAT_PDF: Format.PDF}
 
 
@@ -49,6 +51,7 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         printer: Printer,
         links: Links | None,
         clock: Clock,
+        forecasts: Forecasting,
     ) -> None:
         """`links` is None where the installation has no secret for links."""
         self._invoices = invoices
@@ -57,6 +60,7 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         self._printer = printer
         self._links = links
         self._clock = clock
+        self._forecasts = forecasts
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -73,8 +77,16 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         }
 
     async def PreviewInvoice(self, request: pb.PreviewInvoiceRequest, context: _Context) -> pb.PreviewInvoiceResponse:
-        draft = await self._invoices.preview(read_wanted(request))
-        return pb.PreviewInvoiceResponse(invoice=render_document(draft))
+        wanted = read_wanted(request)
+        forecasts = [] if wanted.project_id else await self._forecasts(wanted.organization_id)
+        forecasts = [one for one in forecasts if wanted.currency_code in ("", one.currency_code)]
+        try:
+            draft = render_document(await self._invoices.preview(wanted))
+        except (invoice_errors.NothingToInvoice, errors.AccountNotFound):
+            if not forecasts:
+                raise
+            draft = None
+        return pb.PreviewInvoiceResponse(invoice=draft, usage_forecasts=map(render_forecast, forecasts))
 
     async def IssueInvoice(self, request: pb.IssueInvoiceRequest, context: _Context) -> pb.IssueInvoiceResponse:
         answer, replayed = await self._invoices.issue(

@@ -17,6 +17,7 @@ from services.billing.plan.domain import (
     Terms,
     Version,
 )
+from services.billing.plan.usage_charge_domain import UsageCharge
 
 _ENTITLEMENTS_MAX: Final = 60
 """How many changed entitlements are told one by one: an event holds 100 changes."""
@@ -69,6 +70,7 @@ def _plain_terms(terms: Terms) -> dict[str, str | None]:
         "terms.trial": None if terms.trial is None else _interval(terms.trial),
         **{f"terms.credits.{one.amount.currency_code}": _credits(one) for one in terms.credits},
         "terms.past_due": _past_due(terms.past_due),
+        "terms.usage_charges": _usage_charges(terms) or None,
     }
 
 
@@ -92,6 +94,16 @@ def _interval(interval: Interval) -> str:
 def _credits(one: IncludedCredits) -> str:
     rollover_max = "" if one.rollover_max is None else f" {format_amount(one.rollover_max.value)}"
     return f"{format_amount(one.amount.value)}, rollover {one.rollover}{rollover_max}, priority {one.priority}"
+
+
+def _usage_charges(terms: Terms) -> str:
+    return storable(" | ".join(map(_usage_charge, terms.usage_charges)), _VALUE_CHARS_MAX, with_length=True)
+
+
+def _usage_charge(one: UsageCharge) -> str:
+    models = f" of {', '.join(one.models)}" if one.models else ""
+    told = f"{one.usage_charge_code}, {one.mode} {one.unit}{models}: {'; '.join(one.step_texts())}"
+    return f"{told}, also without usage" if one.flat_fee_without_usage else told
 
 
 def _past_due(past_due: PastDue) -> str:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from libs.common.errors import FieldViolation
+from services.billing.plan.usage_charge_domain import UsageCharge
 
 PLANS_MAX: Final = 1_000
 """The most plans that there can be, archived ones included."""
@@ -156,10 +157,12 @@ class Terms:
     metadata: Mapping[str, str]
     minimum: Money | None = None
     """What the usage of a period comes to at least, in the currency of the price; None for no minimum."""
+    usage_charges: tuple[UsageCharge, ...] = ()
+    """What is charged for the usage of a period when it is over, in the currency of the price."""
 
     @property
     def is_free(self) -> bool:
-        return not self.price.value and self.minimum is None
+        return not self.price.value and self.minimum is None and not self.usage_charges
 
 
 TERMS_FIELDS: Final = tuple(field.name for field in fields(Terms))

@@ -40,6 +40,7 @@ from services.billing.plan.domain import (
     references_flaws,
 )
 from services.billing.plan.experiment_domain import variants_flaws
+from services.billing.plan.usage_charge_domain import UsageCharge, UsageMode, UsageStep, usage_charges_flaws
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -48,6 +49,7 @@ Violations = list[FieldViolation]
 _UNITS: Final = {pb.IntervalUnit.Value(f"INTERVAL_UNIT_{unit}"): unit for unit in IntervalUnit}
 _ROLLOVERS: Final = {pb.Rollover.Value(f"ROLLOVER_{rollover}"): rollover for rollover in Rollover}
 _WINDOWS: Final = {pb.LimitWindow.Value(f"LIMIT_WINDOW_{window}"): window for window in LimitWindow}
+_MODES: Final = {pb.UsageChargeMode.Value(f"USAGE_CHARGE_MODE_{mode}"): mode for mode in UsageMode}
 _ENDS: Final = {pb.PastDueEnd.Value(f"PAST_DUE_END_{end}"): end for end in PastDueEnd}
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 _PLAN_FIELDS: Final = ("name", "description", "active", "sort_order", "provider_references")
@@ -213,6 +215,27 @@ def _past_due(terms: pb.PlanTerms, field: str, violations: Violations) -> PastDu
     return past_due
 
 
+def _usage_charges(terms: pb.PlanTerms, field: str, violations: Violations) -> tuple[UsageCharge, ...]:
+    found = tuple(
+        UsageCharge(
+            one.usage_charge_code,
+            one.name,
+            one.unit,
+            tuple(one.models),
+            _MODES.get(one.mode, UsageMode.GRADUATED),
+            tuple(
+                UsageStep(_decimal(step.up_to) if step.up_to else None, _decimal(step.price), _decimal(step.flat))
+                for step in one.steps
+            ),
+            _decimal(one.flat_fee),
+            one.flat_fee_without_usage,
+        )
+        for one in terms.usage_charges
+    )
+    violations += usage_charges_flaws(field, found)
+    return found
+
+
 def _metadata(terms: pb.PlanTerms, field: str, violations: Violations) -> Mapping[str, str]:
     return dict(terms.metadata)
 
@@ -226,6 +249,7 @@ _READERS: Final[Mapping[str, Callable[[pb.PlanTerms, str, Violations], object]]]
     "past_due": _past_due,
     "metadata": _metadata,
     "minimum": _minimum,
+    "usage_charges": _usage_charges,
 }
 """By the fields of PlanTerms, what reads each. They are also the fields that a mask may name."""
 

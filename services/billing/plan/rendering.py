@@ -17,6 +17,7 @@ from services.billing.plan.domain import (
     Version,
 )
 from services.billing.plan.experiment_domain import Experiment, Result
+from services.billing.plan.usage_charge_domain import UsageCharge
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -100,12 +101,33 @@ def _terms(terms: Terms) -> pb.PlanTerms:
         ),
         metadata=terms.metadata,
         minimum=None if terms.minimum is None else render_money(terms.minimum),
+        usage_charges=map(_usage_charge, terms.usage_charges),
     )
 
 
 def render_money(money: Money) -> Amount:
     """Return an amount as a message."""
     return render_amount(money.currency_code, money.value)
+
+
+def _usage_charge(one: UsageCharge) -> pb.UsageCharge:
+    return pb.UsageCharge(
+        usage_charge_code=one.usage_charge_code,
+        name=one.name,
+        unit=one.unit,
+        models=one.models,
+        mode=pb.UsageChargeMode.Value(f"USAGE_CHARGE_MODE_{one.mode}"),
+        steps=[
+            pb.UsageStep(
+                up_to="" if step.up_to is None else format_amount(step.up_to),
+                price=format_amount(step.price),
+                flat=format_amount(step.flat) if step.flat else "",
+            )
+            for step in one.steps
+        ],
+        flat_fee=format_amount(one.flat_fee) if one.flat_fee else "",
+        flat_fee_without_usage=one.flat_fee_without_usage,
+    )
 
 
 def _interval(interval: Interval) -> pb.Interval:

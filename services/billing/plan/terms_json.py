@@ -19,6 +19,7 @@ from services.billing.plan.domain import (
     Rollover,
     Terms,
 )
+from services.billing.plan.usage_charge_domain import UsageChargeJson, usage_charge_json, usage_charge_of_json
 
 
 class MoneyJson(TypedDict):
@@ -95,6 +96,7 @@ class TermsJson(_TermsJson, total=False):
 
     trial: IntervalJson
     minimum: MoneyJson
+    usage_charges: Sequence[UsageChargeJson]
 
 
 def terms_json(terms: Terms) -> TermsJson:
@@ -115,6 +117,8 @@ def terms_json(terms: Terms) -> TermsJson:
         stored["trial"] = _interval_json(terms.trial)
     if terms.minimum is not None:
         stored["minimum"] = money_json(terms.minimum)
+    if terms.usage_charges:
+        stored["usage_charges"] = [usage_charge_json(one) for one in terms.usage_charges]
     return stored
 
 
@@ -130,6 +134,7 @@ def terms_of_json(stored: TermsJson) -> Terms:
         past_due=PastDue(tuple(past_due["retry_after_s"]), PastDueEnd(past_due["end"]), past_due["fallback_plan_code"]),
         metadata=dict(stored["metadata"]),
         minimum=money_of_json(stored["minimum"]) if "minimum" in stored else None,
+        usage_charges=tuple(map(usage_charge_of_json, stored.get("usage_charges", ()))),
     )
 
 

@@ -109,6 +109,8 @@ class Subscription:
     """Sorted."""
     minimum: Minimum | None = None
     """That of the period under way, once the period is paid; None where it has none."""
+    usage_since: datetime | None = None
+    """Since when usage counts that is charged by the plan's usage charges when the period ends; None without any."""
     collection: Way = Way.BALANCE
     collection_provider: str | None = None
     """Who is charged of it; None for the balance."""
@@ -247,4 +249,6 @@ class Agreement:
     fallback: PlanTerms | None = None
     """What it changes to where it is not paid; None where there is no plan that it can change to."""
     spent: Decimal | None = None
-    """What counts towards the minimum, where the period with it ends now."""
+    """What counts towards the minimum, where the period with it ends now; without its own usage charges."""
+    has_usage_charges: bool = False
+    """Whether usage charges of the time of the minimum count towards it, too, which are known only later."""

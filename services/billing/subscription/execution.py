@@ -18,7 +18,7 @@ from libs.common.text import storable
 from services.billing import errors, payment_errors
 from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
-from services.billing.subscription import event_store, run_store
+from services.billing.subscription import event_store, run_store, usage_period_store
 from services.billing.subscription.announcements import announce_all, announce_failures
 from services.billing.subscription.charger import REFUSED, Charger, Demand, is_passing, refills_of
 from services.billing.subscription.collection import reason_of_refusal, tell_providers
@@ -27,6 +27,7 @@ from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.run_store import Key
 from services.billing.subscription.states import EventKind
 from services.billing.subscription.steps import Step, instead, refused
+from services.billing.subscription.usage_periods import ended_with
 
 _log = structlog.get_logger("subscriptions")
 
@@ -148,6 +149,8 @@ class Execution:
         await run_store.make_done(held, [one.step.event for one in done if one.step.event.planned])
         await run_store.replace_events(held, [one.step.event for one in replaced])
         await run_store.update(held, [one.step.after for one in (*done, *replaced)])
+        ended = [period for one in (*done, *replaced) for period in ended_with(one.agreement, one.step)]
+        await usage_period_store.add(held, ended, self._clock.now())
         happened = [(one.step.event, one.step.after) for one in (*done, *replaced)]
         await announce_all(held, happened, self._clock.now())
         failed_attempts = [

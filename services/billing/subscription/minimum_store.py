@@ -13,7 +13,8 @@ from libs.common.database import RawConnection
 # Along each account's movements the time never falls, so that the last one before a moment is found in 41 steps, each a
 # probe of the two unique sequences. What is no charge has an index of its own, and transfers from other accounts have
 # the second of those. Charges of subscriptions are found by the index on their events: those of the last 400 days,
-# since one of an earlier time may be reversed now.
+# since one of an earlier time may be reversed now. Usage charges of the subscription itself are found by their key, and
+# left out as well: they count for the period of the usage, and not for that in which they are posted.
 _SPENT: Final = """
     WITH RECURSIVE search (account_id, is_end, moment, last, at, step) AS (
         SELECT a.account_id, m.is_end, m.moment, a.sequence, CAST(0 AS bigint), CAST(1 AS bigint) << 40
@@ -73,12 +74,18 @@ _SPENT: Final = """
         ) AS others
     ), price AS MATERIALIZED (
         SELECT t.transaction_id, t.account_id, t.sequence, t.amount
-        FROM subscription_events AS e
+        FROM (
+            SELECT e.organization_id, e.charge_operation_id FROM subscription_events AS e
+            WHERE e.organization_id = $1::uuid AND e.charge_operation_id IS NOT NULL
+                AND e.create_time >= $3::timestamptz - interval '400 days'
+            UNION ALL
+            SELECT m.organization_id, m.operation_id FROM usage_period_movements AS m
+            WHERE m.organization_id = $1::uuid AND m.subscription_id = $5::uuid
+                AND m.start_time >= $3::timestamptz - interval '400 days'
+        ) AS e
         JOIN transactions AS t
             ON t.organization_id = ANY (ARRAY[e.organization_id]) AND t.operation_id = e.charge_operation_id
-        WHERE e.organization_id = $1::uuid AND e.charge_operation_id IS NOT NULL
-            AND e.create_time >= $3::timestamptz - interval '400 days'
-            AND t.system_account = 'REVENUE' AND t.currency_code = $2
+        WHERE t.system_account = 'REVENUE' AND t.currency_code = $2
     )
     SELECT c.amount
         - (SELECT coalesce(sum(p.amount), 0) FROM price AS p JOIN span AS s ON s.account_id = p.account_id
@@ -91,9 +98,34 @@ _SPENT: Final = """
 """
 
 
+# A range of the primary key.
+_HAS_USAGE_CHARGES: Final = """
+    SELECT EXISTS (
+        SELECT FROM usage_periods
+        WHERE organization_id = $1::uuid AND subscription_id = $2::uuid AND start_time >= $3::timestamptz
+            AND usage_charge_code <> ''
+    )
+"""
+
+
 async def spent(
-    connection: RawConnection, organization_id: str, currency_code: str, since: datetime, until: datetime
+    connection: RawConnection,
+    organization_id: str,
+    subscription_id: str,
+    currency_code: str,
+    since: datetime,
+    until: datetime,
 ) -> Decimal:
-    """Return what counts towards a minimum in a unit: from one moment until before another, on all of the accounts."""
-    found: Decimal = await connection.fetchval(_SPENT, organization_id, currency_code, since, until)
+    """Return what counts towards a subscription's minimum in a unit, without its usage charges.
+
+    It is what was charged from one moment until before another, on all of the organization's accounts.
+    """
+    found: Decimal = await connection.fetchval(_SPENT, organization_id, currency_code, since, until, subscription_id)
     return found
+
+
+async def has_usage_charges(
+    connection: RawConnection, organization_id: str, subscription_id: str, since: datetime
+) -> bool:
+    """Return whether a part of the time since a moment has ended that usage charges are for."""
+    return bool(await connection.fetchval(_HAS_USAGE_CHARGES, organization_id, subscription_id, since))

@@ -28,6 +28,7 @@ from services.billing.subscription.steps import (
     settled,
     step,
     trial_end,
+    usage_from,
     written,
 )
 
@@ -87,7 +88,9 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
         )
     part = rest_of_period(s, new.terms, moment)
     after = replace(settled(in_state(after, State.ACTIVE, cause.reason, moment)), period_paid=True)
-    after = replace(after, minimum=together(used, minimum_of(new.terms, part)))
+    after = replace(
+        after, minimum=together(used, minimum_of(new.terms, part)), usage_since=usage_from(new.terms, moment)
+    )
     lines = (*given_back, *_line(new.plan, new.terms, part))
     return step(s, after, kind, cause, moment, lines, refills(new.terms, operation_id(s), part, moment), voided)
 

@@ -38,7 +38,7 @@ from services.billing.subscription.domain import (
     due_time_of,
 )
 from services.billing.subscription.execution import Counts, Execution, Work, count_set_aside, reason_of
-from services.billing.subscription.minimum_store import spent
+from services.billing.subscription.minimum_store import has_usage_charges, spent
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.paid_changes import change_plan, change_problem, resume, step_of
 from services.billing.subscription.run_store import Due, Key
@@ -351,7 +351,10 @@ class Progress:
         assert s.minimum is not None
         async with self._shards.of(s.organization_id).raw_connection() as connection:
             minimum = s.minimum.amount.currency_code, s.minimum.since
-            return replace(agreement, spent=await spent(connection, s.organization_id, *minimum, until))
+            key = s.organization_id, s.subscription_id
+            has_them = s.usage_since is not None or await has_usage_charges(connection, *key, s.minimum.since)
+            counted = await spent(connection, *key, *minimum, until)
+            return replace(agreement, spent=counted, has_usage_charges=has_them)
 
     async def _fallback(self, agreement: Agreement) -> PlanTerms | None:
         """Return the plan to which an unpaid subscription goes; None where it cannot: it is archived, or costs."""

@@ -83,7 +83,7 @@ _CHANGED: Final = frozenset(
         *("cancel_at_period_end", "next_plan_id", "next_plan_code", "next_plan_version", "payment_attempts"),
         *("next_payment_time", "owed_currency_code", "owed_amount", "due_time", "set_aside_time", "set_aside_reason"),
         *("last_sequence", "revision", "update_time", "collection", "collection_provider"),
-        *("minimum_currency_code", "minimum_amount", "minimum_since_time"),
+        *("minimum_currency_code", "minimum_amount", "minimum_since_time", "usage_since_time"),
     }
 )
 _PLACES: Final = [place for place, (name, _) in enumerate(store.COLUMN_TYPES) if place < 2 or name in _CHANGED]

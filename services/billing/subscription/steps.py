@@ -52,6 +52,8 @@ class Step:
 
     event: Event
     after: Subscription
+    minimum_left: Minimum | None = None
+    """What is short of a minimum before the usage charges of its time count, which are known only later."""
 
 
 def next_step(agreement: Agreement, until: datetime, now: datetime, *, awaits: bool = True) -> Step | None:
@@ -156,7 +158,9 @@ def begin_period(
     anchor = anchor or s.anchor_time or moment
     part = part_from(anchor, terms, s.time_zone, moment, 0 if s.period_number is None else s.period_number + 1)
     after = replace(in_period(settled(in_state(s, State.ACTIVE, cause.reason, moment)), part), anchor_time=anchor)
-    after = replace(after, minimum=together(carried, minimum_of(terms, part)))
+    after = replace(
+        after, minimum=together(carried, minimum_of(terms, part)), usage_since=usage_from(terms, part.start)
+    )
     lines = (*given_back, *line(s.plan, part, terms.price.currency_code, part.price(terms)))
     credits_ = refills(terms, operation_id(s), part, moment)
     return step(s, after, kind, cause, moment, lines, credits_, voided)
@@ -182,17 +186,23 @@ def pay(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
 def charge_minimum(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     """Return the step that charges what is short of the minimum when the period, or the subscription, ends.
 
-    Nothing may be short. The minimum has its say once: the subscription has none after it.
+    Nothing may be short. The minimum has its say once: the subscription has none after it. Where usage charges count
+    towards it, it is settled after them, and the time of theirs ends with it.
     """
     s, spent = agreement.subscription, agreement.spent
     assert spent is not None
     minimum = used_minimum(agreement, s.minimum, moment)
-    after = replace(s, minimum=None)
+    after = replace(s, minimum=None, usage_since=None if s.usage_since is None else max(moment, s.usage_since))
     if minimum is None:
         cause = replace(cause, reason="no day of the minimum was used")
         return step(s, after, EventKind.MINIMUM_CHARGED, cause, moment)
     asked, value = minimum.amount, short_of(minimum.amount.value, spent)
     told = f"minimum spend of {format_amount(asked.value)} {asked.currency_code}, {format_amount(spent)} was spent"
+    if agreement.has_usage_charges:
+        told = f"{told}; usage charges of the time count as well"
+        left = Minimum(Money(asked.currency_code, value), minimum.since) if value else None
+        found = step(s, after, EventKind.MINIMUM_CHARGED, replace(cause, reason=told), moment)
+        return replace(found, minimum_left=left)
     part = span(agreement, minimum.since, moment)
     lines = line(s.plan, part, asked.currency_code, value)
     return step(s, after, EventKind.MINIMUM_CHARGED, replace(cause, reason=told), moment, lines)
@@ -215,7 +225,13 @@ def ended(s: Subscription, state: State, reason: str, moment: datetime) -> Subsc
         cancel_at_period_end=False,
         next_plan=None,
         minimum=None,
+        usage_since=None,
     )
+
+
+def usage_from(terms: Terms, moment: datetime) -> datetime | None:
+    """Return since when usage counts for usage charges, from a moment on; None where the terms have none."""
+    return moment if terms.usage_charges else None
 
 
 def settled(s: Subscription) -> Subscription:
@@ -312,7 +328,7 @@ def _change_at_end(agreement: Agreement, moment: datetime, cause: Cause) -> Step
     s, terms, later = agreement.subscription, agreement.terms, agreement.next_terms
     assert later is not None
     anchor = s.anchor_time if later.billing_interval == terms.billing_interval else moment
-    after = replace(s, plan=s.next_plan, next_plan=None, anchor_time=anchor)
+    after = replace(s, plan=s.next_plan, next_plan=None, anchor_time=anchor, usage_since=None)
     return step(s, after, EventKind.PLAN_CHANGED, replace(cause, reason="changed at the period's end"), moment)
 
 
@@ -322,7 +338,7 @@ def _pass(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     assert s.anchor_time is not None
     number = 0 if s.period_number is None else s.period_number + 1
     part = part_from(s.anchor_time, agreement.terms, s.time_zone, moment, number)
-    after = replace(in_period(s, part), period_paid=False)
+    after = replace(in_period(s, part), period_paid=False, usage_since=usage_from(agreement.terms, part.start))
     return step(s, after, EventKind.PERIOD_PASSED, cause, moment)
 
 
@@ -356,6 +372,7 @@ def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
         next_plan=None,
         period_paid=True,
         anchor_time=anchor,
+        usage_since=None,
     )
     if s.collection is Way.PROVIDER:
         # What the provider renews is the plan that was not paid.

@@ -64,6 +64,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "minimum_currency_code": "text",
     "minimum_amount": "numeric",
     "minimum_since_time": "timestamptz",
+    "usage_since_time": "timestamptz",
 }
 """The columns with their types, in the order of `values_of`. The first two are the key."""
 COLUMN_TYPES: Final = tuple(_TYPES.items())
@@ -245,6 +246,7 @@ def values_of(subscription: Subscription) -> tuple[object, ...]:
         s.collection.value,
         s.collection_provider,
         *((None, None, None) if s.minimum is None else _minimum_values(s.minimum)),
+        s.usage_since,
     )
 
 
@@ -299,6 +301,7 @@ def subscription_of(row: asyncpg.Record) -> Subscription:
         collection=Way(row["collection"]),
         collection_provider=row["collection_provider"],
         minimum=_minimum_of(row),
+        usage_since=row["usage_since_time"],
     )
 
 

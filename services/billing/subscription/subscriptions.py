@@ -10,18 +10,19 @@ from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleEtag
 from libs.common.shards import Shards
 from services.billing import errors
-from services.billing.subscription import changes, event_store, store
+from services.billing.subscription import changes, event_store, store, usage_period_store
 from services.billing.subscription.announcements import announce_all
 from services.billing.subscription.changes import Change, Decision, Intent
 from services.billing.subscription.collection import SavedMethods, require_renewed_here, tell_providers
 from services.billing.subscription.creation import require_free_references
-from services.billing.subscription.domain import Subscription, Updates
+from services.billing.subscription.domain import Agreement, Subscription, Updates
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.listings import existing
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind, State
+from services.billing.subscription.usage_periods import ended_by_change
 
 _ATTEMPTS_MAX: Final = 3
 """How often a change is tried while something falls due, or is done by others, at the same moment."""
@@ -199,6 +200,10 @@ class Subscriptions:
                     if etag and etag != before.etag:
                         raise StaleEtag(resource_type="subscription")
                     await _make(connection, before, change)
+                    if change.after.usage_since != before.usage_since:
+                        agreement = Agreement(before, await self._offers.terms(before))
+                        ended = ended_by_change(agreement, change.after, change.event.effective_time)
+                        await usage_period_store.add(connection, ended, self._clock.now())
                     return change.after
             except ConstraintViolation as error:
                 if error.constraint != "subscription_references_pkey":

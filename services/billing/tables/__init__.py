@@ -54,6 +54,8 @@ from services.billing.tables.subscriptions import subscription_events as subscri
 from services.billing.tables.subscriptions import subscription_references as subscription_references
 from services.billing.tables.subscriptions import subscription_requests as subscription_requests
 from services.billing.tables.subscriptions import subscriptions as subscriptions
+from services.billing.tables.usage_periods import usage_period_movements as usage_period_movements
+from services.billing.tables.usage_periods import usage_periods as usage_periods
 from services.billing.tables.webhooks import payment_reconciliations as payment_reconciliations
 from services.billing.tables.webhooks import webhook_counts as webhook_counts
 from services.billing.tables.webhooks import webhooks as webhooks

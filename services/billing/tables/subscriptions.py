@@ -72,6 +72,8 @@ subscriptions: Final = Table(
     Column("minimum_currency_code", Text),
     Column("minimum_amount", AMOUNT),
     Column("minimum_since_time", TIME),
+    # Since when usage counts that the plan charges for when the period ends; null where it charges for none.
+    Column("usage_since_time", TIME),
     PrimaryKeyConstraint("organization_id", "subscription_id", name="subscriptions_pkey"),
     CheckConstraint(
         "state IN ( 'PENDING', 'TRIALING', 'ACTIVE', 'PAST_DUE', 'PAUSED', 'SUSPENDED', 'CANCELLED', 'EXPIRED')",

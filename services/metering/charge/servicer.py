@@ -4,16 +4,17 @@ from collections.abc import AsyncIterator, Mapping
 
 import grpc
 
-from libs.common.amount import render_amount
+from libs.common.amount import format_amount, render_amount
 from libs.common.charge_filter import parse_filter, parse_times
 from libs.common.digests import check_buckets
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from libs.common.timestamps import render_time, time_of_text, time_text
+from libs.common.timestamps import parse_time, render_time, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.charge.charges import Charges
 from services.metering.charge.domain import Charge, ChargedUsage, PendingCharge
+from services.metering.charge.quantities import RANGE_MAX, Quantities, Wanted
 from tollhouse.metering.v1 import charge_pb2 as pb
 from tollhouse.metering.v1 import charge_pb2_grpc as rpc
 from tollhouse.metering.v1 import unit_pb2
@@ -22,8 +23,9 @@ from tollhouse.metering.v1 import unit_pb2
 class ChargeServicer(rpc.ChargeServiceServicer):
     """Parses and renders what `Charges` does."""
 
-    def __init__(self, charges: Charges) -> None:
+    def __init__(self, charges: Charges, quantities: Quantities) -> None:
         self._charges = charges
+        self._quantities = quantities
 
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
@@ -42,7 +44,7 @@ class ChargeServicer(rpc.ChargeServiceServicer):
     @property
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
-        return {"ListCharges": _check_with_usage}
+        return {"ListCharges": _check_with_usage, "GetUsedQuantity": _read_wanted}
 
     async def DigestCharges(
         self, request: pb.DigestChargesRequest, context: grpc.aio.ServicerContext
@@ -94,6 +96,32 @@ class ChargeServicer(rpc.ChargeServiceServicer):
     ) -> pb.RetryChargesResponse:
         count = await self._charges.retry(request.organization_id.lower(), list(request.operation_ids))
         return pb.RetryChargesResponse(charge_count=count)
+
+    async def GetUsedQuantity(
+        self, request: pb.GetUsedQuantityRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetUsedQuantityResponse:
+        quantity, priced_models = await self._quantities.used(_read_wanted(request))
+        return pb.GetUsedQuantityResponse(quantity=format_amount(quantity), priced_models=priced_models)
+
+
+def _read_wanted(request: pb.GetUsedQuantityRequest) -> Wanted:
+    violations: list[FieldViolation] = []
+    start_time = parse_time("start_time", request.start_time, violations)
+    end_time = parse_time("end_time", request.end_time, violations)
+    if not violations and not start_time < end_time <= start_time + RANGE_MAX:
+        rule = f"must be after start_time, at most {RANGE_MAX.days:,} days"
+        violations.append(FieldViolation("end_time", rule))
+    if violations:
+        raise InvalidArgument(violations)
+    return Wanted(
+        request.organization_id.lower(),
+        request.subscription_id.lower(),
+        request.with_unsubscribed,
+        request.unit,
+        list(request.models),
+        start_time,
+        end_time,
+    )
 
 
 def _check_with_usage(request: pb.ListChargesRequest) -> None:

@@ -717,22 +717,97 @@ class PreviewInvoiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
+    USAGE_FORECASTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """The invoice as it would be."""
+        """The invoice as it would be; absent where there is nothing to invoice, but usage charges of a period under way."""
+
+    @_builtins.property
+    def usage_forecasts(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageForecast]:
+        """What the usage charges of periods under way would come to, were they over now. They are on an invoice once their
+        period is over. Those of the first 50 subscriptions of the organization that have any, in the unit that was asked
+        for; none where a project was.
+        """
 
     def __init__(
         self,
         *,
         invoice: Global___Invoice | None = ...,
+        usage_forecasts: _abc.Iterable[Global___UsageForecast] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "usage_forecasts", b"usage_forecasts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewInvoiceResponse: _TypeAlias = PreviewInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class UsageForecast(_message.Message):
+    """A usage charge of a period under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    USAGE_CHARGE_CODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PRICED_MODELS_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription."""
+    plan_code: _builtins.str
+    """Its plan."""
+    usage_charge_code: _builtins.str
+    """The usage charge's code within the plan."""
+    name: _builtins.str
+    """Its name for people; empty where it has none."""
+    unit: _builtins.str
+    """The unit that is counted."""
+    quantity: _builtins.str
+    """How much was used so far, as a plain decimal with at most 3 fraction digits."""
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """What that comes to, with the part of the flat fee that the period has."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when usage counts."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period ends."""
+
+    @_builtins.property
+    def priced_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models whose usage counts and costs something by its rate card as well, so that it is charged twice: at most 10."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        usage_charge_code: _builtins.str = ...,
+        name: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        priced_models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "end_time", b"end_time", "name", b"name", "plan_code", b"plan_code", "priced_models", b"priced_models", "quantity", b"quantity", "start_time", b"start_time", "subscription_id", b"subscription_id", "unit", b"unit", "usage_charge_code", b"usage_charge_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageForecast: _TypeAlias = UsageForecast  # noqa: Y015
 
 @_typing.final
 class IssueInvoiceRequest(_message.Message):

@@ -111,6 +111,30 @@ ROLLOVER_UP_TO: Rollover.ValueType  # 3
 """They stay up to a maximum; what is above it expires."""
 Global___Rollover: _TypeAlias = Rollover  # noqa: Y015
 
+class _UsageChargeMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageChargeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageChargeMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_CHARGE_MODE_UNSPECIFIED: _UsageChargeMode.ValueType  # 0
+    """Never sent, and refused."""
+    USAGE_CHARGE_MODE_GRADUATED: _UsageChargeMode.ValueType  # 1
+    """Each unit costs what the step says that it falls into."""
+    USAGE_CHARGE_MODE_VOLUME: _UsageChargeMode.ValueType  # 2
+    """All units of the period cost what the step says that the last of them falls into."""
+
+class UsageChargeMode(_UsageChargeMode, metaclass=_UsageChargeModeEnumTypeWrapper):
+    """How the steps of a usage charge hold."""
+
+USAGE_CHARGE_MODE_UNSPECIFIED: UsageChargeMode.ValueType  # 0
+"""Never sent, and refused."""
+USAGE_CHARGE_MODE_GRADUATED: UsageChargeMode.ValueType  # 1
+"""Each unit costs what the step says that it falls into."""
+USAGE_CHARGE_MODE_VOLUME: UsageChargeMode.ValueType  # 2
+"""All units of the period cost what the step says that the last of them falls into."""
+Global___UsageChargeMode: _TypeAlias = UsageChargeMode  # noqa: Y015
+
 class _LimitWindow:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -361,6 +385,7 @@ class PlanTerms(_message.Message):
     PAST_DUE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     MINIMUM_FIELD_NUMBER: _builtins.int
+    USAGE_CHARGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def price(self) -> _amount_pb2.Amount:
         """What a period costs, in advance; zero for a free plan. At most 1,000,000,000."""
@@ -396,6 +421,10 @@ class PlanTerms(_message.Message):
         have a plan with a minimum.
         """
 
+    @_builtins.property
+    def usage_charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCharge]:
+        """What is charged for the usage of a period when it is over; at most 16, which count no usage twice."""
+
     def __init__(
         self,
         *,
@@ -407,10 +436,11 @@ class PlanTerms(_message.Message):
         past_due: Global___PastDuePolicy | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         minimum: _amount_pb2.Amount | None = ...,
+        usage_charges: _abc.Iterable[Global___UsageCharge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "minimum", b"minimum", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "credits", b"credits", "entitlements", b"entitlements", "metadata", b"metadata", "minimum", b"minimum", "past_due", b"past_due", "price", b"price", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_interval", b"billing_interval", "credits", b"credits", "entitlements", b"entitlements", "metadata", b"metadata", "minimum", b"minimum", "past_due", b"past_due", "price", b"price", "trial", b"trial", "usage_charges", b"usage_charges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,6 +597,104 @@ class EntitledLimit(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_max) -> _WhichOneofReturnType_max | None: ...
 
 Global___EntitledLimit: _TypeAlias = EntitledLimit  # noqa: Y015
+
+@_typing.final
+class UsageCharge(_message.Message):
+    """What a plan charges for one unit in each period, by steps over the period's quantity.
+
+    It is charged when the period is over, beside what the usage itself cost by its rate card: such a unit usually has no
+    price there. What comes later, by late usage or a correction, is charged or given back as the difference. All prices
+    are in the currency of the plan's price. What a period comes to is rounded once, half to even, to 9 fraction digits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_CHARGE_CODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    FLAT_FEE_FIELD_NUMBER: _builtins.int
+    FLAT_FEE_WITHOUT_USAGE_FIELD_NUMBER: _builtins.int
+    usage_charge_code: _builtins.str
+    """Its name within the plan, such as `pages`: lower-case letters, digits and underscores, at most 64."""
+    name: _builtins.str
+    """A name for people, at most 128 characters; the code when empty."""
+    unit: _builtins.str
+    """The id of the unit that is counted, such as `pages` or `output_tokens`. `requests` counts each usage once."""
+    mode: Global___UsageChargeMode.ValueType
+    """How the steps hold."""
+    flat_fee: _builtins.str
+    """What the period costs beside its steps, as a plain decimal of at most 9 integer and 9 fraction digits; none when
+    empty. Of a part of a period its share of days is due, like that of the price. It is due only where something was
+    used, unless flat_fee_without_usage is set.
+    """
+    flat_fee_without_usage: _builtins.bool
+    """Whether the flat fee is due in a period in which nothing was used as well. A period that the subscription rested
+    through as a whole, paused or suspended, has no flat fee.
+    """
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models whose usage is counted, as usage names them; at most 32. All models when empty."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageStep]:
+        """The steps, from the lowest; 1 to 32."""
+
+    def __init__(
+        self,
+        *,
+        usage_charge_code: _builtins.str = ...,
+        name: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        mode: Global___UsageChargeMode.ValueType = ...,
+        steps: _abc.Iterable[Global___UsageStep] | None = ...,
+        flat_fee: _builtins.str = ...,
+        flat_fee_without_usage: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flat_fee", b"flat_fee", "flat_fee_without_usage", b"flat_fee_without_usage", "mode", b"mode", "models", b"models", "name", b"name", "steps", b"steps", "unit", b"unit", "usage_charge_code", b"usage_charge_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageCharge: _TypeAlias = UsageCharge  # noqa: Y015
+
+@_typing.final
+class UsageStep(_message.Message):
+    """What a unit costs up to a quantity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UP_TO_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    FLAT_FIELD_NUMBER: _builtins.int
+    up_to: _builtins.str
+    """The last quantity of the step, as a plain decimal of at most 15 integer and 3 fraction digits: what is above it falls
+    into the next step. Ascending, greater than zero, and empty in the last step.
+    """
+    price: _builtins.str
+    """What one unit costs, as a plain decimal of at most 9 integer and 9 fraction digits; zero for nothing."""
+    flat: _builtins.str
+    """What the step costs beside its units, once something falls into it: with GRADUATED every step that is reached, with
+    VOLUME the one that holds. A plain decimal of at most 9 integer and 9 fraction digits; nothing when empty.
+    """
+    def __init__(
+        self,
+        *,
+        up_to: _builtins.str = ...,
+        price: _builtins.str = ...,
+        flat: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flat", b"flat", "price", b"price", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageStep: _TypeAlias = UsageStep  # noqa: Y015
 
 @_typing.final
 class PastDuePolicy(_message.Message):

@@ -530,3 +530,85 @@ class ListOrganizationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListOrganizationsResponse: _TypeAlias = ListOrganizationsResponse  # noqa: Y015
+
+@_typing.final
+class GetUsedQuantityRequest(_message.Message):
+    """Asks how much of a unit was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    WITH_UNSUBSCRIBED_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    subscription_id: _builtins.str
+    """The subscription that the usage falls under: the one it was authorized under, or else the one it names."""
+    with_unsubscribed: _builtins.bool
+    """Whether usage that falls under no subscription counts as well."""
+    unit: _builtins.str
+    """The unit's id, such as `pages` or `output_tokens`. `requests` counts each usage once."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models whose usage counts, as usage names them; at most 32. All models when empty."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on usage counts, by when it happened."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it counts, not included: after start_time, at most 3,660 days after it."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        with_unsubscribed: _builtins.bool = ...,
+        unit: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "models", b"models", "organization_id", b"organization_id", "start_time", b"start_time", "subscription_id", b"subscription_id", "unit", b"unit", "with_unsubscribed", b"with_unsubscribed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsedQuantityRequest: _TypeAlias = GetUsedQuantityRequest  # noqa: Y015
+
+@_typing.final
+class GetUsedQuantityResponse(_message.Message):
+    """How much of a unit was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PRICED_MODELS_FIELD_NUMBER: _builtins.int
+    quantity: _builtins.str
+    """How much, as a plain decimal with at most 3 fraction digits."""
+    @_builtins.property
+    def priced_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models with usage of the unit in this time whose rate card in force asks for a price above zero for it, so that such
+        usage costs something by itself: at most 10, in alphabetical order.
+        """
+
+    def __init__(
+        self,
+        *,
+        quantity: _builtins.str = ...,
+        priced_models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priced_models", b"priced_models", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsedQuantityResponse: _TypeAlias = GetUsedQuantityResponse  # noqa: Y015

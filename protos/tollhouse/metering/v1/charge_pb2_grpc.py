@@ -60,6 +60,11 @@ class ChargeServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.FromString,
                 _registered_method=True)
+        self.GetUsedQuantity = channel.unary_unary(
+                '/tollhouse.metering.v1.ChargeService/GetUsedQuantity',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityResponse.FromString,
+                _registered_method=True)
 
 
 class ChargeServiceServicer:
@@ -119,6 +124,16 @@ class ChargeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsedQuantity(self, request, context):
+        """Returns how much of a unit was used under a subscription, from one moment until before another.
+
+        The times need not be full hours. Usage counts with everything that corrected it, whether it has a price or not;
+        usage of keys of the environment TEST does not count. Billing charges by it what plans charge for usage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChargeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +161,11 @@ def add_ChargeServiceServicer_to_server(servicer, server):
                     servicer.ListOrganizations,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.SerializeToString,
+            ),
+            'GetUsedQuantity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsedQuantity,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +304,33 @@ class ChargeService:
             '/tollhouse.metering.v1.ChargeService/ListOrganizations',
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsedQuantity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.ChargeService/GetUsedQuantity',
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.GetUsedQuantityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,12 @@ class ChargeServiceStub:
     follow: only an empty next_page_token ends the list.
     `tollhouse verify` asks identity whether each of them exists.
     """
+    GetUsedQuantity: _aio.UnaryUnaryMultiCallable[_charge_pb2.GetUsedQuantityRequest, _charge_pb2.GetUsedQuantityResponse]
+    """Returns how much of a unit was used under a subscription, from one moment until before another.
+
+    The times need not be full hours. Usage counts with everything that corrected it, whether it has a price or not;
+    usage of keys of the environment TEST does not count. Billing charges by it what plans charge for usage.
+    """
 
 class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists what metering asks billing to charge, and sends charges again that billing has not confirmed."""
@@ -112,6 +118,18 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         They come shard by shard, sorted by id within each. A page may hold fewer than asked for, even none, when more
         follow: only an empty next_page_token ends the list.
         `tollhouse verify` asks identity whether each of them exists.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsedQuantity(
+        self,
+        request: _charge_pb2.GetUsedQuantityRequest,
+        context: _aio.ServicerContext[_charge_pb2.GetUsedQuantityRequest, _abc.Awaitable[_charge_pb2.GetUsedQuantityResponse]],
+    ) -> _abc.Awaitable[_charge_pb2.GetUsedQuantityResponse]:
+        """Returns how much of a unit was used under a subscription, from one moment until before another.
+
+        The times need not be full hours. Usage counts with everything that corrected it, whether it has a price or not;
+        usage of keys of the environment TEST does not count. Billing charges by it what plans charge for usage.
         """
 
 def add_ChargeServiceServicer_to_server(servicer: ChargeServiceServicer, server: _aio.Server) -> None: ...

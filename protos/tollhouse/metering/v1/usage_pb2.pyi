@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -42,6 +43,8 @@ class _UsageCorrectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_U
     """It undoes a void."""
     USAGE_CORRECTION_KIND_PRICE: _UsageCorrectionKind.ValueType  # 4
     """A price came for usage that had been corrected while it waited for one."""
+    USAGE_CORRECTION_KIND_RERATE: _UsageCorrectionKind.ValueType  # 5
+    """It prices the usage again: RerateUsage."""
 
 class UsageCorrectionKind(_UsageCorrectionKind, metaclass=_UsageCorrectionKindEnumTypeWrapper):
     """What a correction does."""
@@ -56,6 +59,8 @@ USAGE_CORRECTION_KIND_RESTORE: UsageCorrectionKind.ValueType  # 3
 """It undoes a void."""
 USAGE_CORRECTION_KIND_PRICE: UsageCorrectionKind.ValueType  # 4
 """A price came for usage that had been corrected while it waited for one."""
+USAGE_CORRECTION_KIND_RERATE: UsageCorrectionKind.ValueType  # 5
+"""It prices the usage again: RerateUsage."""
 Global___UsageCorrectionKind: _TypeAlias = UsageCorrectionKind  # noqa: Y015
 
 class _Settlement:
@@ -112,6 +117,10 @@ class _UsageWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageWind
     """Calendar days of the query's time zone."""
     USAGE_WINDOW_MONTH: _UsageWindow.ValueType  # 3
     """Calendar months of the query's time zone."""
+    USAGE_WINDOW_WEEK: _UsageWindow.ValueType  # 4
+    """Weeks of the query's time zone, from Monday to Sunday as in ISO 8601."""
+    USAGE_WINDOW_MINUTE: _UsageWindow.ValueType  # 5
+    """Minutes of UTC, of the last day and of one organization."""
 
 class UsageWindow(_UsageWindow, metaclass=_UsageWindowEnumTypeWrapper):
     """How long the windows of a query are."""
@@ -124,6 +133,10 @@ USAGE_WINDOW_DAY: UsageWindow.ValueType  # 2
 """Calendar days of the query's time zone."""
 USAGE_WINDOW_MONTH: UsageWindow.ValueType  # 3
 """Calendar months of the query's time zone."""
+USAGE_WINDOW_WEEK: UsageWindow.ValueType  # 4
+"""Weeks of the query's time zone, from Monday to Sunday as in ISO 8601."""
+USAGE_WINDOW_MINUTE: UsageWindow.ValueType  # 5
+"""Minutes of UTC, of the last day and of one organization."""
 Global___UsageWindow: _TypeAlias = UsageWindow  # noqa: Y015
 
 class _UsageDimension:
@@ -233,6 +246,118 @@ ENVIRONMENT_LIVE: Environment.ValueType  # 1
 ENVIRONMENT_TEST: Environment.ValueType  # 2
 """Usage of test keys: it is recorded and priced, and neither held nor charged."""
 Global___Environment: _TypeAlias = Environment  # noqa: Y015
+
+class _UsageMeasure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageMeasure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_MEASURE_UNSPECIFIED: _UsageMeasure.ValueType  # 0
+    """Never valid."""
+    USAGE_MEASURE_REQUESTS: _UsageMeasure.ValueType  # 1
+    """How many calls there were."""
+    USAGE_MEASURE_ERRORS: _UsageMeasure.ValueType  # 2
+    """How many calls failed."""
+    USAGE_MEASURE_TOTAL_TOKENS: _UsageMeasure.ValueType  # 3
+    """Tokens of all units together."""
+    USAGE_MEASURE_QUANTITY: _UsageMeasure.ValueType  # 4
+    """The quantity of one unit."""
+    USAGE_MEASURE_COST: _UsageMeasure.ValueType  # 5
+    """The price, in one currency."""
+    USAGE_MEASURE_PROVIDER_COST: _UsageMeasure.ValueType  # 6
+    """What the providers take, in one currency."""
+    USAGE_MEASURE_MARGIN: _UsageMeasure.ValueType  # 7
+    """The price less what the providers take, where both are in one currency."""
+
+class UsageMeasure(_UsageMeasure, metaclass=_UsageMeasureEnumTypeWrapper):
+    """What usage can be measured and compared by."""
+
+USAGE_MEASURE_UNSPECIFIED: UsageMeasure.ValueType  # 0
+"""Never valid."""
+USAGE_MEASURE_REQUESTS: UsageMeasure.ValueType  # 1
+"""How many calls there were."""
+USAGE_MEASURE_ERRORS: UsageMeasure.ValueType  # 2
+"""How many calls failed."""
+USAGE_MEASURE_TOTAL_TOKENS: UsageMeasure.ValueType  # 3
+"""Tokens of all units together."""
+USAGE_MEASURE_QUANTITY: UsageMeasure.ValueType  # 4
+"""The quantity of one unit."""
+USAGE_MEASURE_COST: UsageMeasure.ValueType  # 5
+"""The price, in one currency."""
+USAGE_MEASURE_PROVIDER_COST: UsageMeasure.ValueType  # 6
+"""What the providers take, in one currency."""
+USAGE_MEASURE_MARGIN: UsageMeasure.ValueType  # 7
+"""The price less what the providers take, where both are in one currency."""
+Global___UsageMeasure: _TypeAlias = UsageMeasure  # noqa: Y015
+
+class _RerateJobState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RerateJobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RerateJobState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RERATE_JOB_STATE_UNSPECIFIED: _RerateJobState.ValueType  # 0
+    """Never sent."""
+    RERATE_JOB_STATE_CHECKING: _RerateJobState.ValueType  # 1
+    """It looks whether it would do what its digest says. Nothing is corrected yet."""
+    RERATE_JOB_STATE_RUNNING: _RerateJobState.ValueType  # 2
+    """It corrects usage."""
+    RERATE_JOB_STATE_PAUSED: _RerateJobState.ValueType  # 3
+    """It waits for ResumeRerateJob."""
+    RERATE_JOB_STATE_DONE: _RerateJobState.ValueType  # 4
+    """It has looked at all usage of its filters."""
+    RERATE_JOB_STATE_CANCELED: _RerateJobState.ValueType  # 5
+    """It was canceled."""
+    RERATE_JOB_STATE_REFUSED: _RerateJobState.ValueType  # 6
+    """It would have done something else than its digest says, and has corrected nothing."""
+
+class RerateJobState(_RerateJobState, metaclass=_RerateJobStateEnumTypeWrapper):
+    """What a job of RerateUsage does."""
+
+RERATE_JOB_STATE_UNSPECIFIED: RerateJobState.ValueType  # 0
+"""Never sent."""
+RERATE_JOB_STATE_CHECKING: RerateJobState.ValueType  # 1
+"""It looks whether it would do what its digest says. Nothing is corrected yet."""
+RERATE_JOB_STATE_RUNNING: RerateJobState.ValueType  # 2
+"""It corrects usage."""
+RERATE_JOB_STATE_PAUSED: RerateJobState.ValueType  # 3
+"""It waits for ResumeRerateJob."""
+RERATE_JOB_STATE_DONE: RerateJobState.ValueType  # 4
+"""It has looked at all usage of its filters."""
+RERATE_JOB_STATE_CANCELED: RerateJobState.ValueType  # 5
+"""It was canceled."""
+RERATE_JOB_STATE_REFUSED: RerateJobState.ValueType  # 6
+"""It would have done something else than its digest says, and has corrected nothing."""
+Global___RerateJobState: _TypeAlias = RerateJobState  # noqa: Y015
+
+class _UsageExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_EXPORT_FORMAT_UNSPECIFIED: _UsageExportFormat.ValueType  # 0
+    """CSV, where a request does not say otherwise."""
+    USAGE_EXPORT_FORMAT_CSV: _UsageExportFormat.ValueType  # 1
+    """RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
+    USAGE_EXPORT_FORMAT_JSON_LINES: _UsageExportFormat.ValueType  # 2
+    """A JSON object on each line. Absent values are left out. Amounts are numbers with all their digits."""
+    USAGE_EXPORT_FORMAT_FOCUS: _UsageExportFormat.ValueType  # 3
+    """The dataset of FOCUS 1.2 as CSV: a line for each unit of each row."""
+
+class UsageExportFormat(_UsageExportFormat, metaclass=_UsageExportFormatEnumTypeWrapper):
+    """The form of an exported file."""
+
+USAGE_EXPORT_FORMAT_UNSPECIFIED: UsageExportFormat.ValueType  # 0
+"""CSV, where a request does not say otherwise."""
+USAGE_EXPORT_FORMAT_CSV: UsageExportFormat.ValueType  # 1
+"""RFC 4180: comma, CR and LF, a line of names first. Absent values are empty cells."""
+USAGE_EXPORT_FORMAT_JSON_LINES: UsageExportFormat.ValueType  # 2
+"""A JSON object on each line. Absent values are left out. Amounts are numbers with all their digits."""
+USAGE_EXPORT_FORMAT_FOCUS: UsageExportFormat.ValueType  # 3
+"""The dataset of FOCUS 1.2 as CSV: a line for each unit of each row."""
+Global___UsageExportFormat: _TypeAlias = UsageExportFormat  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
@@ -1079,14 +1204,15 @@ class QueryUsageRequest(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     INCLUDE_TEST_FIELD_NUMBER: _builtins.int
     ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization. Operators and services may leave it empty, and ask about organization_ids, or about all."""
     window: Global___UsageWindow.ValueType
     """The length of a row's window."""
     time_zone: _builtins.str
-    """The IANA time zone whose days and months the windows follow, such as `Europe/Berlin`; UTC when empty. The summaries
-    are per hour of UTC, so windows of days and months are refused for a zone whose UTC offset is not a whole number of
-    hours.
+    """The IANA time zone whose days, weeks and months the windows follow, such as `Asia/Kolkata`; UTC when empty. Every zone
+    is answered exactly from June 2016 on. Before that, a zone is refused whose days began at a time of UTC at which no sum
+    begins.
     """
     page_size: _builtins.int
     """How many rows to return: 50 when zero, at most 1000. A page may hold fewer even when more follow."""
@@ -1098,11 +1224,15 @@ class QueryUsageRequest(_message.Message):
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The beginning, rounded down to the full hour of UTC."""
+        """The beginning, rounded down to a full hour of UTC, or to a quarter of an hour at which a day begins in some time zone,
+        such as 18:30 for Asia/Kolkata. Windows of hours and minutes are rounded down to full hours and minutes.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The end, not included, rounded up to the full hour of UTC. At most 3660 days after start_time."""
+        """The end, not included, rounded up to the same. At most 3660 days after start_time; by MINUTE at most 24 hours, from at
+        most 25 hours ago. By HOUR there are at most 10,000 hours.
+        """
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
@@ -1134,6 +1264,10 @@ class QueryUsageRequest(_message.Message):
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these organizations, when any are given; at most 100. Only without organization_id."""
 
+    @_builtins.property
+    def top(self) -> Global___UsageTop:
+        """Only the largest groups, and all others in one row. Absent for all groups."""
+
     def __init__(
         self,
         *,
@@ -1152,14 +1286,55 @@ class QueryUsageRequest(_message.Message):
         filters: _abc.Iterable[Global___UsageFilter] | None = ...,
         include_test: _builtins.bool = ...,
         organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+        top: Global___UsageTop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "include_test", b"include_test", "models", b"models", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "include_test", b"include_test", "models", b"models", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "top", b"top", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageTop(_message.Message):
+    """Asks for the largest groups alone. They are the largest of the whole range, so they are the same in every window.
+
+    The rows of each window come from the largest group to the smallest of the whole range, and then the row of all other
+    groups, whose sums are exact. The answer is one page: page_size and page_token must not be given. Needs an
+    organization_id and dimensions to group by, of which none is the unit. Fails with FAILED_PRECONDITION, reason
+    `TOO_MANY_ROWS`, when windows, groups and currencies together have more than 5,000 rows.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many groups, 1 to 100."""
+    measure: Global___UsageMeasure.ValueType
+    """What the groups are compared by. Groups with the same value are in the order of their dimensions."""
+    currency_code: _builtins.str
+    """The currency of COST, PROVIDER_COST and MARGIN, for which it is needed; only what is in it is compared."""
+    unit: _builtins.str
+    """The unit of QUANTITY, for which it is needed."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        measure: Global___UsageMeasure.ValueType = ...,
+        currency_code: _builtins.str = ...,
+        unit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "currency_code", b"currency_code", "measure", b"measure", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageTop: _TypeAlias = UsageTop  # noqa: Y015
 
 @_typing.final
 class UsageFilter(_message.Message):
@@ -1231,6 +1406,10 @@ class UsageSummary(_message.Message):
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ERROR_RATE_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, when grouped by it."""
     project_id: _builtins.str
@@ -1247,6 +1426,16 @@ class UsageSummary(_message.Message):
     """How many tokens there are, of all units together."""
     organization_id: _builtins.str
     """The organization, when grouped by it."""
+    error_rate: _builtins.str
+    """The share of calls that failed, a decimal from 0 to 1: error_count divided by request_count, rounded half to even to
+    six digits. Empty when grouped by unit.
+    """
+    rank: _builtins.int
+    """In an answer with a top, the group's place in the whole range: 1 for the largest. The row of all others has the
+    number after the last group. 0 without a top.
+    """
+    others: _builtins.bool
+    """Whether this is the row of all groups that are not among the largest; its dimensions are empty then."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the window; the query's beginning when there are no windows."""
@@ -1283,6 +1472,10 @@ class UsageSummary(_message.Message):
         for usage without one.
         """
 
+    @_builtins.property
+    def margin(self) -> _amount_pb2.Amount:
+        """The cost less the provider_cost; may be negative. Absent unless both are there, in one currency."""
+
     def __init__(
         self,
         *,
@@ -1302,10 +1495,14 @@ class UsageSummary(_message.Message):
         provider_cost: _amount_pb2.Amount | None = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         organization_id: _builtins.str = ...,
+        error_rate: _builtins.str = ...,
+        margin: _amount_pb2.Amount | None = ...,
+        rank: _builtins.int = ...,
+        others: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "provider_cost", b"provider_cost", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "margin", b"margin", "provider_cost", b"provider_cost", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "dimensions", b"dimensions", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "organization_id", b"organization_id", "project_id", b"project_id", "provider_cost", b"provider_cost", "quantities", b"quantities", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "dimensions", b"dimensions", "end_time", b"end_time", "error_count", b"error_count", "error_rate", b"error_rate", "latency", b"latency", "margin", b"margin", "model", b"model", "organization_id", b"organization_id", "others", b"others", "project_id", b"project_id", "provider_cost", b"provider_cost", "quantities", b"quantities", "rank", b"rank", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1320,10 +1517,29 @@ class LatencySummary(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     SUM_MS_FIELD_NUMBER: _builtins.int
     BUCKETS_FIELD_NUMBER: _builtins.int
+    MEAN_MS_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """How many calls reported their latency."""
     sum_ms: _builtins.int
     """The sum of the latencies, in milliseconds."""
+    mean_ms: _builtins.str
+    """The mean in milliseconds, a decimal: sum_ms divided by count, rounded half to even to three digits. Empty when no call
+    reported its latency.
+    """
+    p50_ms: _builtins.int
+    """The median in milliseconds: at least half of the calls took at most so long; 0 when no call reported its latency.
+
+    It is estimated from the buckets. The call in question, by its nearest rank, is in a known bucket, within which calls
+    are taken as evenly spread. So it is off by less than the bucket is wide, for example by less than 250 ms between 250
+    and 500 ms. In the last bucket it is 60000, which means that or more.
+    """
+    p95_ms: _builtins.int
+    """The 95th percentile in milliseconds, estimated as p50_ms is."""
+    p99_ms: _builtins.int
+    """The 99th percentile in milliseconds, estimated as p50_ms is."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many calls were in each bucket. The inclusive upper bounds of the buckets are 10, 25, 50, 100, 250, 500, 1000,
@@ -1336,10 +1552,14 @@ class LatencySummary(_message.Message):
         count: _builtins.int = ...,
         sum_ms: _builtins.int = ...,
         buckets: _abc.Iterable[_builtins.int] | None = ...,
+        mean_ms: _builtins.str = ...,
+        p50_ms: _builtins.int = ...,
+        p95_ms: _builtins.int = ...,
+        p99_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "count", b"count", "sum_ms", b"sum_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "count", b"count", "mean_ms", b"mean_ms", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms", "sum_ms", b"sum_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2024,3 +2244,1079 @@ class WatchUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchUsageResponse: _TypeAlias = WatchUsageResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageTrendsRequest(_message.Message):
+    """Asks how an organization's usage develops."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    INCLUDE_TEST_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    measure: Global___UsageMeasure.ValueType
+    """What is measured."""
+    currency_code: _builtins.str
+    """The currency of COST, PROVIDER_COST and MARGIN, for which it is needed; what is in others is not counted."""
+    unit: _builtins.str
+    """The unit of QUANTITY, for which it is needed."""
+    time_zone: _builtins.str
+    """The IANA time zone of the days, weeks and months, such as `Asia/Kolkata`; UTC when empty."""
+    window: Global___UsageWindow.ValueType
+    """What is compared: the last whole DAY, WEEK or MONTH with the one before it. DAY when unspecified; no other window."""
+    include_test: _builtins.bool
+    """Whether usage of test keys is included. It is left out otherwise, unless a filter asks for it."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageFilter]:
+        """Only usage that all of these filters let through; at most 16, each dimension at most once, none of them the unit."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """The moment as of which the days are whole or not; now when absent. Only whole days before it are counted."""
+
+    @_builtins.property
+    def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these projects, when any are given; at most 100."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these users, when any are given; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        measure: Global___UsageMeasure.ValueType = ...,
+        currency_code: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        window: Global___UsageWindow.ValueType = ...,
+        filters: _abc.Iterable[Global___UsageFilter] | None = ...,
+        include_test: _builtins.bool = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        project_ids: _abc.Iterable[_builtins.str] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "currency_code", b"currency_code", "filters", b"filters", "include_test", b"include_test", "measure", b"measure", "organization_id", b"organization_id", "project_ids", b"project_ids", "time_zone", b"time_zone", "unit", b"unit", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageTrendsRequest: _TypeAlias = GetUsageTrendsRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageTrendsResponse(_message.Message):
+    """How an organization's usage develops. Values are decimals, of the unit or the currency of the measure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def change(self) -> Global___UsageChange:
+        """The last whole window, compared with the one before it."""
+
+    @_builtins.property
+    def forecast(self) -> Global___UsageForecast:
+        """What the current month is expected to come to; absent when there are fewer than seven days to judge by."""
+
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageDay]:
+        """The last 28 whole days, the first first, from the first of them with usage on."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___UsageChange | None = ...,
+        forecast: Global___UsageForecast | None = ...,
+        days: _abc.Iterable[Global___UsageDay] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "forecast", b"forecast"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "days", b"days", "forecast", b"forecast"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageTrendsResponse: _TypeAlias = GetUsageTrendsResponse  # noqa: Y015
+
+@_typing.final
+class UsageChange(_message.Message):
+    """How much a window differs from the one before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIOUS_START_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VALUE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_PERCENT_FIELD_NUMBER: _builtins.int
+    previous_value: _builtins.str
+    """What was measured in the window before, as a decimal."""
+    value: _builtins.str
+    """What was measured in the window, as a decimal."""
+    difference: _builtins.str
+    """How much more it is; negative for less."""
+    difference_percent: _builtins.str
+    """The difference in percent of the value before, rounded half to even to two digits; empty when that was zero."""
+    @_builtins.property
+    def previous_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window before begins."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window begins, which is when the one before ends."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window ends, not included."""
+
+    def __init__(
+        self,
+        *,
+        previous_start_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_value: _builtins.str = ...,
+        value: _builtins.str = ...,
+        difference: _builtins.str = ...,
+        difference_percent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "previous_start_time", b"previous_start_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "difference_percent", b"difference_percent", "end_time", b"end_time", "previous_start_time", b"previous_start_time", "previous_value", b"previous_value", "start_time", b"start_time", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageChange: _TypeAlias = UsageChange  # noqa: Y015
+
+@_typing.final
+class UsageForecast(_message.Message):
+    """What the month is expected to come to, and within which bounds 19 of 20 such months end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_TO_DATE_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    OBSERVED_DAY_COUNT_FIELD_NUMBER: _builtins.int
+    REMAINING_DAY_COUNT_FIELD_NUMBER: _builtins.int
+    value_to_date: _builtins.str
+    """What the whole days of the month had, as a decimal."""
+    expected: _builtins.str
+    """What the month is expected to come to, as a decimal."""
+    low: _builtins.str
+    """The lower bound of the 95 % prediction interval; for all measures but MARGIN at least value_to_date."""
+    high: _builtins.str
+    """The upper bound of the 95 % prediction interval."""
+    observed_day_count: _builtins.int
+    """From how many days the forecast is made, 7 to 28."""
+    remaining_day_count: _builtins.int
+    """For how many days it is made: from the one that is not over yet to the last of the month."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the month begins."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the month ends, not included."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        value_to_date: _builtins.str = ...,
+        expected: _builtins.str = ...,
+        low: _builtins.str = ...,
+        high: _builtins.str = ...,
+        observed_day_count: _builtins.int = ...,
+        remaining_day_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "expected", b"expected", "high", b"high", "low", b"low", "observed_day_count", b"observed_day_count", "remaining_day_count", b"remaining_day_count", "start_time", b"start_time", "value_to_date", b"value_to_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageForecast: _TypeAlias = UsageForecast  # noqa: Y015
+
+@_typing.final
+class UsageDay(_message.Message):
+    """A day of usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    STANDS_OUT_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """What was measured, as a decimal."""
+    score: _builtins.str
+    """How far the day is from the median of the days: its modified z-score, rounded half to even to three digits."""
+    stands_out: _builtins.bool
+    """Whether it stands out: the score is over 3.5 or under -3.5, and there are at least seven days."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the day begins."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        value: _builtins.str = ...,
+        score: _builtins.str = ...,
+        stands_out: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "stands_out", b"stands_out", "start_time", b"start_time", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageDay: _TypeAlias = UsageDay  # noqa: Y015
+
+@_typing.final
+class RerateUsageRequest(_message.Message):
+    """What RerateUsage needs. The filters take usage as it was recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    CURRENT_PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """Names the job, unique among those of RerateUsage for ever: 1 to 255 visible ASCII characters. Not used up by
+    validate_only.
+    """
+    project_id: _builtins.str
+    """Only usage of this project, when given."""
+    user_id: _builtins.str
+    """Only usage of this user, when given."""
+    api_key_id: _builtins.str
+    """Only usage of this API key, when given."""
+    subscription_id: _builtins.str
+    """Only usage of this subscription, when given."""
+    current_price_version_id: _builtins.str
+    """Only usage that has this price version after its corrections, when given."""
+    price_version_id: _builtins.str
+    """The price version to price the usage with, when given: only usage of its model is looked at, and of its organization
+    where it has one. Without it, each usage is priced with the version that is in force now for the time of the usage.
+    """
+    digest: _builtins.str
+    """The digest of a preview with the same filters and price, when the job may only do what that has shown: 32
+    hexadecimal digits in lower case. It says what is to be done at the beginning; usage that is recorded or corrected
+    and prices that are set while the job runs are taken as they are then.
+    """
+    reason: _builtins.str
+    """Why, for people to read, at most 256 characters. Each correction has it."""
+    validate_only: _builtins.bool
+    """Whether to only return what the request would do. No job is made and the operation id stays unused."""
+    page_size: _builtins.int
+    """With validate_only: how many differences to return, 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """With validate_only: the next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these organizations, at most 100; that of all when empty."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on the usage was recorded to have happened, inclusive."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when, exclusive: after start_time, and at most 400 days after it."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only usage of these models, at most 100; that of all when empty."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        current_price_version_id: _builtins.str = ...,
+        price_version_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "current_price_version_id", b"current_price_version_id", "digest", b"digest", "end_time", b"end_time", "models", b"models", "operation_id", b"operation_id", "organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token", "price_version_id", b"price_version_id", "project_id", b"project_id", "reason", b"reason", "start_time", b"start_time", "subscription_id", b"subscription_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateUsageRequest: _TypeAlias = RerateUsageRequest  # noqa: Y015
+
+@_typing.final
+class RerateUsageResponse(_message.Message):
+    """What RerateUsage answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether the job had been made before."""
+    digest: _builtins.str
+    """With validate_only, on the last page: the digest of what would change on all pages."""
+    next_page_token: _builtins.str
+    """With validate_only: the token of the next page; empty on the last one."""
+    @_builtins.property
+    def job(self) -> Global___RerateJob:
+        """The job; absent with validate_only."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerateDifference]:
+        """With validate_only: what would become of usage, by organization, model and currency. A page looks at 20,000 usages at
+        most, so what belongs together may be on several pages: add it up.
+        """
+
+    def __init__(
+        self,
+        *,
+        job: Global___RerateJob | None = ...,
+        replayed: _builtins.bool = ...,
+        differences: _abc.Iterable[Global___RerateDifference] | None = ...,
+        digest: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "digest", b"digest", "job", b"job", "next_page_token", b"next_page_token", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateUsageResponse: _TypeAlias = RerateUsageResponse  # noqa: Y015
+
+@_typing.final
+class RerateDifference(_message.Message):
+    """What re-rating does to usage of one organization and model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    model: _builtins.str
+    """The model."""
+    @_builtins.property
+    def sums(self) -> Global___RerateSums:
+        """What becomes of usages in one currency; usage that waits for a price has none."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        sums: Global___RerateSums | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sums", b"sums"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "organization_id", b"organization_id", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateDifference: _TypeAlias = RerateDifference  # noqa: Y015
+
+@_typing.final
+class RerateSums(_message.Message):
+    """What becomes, or became, of usages by re-rating them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    VOIDED_COUNT_FIELD_NUMBER: _builtins.int
+    STATED_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_PRICE_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
+    usage_count: _builtins.int
+    """How many were looked at: those of the filters."""
+    changed_count: _builtins.int
+    """How many cost something else after it."""
+    unchanged_count: _builtins.int
+    """How many stay as they are, since they cost the same."""
+    voided_count: _builtins.int
+    """How many are voided, and stay so."""
+    stated_count: _builtins.int
+    """How many have a stated amount, and keep it."""
+    pending_price_count: _builtins.int
+    """How many wait for a price. They are priced by themselves when it is set."""
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerateFailure]:
+        """How many cannot be re-rated, by reason."""
+
+    @_builtins.property
+    def amounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerateAmounts]:
+        """What those that change cost, by currency."""
+
+    def __init__(
+        self,
+        *,
+        usage_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        voided_count: _builtins.int = ...,
+        stated_count: _builtins.int = ...,
+        pending_price_count: _builtins.int = ...,
+        failures: _abc.Iterable[Global___RerateFailure] | None = ...,
+        amounts: _abc.Iterable[Global___RerateAmounts] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "changed_count", b"changed_count", "failures", b"failures", "pending_price_count", b"pending_price_count", "stated_count", b"stated_count", "unchanged_count", b"unchanged_count", "usage_count", b"usage_count", "voided_count", b"voided_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateSums: _TypeAlias = RerateSums  # noqa: Y015
+
+@_typing.final
+class RerateFailure(_message.Message):
+    """Usages that cannot be re-rated. They stay as they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    USAGE_COUNT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, as a reason of RerateUsage."""
+    usage_count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        usage_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "usage_count", b"usage_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateFailure: _TypeAlias = RerateFailure  # noqa: Y015
+
+@_typing.final
+class RerateAmounts(_message.Message):
+    """What usages cost in one currency, before and after they are re-rated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def before(self) -> _amount_pb2.Amount:
+        """What they cost before it."""
+
+    @_builtins.property
+    def after(self) -> _amount_pb2.Amount:
+        """What they cost after it."""
+
+    def __init__(
+        self,
+        *,
+        before: _amount_pb2.Amount | None = ...,
+        after: _amount_pb2.Amount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateAmounts: _TypeAlias = RerateAmounts  # noqa: Y015
+
+@_typing.final
+class RerateJob(_message.Message):
+    """A job that re-rates usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REFUSAL_REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id, a UUID in lower case. The operation ids of its corrections are `rerate:`, this id, `:` and the id of
+    the usage.
+    """
+    state: Global___RerateJobState.ValueType
+    """What it does."""
+    refusal_reason: _builtins.str
+    """Why it was refused: `RERATE_CHANGED`. Empty unless the state is REFUSED."""
+    actor: _builtins.str
+    """Who made it."""
+    @_builtins.property
+    def request(self) -> Global___RerateUsageRequest:
+        """The request that made it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent before."""
+
+    @_builtins.property
+    def sums(self) -> Global___RerateSums:
+        """What it has done until now. While CHECKING, only how many usages were compared."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        request: Global___RerateUsageRequest | None = ...,
+        state: Global___RerateJobState.ValueType = ...,
+        refusal_reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        sums: Global___RerateSums | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "request", b"request", "sums", b"sums"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "refusal_reason", b"refusal_reason", "request", b"request", "state", b"state", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerateJob: _TypeAlias = RerateJob  # noqa: Y015
+
+@_typing.final
+class GetRerateJobRequest(_message.Message):
+    """What GetRerateJob needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRerateJobRequest: _TypeAlias = GetRerateJobRequest  # noqa: Y015
+
+@_typing.final
+class GetRerateJobResponse(_message.Message):
+    """What GetRerateJob answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___RerateJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___RerateJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRerateJobResponse: _TypeAlias = GetRerateJobResponse  # noqa: Y015
+
+@_typing.final
+class ListRerateJobsRequest(_message.Message):
+    """What ListRerateJobs needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRerateJobsRequest: _TypeAlias = ListRerateJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListRerateJobsResponse(_message.Message):
+    """What ListRerateJobs answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerateJob]:
+        """The jobs, the latest first."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___RerateJob] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRerateJobsResponse: _TypeAlias = ListRerateJobsResponse  # noqa: Y015
+
+@_typing.final
+class PauseRerateJobRequest(_message.Message):
+    """What PauseRerateJob needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRerateJobRequest: _TypeAlias = PauseRerateJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseRerateJobResponse(_message.Message):
+    """What PauseRerateJob answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___RerateJob:
+        """The job as it is then."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___RerateJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRerateJobResponse: _TypeAlias = PauseRerateJobResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRerateJobRequest(_message.Message):
+    """What ResumeRerateJob needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRerateJobRequest: _TypeAlias = ResumeRerateJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRerateJobResponse(_message.Message):
+    """What ResumeRerateJob answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___RerateJob:
+        """The job as it is then."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___RerateJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRerateJobResponse: _TypeAlias = ResumeRerateJobResponse  # noqa: Y015
+
+@_typing.final
+class CancelRerateJobRequest(_message.Message):
+    """What CancelRerateJob needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRerateJobRequest: _TypeAlias = CancelRerateJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelRerateJobResponse(_message.Message):
+    """What CancelRerateJob answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___RerateJob:
+        """The job as it is then."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___RerateJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRerateJobResponse: _TypeAlias = CancelRerateJobResponse  # noqa: Y015
+
+@_typing.final
+class ExportUsageRequest(_message.Message):
+    """What ExportUsage needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BYTE_ORDER_MARK_FIELD_NUMBER: _builtins.int
+    RAW_TEXT_FIELD_NUMBER: _builtins.int
+    ISSUER_NAME_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization. Operators and services may leave it empty, and export the usage of organization_ids, or of all."""
+    format: Global___UsageExportFormat.ValueType
+    """The form of the file; CSV when unspecified."""
+    project_id: _builtins.str
+    """Only this project's, when given."""
+    user_id: _builtins.str
+    """Only this user's, when given."""
+    api_key_id: _builtins.str
+    """Only this API key's, when given."""
+    model: _builtins.str
+    """Only this model's, when given."""
+    service_account_id: _builtins.str
+    """Only this service account's, when given."""
+    subscription_id: _builtins.str
+    """Only this subscription's, when given."""
+    provider: _builtins.str
+    """Only this provider's, when given."""
+    service_tier: _builtins.str
+    """Only this service tier's, when given."""
+    environment: Global___Environment.ValueType
+    """Only this environment's; both when unspecified."""
+    endpoint: _builtins.str
+    """Only usage of this endpoint, when given."""
+    byte_order_mark: _builtins.bool
+    """Whether a CSV file begins with a byte order mark, by which some spreadsheets know UTF-8."""
+    raw_text: _builtins.bool
+    """Whether text in CSV stays as it is where a spreadsheet would take it for a formula. Otherwise a cell of text that
+    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it, and so does one that begins with an
+    apostrophe: take the first apostrophe away to have the text. JSON always has text as it is.
+    """
+    issuer_name: _builtins.str
+    """For FOCUS, the name of the platform: ProviderName and InvoiceIssuerName. `Tollhouse` when empty."""
+    resume_token: _builtins.str
+    """The last resume_token received, to go on after it; the other fields unchanged."""
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these organizations, when any are given; at most 100. Only without organization_id."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows at or after this time; 35 days before end_time when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Only what was written until this time; now when absent. Later than now means now."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only usage with these labels, at most 8, out of `usage_type`, `language_code`, `category` and `batch_id`."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+        format: Global___UsageExportFormat.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        environment: Global___Environment.ValueType = ...,
+        endpoint: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        byte_order_mark: _builtins.bool = ...,
+        raw_text: _builtins.bool = ...,
+        issuer_name: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "as_of_time", b"as_of_time", "byte_order_mark", b"byte_order_mark", "end_time", b"end_time", "endpoint", b"endpoint", "environment", b"environment", "format", b"format", "issuer_name", b"issuer_name", "labels", b"labels", "model", b"model", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "project_id", b"project_id", "provider", b"provider", "raw_text", b"raw_text", "resume_token", b"resume_token", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "start_time", b"start_time", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageRequest: _TypeAlias = ExportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ExportUsageResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Where the file goes on after this piece; empty in the last one."""
+    row_count: _builtins.int
+    """How many rows the file has until here."""
+    @_builtins.property
+    def body(self) -> _httpbody_pb2.HttpBody:
+        """The next bytes of the file, some whole rows, with the content type of the file. Empty in the last piece."""
+
+    @_builtins.property
+    def manifest(self) -> Global___UsageExportManifest:
+        """What the file is; only in the last piece."""
+
+    def __init__(
+        self,
+        *,
+        body: _httpbody_pb2.HttpBody | None = ...,
+        resume_token: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        manifest: Global___UsageExportManifest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "manifest", b"manifest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "manifest", b"manifest", "resume_token", b"resume_token", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageResponse: _TypeAlias = ExportUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageExportManifest(_message.Message):
+    """What an exported file is, so that it can be checked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    BYTE_COUNT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_COUNT_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    PROVIDER_COSTS_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version of this description and of the columns: 1."""
+    row_count: _builtins.int
+    """How many rows the file has, without the line of names."""
+    byte_count: _builtins.int
+    """How many bytes the file has."""
+    digest: _builtins.str
+    """A digest over the lines of the file, in hexadecimal: `d` begins as 32 zero bytes, and becomes the SHA-256 of `d` and
+    the line, its line end included, for one line after another. A line ends with the byte 0x0A.
+    """
+    request_count: _builtins.int
+    """How many calls the rows stand for: those put in less those taken out."""
+    unpriced_count: _builtins.int
+    """How many rows have no price yet. FOCUS has no line for them."""
+    @_builtins.property
+    def request(self) -> Global___ExportUsageRequest:
+        """What was asked for, with start_time, end_time and as_of_time as they were read."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used, by unit, sorted; what is taken out counts as less than zero."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What it costs, by currency, sorted."""
+
+    @_builtins.property
+    def provider_costs(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What the providers take, by currency, sorted."""
+
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What the rows ask billing to move, by currency, sorted: charges, less what is given back."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        request: Global___ExportUsageRequest | None = ...,
+        row_count: _builtins.int = ...,
+        byte_count: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        request_count: _builtins.int = ...,
+        unpriced_count: _builtins.int = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        costs: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+        provider_costs: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+        charges: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "charges", b"charges", "costs", b"costs", "digest", b"digest", "provider_costs", b"provider_costs", "quantities", b"quantities", "request", b"request", "request_count", b"request_count", "row_count", b"row_count", "unpriced_count", b"unpriced_count", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageExportManifest: _TypeAlias = UsageExportManifest  # noqa: Y015

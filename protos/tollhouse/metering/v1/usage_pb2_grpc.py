@@ -99,6 +99,46 @@ class UsageServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.FromString,
                 _registered_method=True)
+        self.GetUsageTrends = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/GetUsageTrends',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
+                _registered_method=True)
+        self.RerateUsage = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/RerateUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
+                _registered_method=True)
+        self.GetRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/GetRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ListRerateJobs = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ListRerateJobs',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.FromString,
+                _registered_method=True)
+        self.PauseRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/PauseRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/ResumeRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.FromString,
+                _registered_method=True)
+        self.CancelRerateJob = channel.unary_unary(
+                '/tollhouse.metering.v1.UsageService/CancelRerateJob',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.FromString,
+                _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/tollhouse.metering.v1.UsageService/ExportUsage',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -182,7 +222,9 @@ class UsageServiceServicer:
         """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-        as there are hours with usage, however many calls there were.
+        as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -281,6 +323,116 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsageTrends(self, request, context):
+        """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+        All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+        more than 20,000 currencies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerateUsage(self, request, context):
+        """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
+        now for its time. The difference is charged or given back.
+
+        Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
+        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
+        provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
+        that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
+        the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
+
+        The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
+        be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
+        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
+        by the job itself, before it corrects any: it ends as REFUSED then.
+
+        Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
+        ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
+        not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
+        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
+        100 jobs have not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRerateJob(self, request, context):
+        """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRerateJobs(self, request, context):
+        """Lists the jobs of RerateUsage, the latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRerateJob(self, request, context):
+        """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRerateJob(self, request, context):
+        """Lets a paused job go on where it was. One that is under way stays so.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRerateJob(self, request, context):
+        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
+        stays canceled.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended in another way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+        A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+        two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+        occur_time. A row belongs to the range by its own occur_time.
+
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+        the request says another; rows that are written while it is made are left out. A transaction that was under way at
+        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+        has a manifest and no token; a file without it is not complete.
+
+        A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+        organization_id.
+
+        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -343,6 +495,46 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.WatchUsage,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'GetUsageTrends': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageTrends,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.SerializeToString,
+            ),
+            'RerateUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerateUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.SerializeToString,
+            ),
+            'GetRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.SerializeToString,
+            ),
+            'ListRerateJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRerateJobs,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.SerializeToString,
+            ),
+            'PauseRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.SerializeToString,
+            ),
+            'ResumeRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.SerializeToString,
+            ),
+            'CancelRerateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRerateJob,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -674,6 +866,222 @@ class UsageService:
             '/tollhouse.metering.v1.UsageService/WatchUsage',
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_usage__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageTrends(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/GetUsageTrends',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetUsageTrendsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerateUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/RerateUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/GetRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.GetRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRerateJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ListRerateJobs',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ListRerateJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/PauseRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.PauseRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ResumeRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ResumeRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRerateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/CancelRerateJob',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.CancelRerateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.metering.v1.UsageService/ExportUsage',
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,7 +74,9 @@ class UsageServiceStub:
     """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
     Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-    as there are hours with usage, however many calls there were.
+    as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+    sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+    last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
     Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
     organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -144,6 +146,82 @@ class UsageServiceStub:
     last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
     before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
     and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
+    """
+    GetUsageTrends: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageTrendsRequest, _usage_pb2.GetUsageTrendsResponse]
+    """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+    All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+    methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+    more than 20,000 currencies.
+    """
+    RerateUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]
+    """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
+    now for its time. The difference is charged or given back.
+
+    Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
+    follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
+    provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
+    that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
+    the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
+
+    The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
+    be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
+    FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
+    by the job itself, before it corrects any: it ends as REFUSED then.
+
+    Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
+    ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
+    not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
+    `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
+    100 jobs have not ended.
+    """
+    GetRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRerateJobRequest, _usage_pb2.GetRerateJobResponse]
+    """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none."""
+    ListRerateJobs: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRerateJobsRequest, _usage_pb2.ListRerateJobsResponse]
+    """Lists the jobs of RerateUsage, the latest first."""
+    PauseRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.PauseRerateJobRequest, _usage_pb2.PauseRerateJobResponse]
+    """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
+
+    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+    ended.
+    """
+    ResumeRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.ResumeRerateJobRequest, _usage_pb2.ResumeRerateJobResponse]
+    """Lets a paused job go on where it was. One that is under way stays so.
+
+    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+    ended.
+    """
+    CancelRerateJob: _aio.UnaryUnaryMultiCallable[_usage_pb2.CancelRerateJobRequest, _usage_pb2.CancelRerateJobResponse]
+    """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
+    stays canceled.
+
+    Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+    ended in another way.
+    """
+    ExportUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _usage_pb2.ExportUsageResponse]
+    """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+    A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+    two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+    costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+    occur_time. A row belongs to the range by its own occur_time.
+
+    The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+    the request says another; rows that are written while it is made are left out. A transaction that was under way at
+    that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+    Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+    the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+    has a manifest and no token; a file without it is not complete.
+
+    A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+    more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+    `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+    usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+    organization_id.
+
+    Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+    is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -242,7 +320,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
-        as there are hours with usage, however many calls there were.
+        as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
+        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -348,6 +428,130 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
         before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
         and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsageTrends(
+        self,
+        request: _usage_pb2.GetUsageTrendsRequest,
+        context: _aio.ServicerContext[_usage_pb2.GetUsageTrendsRequest, _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.GetUsageTrendsResponse]:
+        """Compares usage with the time before, forecasts the current month, and marks days that stand out.
+
+        All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
+        more than 20,000 currencies.
+        """
+
+    @_abc_1.abstractmethod
+    def RerateUsage(
+        self,
+        request: _usage_pb2.RerateUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.RerateUsageRequest, _abc.Awaitable[_usage_pb2.RerateUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.RerateUsageResponse]:
+        """Prices recorded usage again: that of a range of time, at a chosen price version or at the prices that are in force
+        now for its time. The difference is charged or given back.
+
+        Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
+        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
+        provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
+        that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
+        the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
+
+        The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
+        be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
+        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
+        by the job itself, before it corrects any: it ends as REFUSED then.
+
+        Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
+        ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
+        not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
+        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
+        100 jobs have not ended.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRerateJob(
+        self,
+        request: _usage_pb2.GetRerateJobRequest,
+        context: _aio.ServicerContext[_usage_pb2.GetRerateJobRequest, _abc.Awaitable[_usage_pb2.GetRerateJobResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.GetRerateJobResponse]:
+        """Returns a job of RerateUsage as it is now. Fails with NOT_FOUND where there is none."""
+
+    @_abc_1.abstractmethod
+    def ListRerateJobs(
+        self,
+        request: _usage_pb2.ListRerateJobsRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListRerateJobsRequest, _abc.Awaitable[_usage_pb2.ListRerateJobsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListRerateJobsResponse]:
+        """Lists the jobs of RerateUsage, the latest first."""
+
+    @_abc_1.abstractmethod
+    def PauseRerateJob(
+        self,
+        request: _usage_pb2.PauseRerateJobRequest,
+        context: _aio.ServicerContext[_usage_pb2.PauseRerateJobRequest, _abc.Awaitable[_usage_pb2.PauseRerateJobResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.PauseRerateJobResponse]:
+        """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRerateJob(
+        self,
+        request: _usage_pb2.ResumeRerateJobRequest,
+        context: _aio.ServicerContext[_usage_pb2.ResumeRerateJobRequest, _abc.Awaitable[_usage_pb2.ResumeRerateJobResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ResumeRerateJobResponse]:
+        """Lets a paused job go on where it was. One that is under way stays so.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelRerateJob(
+        self,
+        request: _usage_pb2.CancelRerateJobRequest,
+        context: _aio.ServicerContext[_usage_pb2.CancelRerateJobRequest, _abc.Awaitable[_usage_pb2.CancelRerateJobResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.CancelRerateJobResponse]:
+        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
+        stays canceled.
+
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
+        ended in another way.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUsage(
+        self,
+        request: _usage_pb2.ExportUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.ExportUsageRequest, _abc.AsyncIterator[_usage_pb2.ExportUsageResponse]],
+    ) -> _abc.AsyncIterator[_usage_pb2.ExportUsageResponse]:
+        """Sends the usage of a range of time as a file, piece by piece: as CSV, as JSON lines, or as FOCUS 1.2.
+
+        A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
+        two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
+        occur_time. A row belongs to the range by its own occur_time.
+
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
+        the request says another; rows that are written while it is made are left out. A transaction that was under way at
+        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
+        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
+        has a manifest and no token; a file without it is not complete.
+
+        A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
+        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
+        organization_id.
+
+        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
+        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -82,7 +82,8 @@ def _routes_to(service: ServiceDescriptor) -> Iterator[Json]:
             came_by = [{"name": _ORIGINAL_PATH, "present_match": True}]
         for method in service.methods:
             if method.server_streaming and bindings(method):
-                match: Json = {"path": f"/{service.full_name}/{method.name}", "headers": came_by}
+                path = f"/{service.full_name}/{method.name}"
+                match: Json = {"path": path, "headers": came_by}
                 yield _stream(match, context)
         yield {
             "match": {"prefix": f"/{service.full_name}/", "headers": came_by},

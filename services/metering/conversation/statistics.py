@@ -9,7 +9,8 @@ from libs.common.shards import Shards
 from services.metering.conversation import message_store
 from services.metering.conversation.domain import month_of, months_until
 from services.metering.conversation.message_store import Counts
-from services.metering.usage.summaries import Part, Query, Summary, summarize
+from services.metering.usage.query import Part, Query
+from services.metering.usage.summaries import Summary, summarize
 from services.metering.usage.windows import MONTH
 
 _SUMMARIES_MAX: Final = 36 * 200

@@ -23,7 +23,6 @@ from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities, Units
 from services.metering.usage.correction.corrections import Corrections
 from services.metering.usage.correction.pending_prices import PendingPrices
-from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -59,7 +58,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, StreamingServicer, ExportServicer):
+class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, StreamingServicer):
     """Serves usage: what is recorded and asked for here, and what has rooms of its own."""
 
     def __init__(
@@ -72,10 +71,9 @@ class UsageServicer(CorrectionServicer, RerateServicer, StatisticsServicer, Stre
         exports: Exports,
         watch: UsageWatch,
     ) -> None:
-        CorrectionServicer.__init__(self, usages, corrections, pending_prices)
+        StreamingServicer.__init__(self, usages, corrections, pending_prices, watch)
         RerateServicer.__init__(self, previews, jobs)
         ExportServicer.__init__(self, exports)
-        StreamingServicer.__init__(self, watch)
 
     @property
     def readers(self) -> Mapping[str, Reader]:

@@ -46,7 +46,7 @@ class Planned(NamedTuple):
     def moments(self) -> Sequence[datetime]:
         """The times in whose sums it changes something, and that at which the usage was recorded."""
         lines = (self.correction.before, self.correction.after)
-        return [self.state.original_time, *(one.work.occur_time for one in lines if one is not None)]
+        return [self.state.original.work.occur_time, *(one.work.occur_time for one in lines if one is not None)]
 
 
 async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[Key, State]:

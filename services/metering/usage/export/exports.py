@@ -14,12 +14,12 @@ from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
+from services.metering.usage.beginnings import full_hour_after, full_hour_before
 from services.metering.usage.export import store
 from services.metering.usage.export.domain import Asked, Place, Totals, place_after, rows_of_columns
 from services.metering.usage.export.forms import Form
 from services.metering.usage.export.store import Key, Row
 from services.metering.usage.reports import walk
-from services.metering.usage.windows import full_hour_after, full_hour_before
 
 PAGE_ROWS: Final = 2_000
 """How many rows a page has; corrections of its last usage may add 200."""

@@ -14,6 +14,8 @@ from libs.common.status import status_of_item
 from libs.common.timestamps import parse_optional_time
 from libs.common.validation import Reader
 from services.metering.usage.correction.corrections import Corrections
+from services.metering.usage.correction.pending_prices import PendingPrices
+from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.domain import LATE_MAX
 from services.metering.usage.rendering import render_usage
 from services.metering.usage.streaming.position import Position, position_of
@@ -60,13 +62,13 @@ async def acknowledged(
             await reader
 
 
-class StreamingServicer(rpc.UsageServiceServicer):
-    """Serves watchers of usage."""
+class StreamingServicer(CorrectionServicer, rpc.UsageServiceServicer):
+    """Serves watchers of usage, who see what corrections show as well."""
 
-    _usages: Usages
-    _corrections: Corrections
-
-    def __init__(self, watch: UsageWatch) -> None:
+    def __init__(
+        self, usages: Usages, corrections: Corrections, pending_prices: PendingPrices, watch: UsageWatch
+    ) -> None:
+        CorrectionServicer.__init__(self, usages, corrections, pending_prices)
         self._watch = watch
 
     @property

@@ -90,6 +90,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
             own: dict[str, object] = {}
             if method.name == "DigestCharges":
                 own = {"organization_ids": [organization_id]}
+            if method.name == "GetUsedQuantity":
+                own = {"unit": "pages", "start_time": Timestamp(seconds=1), "end_time": Timestamp(seconds=2)}
             if method.name == "UpdateUnit":
                 own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
             if method.name == "UpdateAdmissionPolicy":

@@ -17,7 +17,7 @@ from tests.billing.support import BillingServer, Ledger, refusal
 from tests.metering.corrections.calls import amend, restore, void
 from tests.metering.support import Platform, eventually, usage
 from tests.support.callers import Callers
-from tollhouse.billing.v1 import invoice_pb2, plan_pb2
+from tollhouse.billing.v1 import invoice_pb2, plan_pb2, subscription_pb2
 from tollhouse.metering.v1 import charge_pb2, model_pb2, unit_pb2, usage_pb2
 
 DAY = plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_DAY, count=1)
@@ -75,9 +75,9 @@ async def test_steps_of_the_acceptance_cases_come_out_on_the_invoice(platform: P
     )
     await metering.models.SetPrice(request, metadata=metering.operator)
     anchor = datetime.now(UTC) - timedelta(days=1) + timedelta(seconds=6)
-    made = {}
+    made: dict[str, subscription_pb2.Subscription] = {}
     for case, (charge, used, _) in CASES.items():
-        charge = plan_pb2.UsageCharge(usage_charge_code="pages", name="Pages", unit="pages", **_fields(charge))
+        charge.MergeFrom(plan_pb2.UsageCharge(usage_charge_code="pages", name="Pages", unit="pages"))
         await add_plan(billing, case, "0", billing_interval=DAY, usage_charges=[charge])
         org = f"0197c5a8-0000-7000-8000-{len(made):012}"
         made[case] = await subscriptions.create(org, case, start_time=anchor, anchor_time=anchor)
@@ -123,10 +123,6 @@ def read(organization_id: str, operation_id: str, used: str) -> usage_pb2.Record
     return usage_pb2.RecordUsageRequest(
         organization_id=organization_id, operation_id=operation_id, model="reader", quantities=pages(used)
     )
-
-
-def _fields(charge: plan_pb2.UsageCharge) -> dict[str, object]:
-    return {field.name: value for field, value in charge.ListFields()}
 
 
 async def test_a_quantity_is_exact_at_times_that_are_no_full_hours_and_after_corrections(

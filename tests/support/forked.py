@@ -22,6 +22,7 @@ _MODULES: Final = (
     "tests.billing.dying_issue",
     "tests.billing.dying_payment",
     "tests.billing.dying_run",
+    "tests.billing.dying_usage_charge",
     "tests.billing.organization_follower",
     "tests.common.events.dying_deliverer",
     "tests.metering.leases.processes",

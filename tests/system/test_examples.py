@@ -83,6 +83,13 @@ PAGES = {
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
+    "usage-charges.md": {
+        *(f"billing.v1.PlanService/{rpc}" for rpc in ("CreatePlan", "PublishPlanVersion")),
+        *("billing.v1.SubscriptionService/CreateSubscription", "billing.v1.InvoiceService/PreviewInvoice"),
+        *("metering.v1.ChargeService/GetUsedQuantity", "metering.v1.UsageService/RecordUsage"),
+        *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+    },
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -54,6 +54,8 @@ def test_plan_is_shown_with_all_that_it_allows(installation: Installation, plan:
         "requests per minute": "5 requests per minute",
         "budget": "20 spend USD per period, soft",
         "tokens": "unlimited total_tokens per lifetime",
+        "usage of pages": "pages of reader, acme/reader-2, volume in USD: from 0 to 250.5 at 0.02 and 1; "
+        "above 250.5 at 0; flat fee 9.5 also without usage",
         "past due": "retry after 1 s, retry after 90 d, change plan free",
         "metadata": "a.b/c=, colour=blue",
     }

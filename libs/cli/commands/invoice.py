@@ -36,6 +36,9 @@ _COLUMNS: Final = ("invoice_id", "number", "kind", "state", "total", "amount_due
 _LINE_COLUMNS: Final = ("line", "kind", "description", "quantities", "from", "until", "amount")
 
 
+_FORECAST_COLUMNS: Final = ("plan", "usage charge", "from", "until", "used so far", "comes to", "also priced by")
+
+
 @calling(group, "preview", _BILLING)
 async def preview(
     channels: Channels,
@@ -52,7 +55,15 @@ async def preview(
         currency_code=currency,
         end_time=parse_past(until) if until else None,
     )
-    _show(output, (await _stub(channels).PreviewInvoice(request)).invoice)
+    response = await _stub(channels).PreviewInvoice(request)
+    forecasts = [as_dict(one) for one in response.usage_forecasts]
+    if output.as_json:
+        output.json(as_dict(response.invoice) | {"usage_forecasts": forecasts})
+        return
+    if response.HasField("invoice"):
+        _show(output, response.invoice)
+    if forecasts:
+        output.table(_FORECAST_COLUMNS, [_forecast(one) for one in response.usage_forecasts])
 
 
 @calling(group, "issue", _BILLING)
@@ -186,6 +197,12 @@ def _show(output: Output, invoice: invoice_pb2.Invoice) -> None:
         if text := cell(invoice, name):
             output.line(f"{name.replace('_', ' '):<18} {text}")
     output.table(_LINE_COLUMNS, [_row(line) for line in invoice.lines])
+
+
+def _forecast(one: invoice_pb2.UsageForecast) -> list[str]:
+    names = ("plan_code", "usage_charge_code", "start_time", "end_time")
+    used = f"{one.quantity} {one.unit}"
+    return [*(cell(one, name) for name in names), used, cell(one, "amount"), ", ".join(one.priced_models)]
 
 
 def _row(line: invoice_pb2.InvoiceLine) -> list[str]:

@@ -128,6 +128,8 @@ def _print_version(output: Output, version: plan_pb2.PlanVersion) -> None:
     _line(output, "price", _price(version))
     if terms.HasField("minimum"):
         _line(output, "minimum spend", _amount(terms.minimum))
+    for charge in terms.usage_charges:
+        _line(output, f"usage of {charge.unit}"[:24], _usage_charge(charge, terms.price.currency_code))
     if terms.HasField("trial"):
         _line(output, "trial", _interval(terms.trial))
     for one in terms.credits:
@@ -143,6 +145,21 @@ def _print_version(output: Output, version: plan_pb2.PlanVersion) -> None:
 def _line(output: Output, name: str, value: str) -> None:
     if value:
         output.line(f"{name.replace('_', ' '):<24} {value}")
+
+
+def _usage_charge(charge: plan_pb2.UsageCharge, currency_code: str) -> str:
+    mode = plan_pb2.UsageChargeMode.Name(charge.mode).removeprefix("USAGE_CHARGE_MODE_").lower()
+    steps, lower = [], ""
+    for step in charge.steps:
+        reach = f"above {lower}" if lower else "from 0"
+        upper = f" to {step.up_to}" if step.up_to else ""
+        flat = f" and {step.flat}" if step.flat else ""
+        steps.append(f"{reach}{upper} at {step.price}{flat}")
+        lower = step.up_to
+    if charge.flat_fee:
+        steps.append(f"flat fee {charge.flat_fee}{' also without usage' if charge.flat_fee_without_usage else ''}")
+    models = f" of {', '.join(charge.models)}" if charge.models else ""
+    return f"{charge.usage_charge_code}{models}, {mode} in {currency_code}: {'; '.join(steps)}"
 
 
 def _price(version: plan_pb2.PlanVersion) -> str:

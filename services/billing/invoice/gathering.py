@@ -1,7 +1,7 @@
 """Puts movements into the lines of an invoice, one after another, whatever their number."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -172,8 +172,11 @@ def _line(number: int, one: _Sum, rates: Mapping[tuple[str, str, str], tuple[str
 def _rates_of(key: _Key, unit: str, rates: Mapping[tuple[str, str, str], tuple[str, ...]]) -> tuple[str, ...]:
     """Return the rates for a unit in the line's service tier, or else those for every tier."""
     own = rates.get((key.price_version_id, key.service_tier, unit))
-    found = rates.get((key.price_version_id, _ANY_TIER, unit), ()) if own is None else own
-    return found if len(found) <= _RATES_MAX else (*found[:_RATES_MAX], "…")
+    return _few(rates.get((key.price_version_id, _ANY_TIER, unit), ()) if own is None else own)
+
+
+def _few(rates: tuple[str, ...]) -> tuple[str, ...]:
+    return rates if len(rates) <= _RATES_MAX else (*rates[:_RATES_MAX], "…")
 
 
 def _of_period(line: Line, period: PlanPeriod) -> Line:
@@ -187,7 +190,7 @@ def _of_period(line: Line, period: PlanPeriod) -> Line:
         movement_count=line.movement_count,
         first_sequence=line.first_sequence,
         last_sequence=line.last_sequence,
-        quantities=period.quantities,
+        quantities=tuple(replace(one, rates=_few(one.rates)) for one in period.quantities),
         subscription_id=period.subscription_id,
         plan_code=period.plan_code,
     )

@@ -181,7 +181,10 @@ class Subscriptions:
         """
         key = organization_id, subscription_id
         for _ in range(_ATTEMPTS_MAX):
-            await self._progress.run_due(*key, self._clock.now())
+            found = await self._progress.run_due(*key, self._clock.now())
+            if found.usage_since is not None:
+                # They are in memory then, and need no further connection while this one is held.
+                await self._offers.terms(found)
             try:
                 async with self._shards.of(organization_id).raw_transaction() as connection:
                     before = existing(await store.lock(connection, *key), subscription_id)

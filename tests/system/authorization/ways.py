@@ -174,6 +174,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.ChargeService.ListCharges": lambda target: {"operation_ids": None},
     "metering.v1.ChargeService.DigestCharges": lambda target: {"bucket_count": 1},
     "metering.v1.ChargeService.ListCharges": lambda target: {"operation_ids": None},
+    "metering.v1.ChargeService.GetUsedQuantity": lambda target: {
+        "unit": "pages",
+        "models": None,
+        "start_time": render_time(datetime.now(UTC) - timedelta(hours=1)),
+    },
     # The account is named by its project, so that the service has to look it up.
     "billing.v1.AccountService.GetBalance": lambda target: {"account_id": None},
     "billing.v1.LedgerService.CaptureHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},

@@ -69,7 +69,7 @@ test-shards: $(READY) test-tools
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(SHARDED_TESTS)
 
 bench: $(READY)
-	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)") $(if $(SUBSCRIPTIONS),--subscriptions "$(SUBSCRIPTIONS)")
+	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)") $(if $(SUBSCRIPTIONS),--subscriptions "$(SUBSCRIPTIONS)") $(if $(USAGES),--usages "$(USAGES)")
 
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py

@@ -1,5 +1,5 @@
 """`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]
-[--invoices N] [--rerated N] [--exported N]`.
+[--usages N] [--invoices N] [--rerated N] [--exported N]`.
 
 It measures and prints.
 
@@ -30,6 +30,8 @@ NAMES = (
     "P6",
     "P7",
     "P7B",
+    "P8",
+    "P8Z",
     "P9",
     "P10",
     "P11",
@@ -55,6 +57,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side; the median ratio counts")
     parser.add_argument("--charges", type=int, default=1_000_000, help="how many charges P9 verifies")
+    parser.add_argument("--usages", type=int, default=1_000_000, help="how many usages P8 and P8Z sum up")
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--invoices", type=int, default=10_000, help="how many invoices P17 issues")
     parser.add_argument("--rerated", type=int, default=40_000, help="how many usages P19 re-rates")
@@ -79,6 +82,7 @@ def main() -> int:
             arguments.invoices,
             arguments.rerated,
             arguments.exported,
+            arguments.usages,
         )
         for name in arguments.only:
             try:

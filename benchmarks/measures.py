@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9 to P11, P16 to P20, P4C, P4S, P7B and PL: what each sets up, compares and verifies."""
+"""The measures P1 to P11, P16 to P20, P4C, P4S, P7B, P8Z, P18S and PL: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
 from benchmarks.preparation import Balances, Credits, Expected, Grants, Limits, PriceList, Used, cost_of
 from benchmarks.rerates import measure_rerates
+from benchmarks.sums import measure_year, measure_zone
 from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
@@ -65,6 +66,7 @@ class Bench:
         invoices: int = 10_000,
         rerated: int = 40_000,
         exported: int = 100_000,
+        usages: int = 1_000_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
@@ -84,6 +86,8 @@ class Bench:
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
             "P7B": self.metered_batches,
+            "P8": lambda: measure_year(usages, rounds, deployment.shards),
+            "P8Z": lambda: measure_zone(usages, rounds, deployment.shards),
             "P9": lambda: measure_verification(charges, deployment.shards),
             "P10": lambda: measure_periods(subscriptions, deployment.shards),
             "P11": self.proxy_request,

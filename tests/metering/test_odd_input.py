@@ -99,7 +99,7 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
             if method.containing_service.name in ("QuotaService", "LeaseService"):
                 own = _OF_LIMITS
             if method.name == "GetUsageTrends":
-                own = {"measure": usage_pb2.USAGE_MEASURE_COST}
+                own = {"measure": usage_pb2.USAGE_MEASURE_COST, "window": usage_pb2.USAGE_WINDOW_DAY, "filters": []}
             if method.containing_service.name == "RetentionService":
                 own = _RETENTION | {"user_id": organization_id}
             if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):

@@ -79,11 +79,5 @@ async def test_usage_is_summed_and_its_trends_are_shown(installation: Installati
     shown = done(installation, "usage", "trends", organization_id, "--measure", "cost:USD", "--window", "week")
     assert shown.splitlines()[:2] == [f"{'last week':<24} 0", f"{'the one before':<24} 0"]
     assert made(installation, "usage", "trends", organization_id)["change"]
-    for wrong in (
-        ("--window", "year"),
-        ("--by", "colour"),
-        ("--top", "many"),
-        ("--top", "3:beauty"),
-        ("--filter", "x"),
-    ):
+    for wrong in ("--window=year", "--by=colour", "--top=many", "--top=3:beauty", "--filter=x"):
         refused(installation, 2, *asked, wrong)

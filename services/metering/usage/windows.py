@@ -5,6 +5,7 @@ Postgres may know other names than Python does, or older rules.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -26,6 +27,8 @@ WINDOWS_MAX: Final = 10_000
 MINUTES_RANGE_MAX: Final = timedelta(hours=24)
 MINUTES_KEPT: Final = timedelta(hours=25)
 """How long ago a query by minutes may begin: an hour more than its range, for callers who count from their own now."""
+_KNOWN_MAX: Final = 32
+"""For how many queries the windows are remembered: those of one query are needed several times."""
 _A_MINUTE: Final = timedelta(minutes=1)
 _AN_HOUR: Final = timedelta(hours=1)
 _ONE_DAY: Final = timedelta(days=1)
@@ -41,6 +44,7 @@ def outer_range(window: str | None, start_time: datetime, end_time: datetime) ->
     return start, end if end == end_time else end + _A_MINUTE
 
 
+@lru_cache(maxsize=_KNOWN_MAX)
 def split_day(window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> date | None:
     """Return the first local date in the range that begins within a sum, so that its usage is not known; usually None.
 
@@ -61,6 +65,11 @@ def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: d
     A week begins with Monday, as in ISO 8601. A day begins at its first midnight. Where clocks are put forward at
     midnight it begins at that moment. A day that the zone skipped has no window.
     """
+    return list(_window_starts(window, zone, start_time, end_time))
+
+
+@lru_cache(maxsize=_KNOWN_MAX)
+def _window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> tuple[datetime, ...]:
     day = start_time.astimezone(zone).date()
     if window == MONTH:
         day = day.replace(day=1)
@@ -71,7 +80,7 @@ def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: d
         if not starts or start > starts[-1]:
             starts.append(start)
         day = _following(window, day)
-    return starts
+    return tuple(starts)
 
 
 def all_window_starts(window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> list[datetime]:

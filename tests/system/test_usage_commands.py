@@ -1,5 +1,7 @@
 """`tollhouse usage …`: corrections from the command line."""
 
+from pathlib import Path
+
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation, create_organization
@@ -45,3 +47,30 @@ async def test_usage_is_amended_voided_and_restored(installation: Installation) 
     assert waiting["usage_count"] == "1"
     for wrong in ((), ("--tokens", "input=-1"), ("--tokens", "inputs=1"), ("--label", "x")):
         refused(installation, 2, "usage", "amend", *usage, *wrong)
+
+
+async def test_usage_is_exported_and_verified(installation: Installation, tmp_path: Path) -> None:
+    async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        request = usage_pb2.RecordUsageRequest(
+            organization_id=organization_id,
+            operation_id="call",
+            model=f"model-{new_id()}",
+            tokens=model_pb2.TokenCounts(input=10),
+            stated_amount=Amount(value="2", currency_code="USD"),
+        )
+        await usage_pb2_grpc.UsageServiceStub(channels.metering).RecordUsage(request)
+    for form in ("csv", "jsonl", "parquet", "focus"):
+        file = str(tmp_path / f"usage.{form}")
+        asked = ("usage", "export", "--organization", organization_id, "--since", "1h", "--format", form, "--out", file)
+        assert done(installation, *asked).startswith("1 rows in ")
+        assert "is there already" in refused(installation, 2, *asked)
+        verified = made(installation, "usage", "verify-export", file)
+        assert (verified["rows"], verified["difference_count"]) == (1, 0)
+        assert "1 rows, 0 charges compared" in done(installation, "usage", "verify-export", file, "--file-only")
+    Path(file).write_bytes(Path(file).read_bytes().replace(b"call", b"cell"))
+    finished = installation.command("usage", "verify-export", file)
+    assert finished.returncode == 1
+    assert finished.stdout.startswith("sha256 of the manifest is ")
+    refused(installation, 2, "usage", "verify-export", str(tmp_path / "missing"))
+    refused(installation, 2, "usage", "export", "--environment", "x", "--out", str(tmp_path / "x"))

@@ -136,6 +136,8 @@ async def _receive(
     while True:
         try:
             async for piece in _pieces(stub, request):
+                if not piece.resume_token and not piece.HasField("manifest"):
+                    continue  # It says to readers over HTTP that the error follows.
                 attempts = 0
                 part.write(piece.body.data)
                 progress.note(_STEP, piece.row_count)
@@ -179,18 +181,19 @@ class _Resumable:
 
     def find(self) -> tuple[int, pb.ExportUsageRequest]:
         """Return how much of the part is safe, and the request for what follows."""
-        target = self.target
+        target, afresh = self.target, pb.ExportUsageRequest()
+        afresh.CopyFrom(self.request)
         try:
             saved = json.loads(target.resume.read_bytes())
             size, words, request = int(saved["size"]), saved["words"], saved["request"]
             resumed = ParseDict(request, pb.ExportUsageRequest())
         except FileNotFoundError:
-            return 0, self.request
+            return 0, afresh
         except (ValueError, KeyError, TypeError, ParseError):
             raise CommandFailed(f"{target.resume} is damaged: delete it and {target.part}.") from None
         if words != self.words:
             raise WrongUse(f"{target.part} was begun with other options.")
-        return (size, resumed) if size <= target.part.stat().st_size else (0, self.request)
+        return (size, resumed) if size <= target.part.stat().st_size else (0, afresh)
 
     def save(self, part: BinaryIO, request: pb.ExportUsageRequest) -> None:
         """Note that what the part has is safe, and what follows it."""

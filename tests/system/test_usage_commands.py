@@ -68,9 +68,13 @@ async def test_usage_is_exported_and_verified(installation: Installation, tmp_pa
         verified = made(installation, "usage", "verify-export", file)
         assert (verified["rows"], verified["difference_count"]) == (1, 0)
         assert "1 rows, 0 charges compared" in done(installation, "usage", "verify-export", file, "--file-only")
-    Path(file).write_bytes(Path(file).read_bytes().replace(b"call", b"cell"))
+    _damage(Path(file))
     finished = installation.command("usage", "verify-export", file)
     assert finished.returncode == 1
     assert finished.stdout.startswith("sha256 of the manifest is ")
     refused(installation, 2, "usage", "verify-export", str(tmp_path / "missing"))
     refused(installation, 2, "usage", "export", "--environment", "x", "--out", str(tmp_path / "x"))
+
+
+def _damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"call", b"cell"))

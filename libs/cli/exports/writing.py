@@ -108,7 +108,8 @@ def _finish(target: Target, manifest: pb.UsageExportManifest, form: str) -> Mapp
         "file": {"size": whole.stat().st_size, "sha256": sha256_of(whole)},
     }
     _write_whole(target.manifest, document)
-    target.resume.unlink(missing_ok=True)
+    for left in (target.resume, _new(target.resume)):
+        left.unlink(missing_ok=True)
     os.replace(whole, target.file)
     target.part.unlink(missing_ok=True)
     _sync_folder(target.file)
@@ -213,13 +214,17 @@ def _make_safe(part: BinaryIO) -> None:
 
 def _write_whole(path: Path, document: object) -> None:
     """Write a file that is whole or as it was before."""
-    written = path.with_name(f"{path.name}.new")
+    written = _new(path)
     with written.open("w", encoding="utf-8") as opened:
         json.dump(document, opened, indent=2)
         opened.write("\n")
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(written, path)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _sync_folder(file: Path) -> None:

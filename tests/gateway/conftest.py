@@ -42,6 +42,7 @@ def recorder(recorder_of_all: Recorder) -> Iterator[Recorder]:
     recorder_of_all.take()
     yield recorder_of_all
     recorder_of_all.behaviour, recorder_of_all.answer = None, b""
+    recorder_of_all.pieces = (b"", b"")
 
 
 @pytest.fixture(scope="session")

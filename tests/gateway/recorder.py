@@ -46,6 +46,8 @@ class Recorder:
     behaviour: Behaviour | None = None
     answer: bytes = b""
     """What calls with one answer are answered with."""
+    pieces: Sequence[bytes] = (b"", b"")
+    """What streams send."""
     ports: dict[str, int] = field(default_factory=dict)
 
     def take(self) -> list[Recorded]:
@@ -78,8 +80,8 @@ def _handler(context: str, recorder: Recorder, method: MethodDescriptor) -> "grp
 
     async def stream(data: bytes, call: Context) -> AsyncIterator[bytes]:
         await note(data, call)
-        yield b""
-        yield b""
+        for piece in recorder.pieces:
+            yield piece
 
     # The types of grpcio know handlers that are no coroutines alone.
     if method.server_streaming:

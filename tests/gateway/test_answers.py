@@ -7,10 +7,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 
 from libs.cli.gateway.bootstrap import Gateway
 from libs.cli.gateway.routes import Page
 from libs.common.errors import InvalidArgument, NotFound, Overloaded, Refusal, RequestTooLarge
+from libs.common.ids import new_id
 from libs.common.ports import free_port
 from libs.common.status import STATUS_DETAILS_KEY, code_of, http_hints, status_of
 from scripts.gateway_configuration import FOLDER, MOUNTED
@@ -19,6 +21,7 @@ from tests.gateway.conftest import running_gateway
 from tests.gateway.recorder import Context, Recorder
 from tests.support.envoy import PROGRAM
 from tests.support.rest import Rest
+from tollhouse.metering.v1 import usage_pb2
 
 ORIGIN = "https://app.example.com"
 LEFT = (("ratelimit-policy", '"a";q=5;w=60'), ("ratelimit", '"a";r=0;t=7'))
@@ -120,6 +123,30 @@ async def test_stream_that_is_refused_at_once_is_an_error_with_a_status(rest: Re
     recorder.behaviour = refused
     answer = await rest.call("GET", "/v1/organizations:watch")
     assert (answer.status, answer.reason) == (503, "OVERLOADED")
+
+
+async def test_export_of_usage_is_the_file_itself(rest: Rest, recorder: Recorder) -> None:
+    texts = (b"a,b\r\n", b'1,"\xc3\xbc"\r\n' * 20_000, b"")
+    recorder.pieces = [_piece(text) for text in texts]
+    answer = await rest.call("GET", f"/v1/organizations/{new_id()}/usage:export?format=USAGE_EXPORT_FORMAT_CSV")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert answer.body == b"".join(texts)
+    request = usage_pb2.ExportUsageRequest.FromString(recorder.take_one().request)
+    assert request.format == usage_pb2.USAGE_EXPORT_FORMAT_CSV
+
+
+async def test_export_that_is_refused_at_once_is_an_error_with_a_status(rest: Rest, recorder: Recorder) -> None:
+    async def refused(call: Context) -> None:
+        await refuse(call, Overloaded())
+
+    recorder.behaviour = refused
+    answer = await rest.call("GET", "/v1/usage:export")
+    assert (answer.status, answer.reason) == (503, "OVERLOADED")
+
+
+def _piece(text: bytes) -> bytes:
+    body = HttpBody(content_type="text/csv; charset=utf-8", data=text)
+    return usage_pb2.ExportUsageResponse(body=body, resume_token="x", row_count=3).SerializeToString()
 
 
 async def test_service_that_is_away_is_503_and_the_others_answer(other: Rest, recorder: Recorder) -> None:

@@ -25,6 +25,7 @@ _MODULES: Final = (
     "tests.billing.dying_usage_charge",
     "tests.billing.organization_follower",
     "tests.common.events.dying_deliverer",
+    "tests.metering.export.dying_export",
     "tests.metering.leases.processes",
     "tests.system.forked_commands",
 )

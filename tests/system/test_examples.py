@@ -90,6 +90,10 @@ PAGES = {
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
+    "export.md": {
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "ExportUsage")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+    },
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -1,5 +1,7 @@
 """`tollhouse usage …`: corrections, sums and trends from the command line."""
 
+from pathlib import Path
+
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation, create_organization
@@ -81,3 +83,34 @@ async def test_usage_is_summed_and_its_trends_are_shown(installation: Installati
     assert made(installation, "usage", "trends", organization_id)["change"]
     for wrong in ("--window=year", "--by=colour", "--top=many", "--top=3:beauty", "--filter=x"):
         refused(installation, 2, *asked, wrong)
+
+
+async def test_usage_is_exported_and_verified(installation: Installation, tmp_path: Path) -> None:
+    async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        request = usage_pb2.RecordUsageRequest(
+            organization_id=organization_id,
+            operation_id="call",
+            model=f"model-{new_id()}",
+            tokens=model_pb2.TokenCounts(input=10),
+            stated_amount=Amount(value="2", currency_code="USD"),
+        )
+        await usage_pb2_grpc.UsageServiceStub(channels.metering).RecordUsage(request)
+    for form in ("csv", "jsonl", "parquet", "focus"):
+        file = str(tmp_path / f"usage.{form}")
+        asked = ("usage", "export", "--organization", organization_id, "--since", "1h", "--format", form, "--out", file)
+        assert done(installation, *asked).startswith("1 rows in ")
+        assert "is there already" in refused(installation, 2, *asked)
+        verified = made(installation, "usage", "verify-export", file)
+        assert (verified["rows"], verified["difference_count"]) == (1, 0)
+        assert "1 rows, 0 charges compared" in done(installation, "usage", "verify-export", file, "--file-only")
+    _damage(Path(file))
+    finished = installation.command("usage", "verify-export", file)
+    assert finished.returncode == 1
+    assert finished.stdout.startswith("sha256 of the manifest is ")
+    refused(installation, 2, "usage", "verify-export", str(tmp_path / "missing"))
+    refused(installation, 2, "usage", "export", "--environment", "x", "--out", str(tmp_path / "x"))
+
+
+def _damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"call", b"cell"))

@@ -108,7 +108,8 @@ def _finish(target: Target, manifest: pb.UsageExportManifest, form: str) -> Mapp
         "file": {"size": whole.stat().st_size, "sha256": sha256_of(whole)},
     }
     _write_whole(target.manifest, document)
-    target.resume.unlink(missing_ok=True)
+    for left in (target.resume, _new(target.resume)):
+        left.unlink(missing_ok=True)
     os.replace(whole, target.file)
     target.part.unlink(missing_ok=True)
     _sync_folder(target.file)
@@ -136,6 +137,8 @@ async def _receive(
     while True:
         try:
             async for piece in _pieces(stub, request):
+                if not piece.resume_token and not piece.HasField("manifest"):
+                    continue  # It says to readers over HTTP that the error follows.
                 attempts = 0
                 part.write(piece.body.data)
                 progress.note(_STEP, piece.row_count)
@@ -179,18 +182,19 @@ class _Resumable:
 
     def find(self) -> tuple[int, pb.ExportUsageRequest]:
         """Return how much of the part is safe, and the request for what follows."""
-        target = self.target
+        target, afresh = self.target, pb.ExportUsageRequest()
+        afresh.CopyFrom(self.request)
         try:
             saved = json.loads(target.resume.read_bytes())
             size, words, request = int(saved["size"]), saved["words"], saved["request"]
             resumed = ParseDict(request, pb.ExportUsageRequest())
         except FileNotFoundError:
-            return 0, self.request
+            return 0, afresh
         except (ValueError, KeyError, TypeError, ParseError):
             raise CommandFailed(f"{target.resume} is damaged: delete it and {target.part}.") from None
         if words != self.words:
             raise WrongUse(f"{target.part} was begun with other options.")
-        return (size, resumed) if size <= target.part.stat().st_size else (0, self.request)
+        return (size, resumed) if size <= target.part.stat().st_size else (0, afresh)
 
     def save(self, part: BinaryIO, request: pb.ExportUsageRequest) -> None:
         """Note that what the part has is safe, and what follows it."""
@@ -210,13 +214,17 @@ def _make_safe(part: BinaryIO) -> None:
 
 def _write_whole(path: Path, document: object) -> None:
     """Write a file that is whole or as it was before."""
-    written = path.with_name(f"{path.name}.new")
+    written = _new(path)
     with written.open("w", encoding="utf-8") as opened:
         json.dump(document, opened, indent=2)
         opened.write("\n")
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(written, path)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _sync_folder(file: Path) -> None:

@@ -3,12 +3,15 @@
 import base64
 import json
 import zlib
+from collections.abc import AsyncIterable
 from decimal import Decimal
 
 import grpc
 import pytest
 
+from libs.common.errors import Unavailable
 from libs.common.ids import new_id
+from services.metering.usage.export import exports, store
 from tests.metering.corrections.calls import amend, charged, restore, tokens, void
 from tests.metering.export.calls import CSV, FOCUS, JSON_LINES, digest_of, export, exported, values
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage, usd
@@ -137,9 +140,9 @@ async def test_text_is_made_harmless_in_csv_and_stays_as_it_is_in_json(
 async def test_stream_goes_on_at_any_piece_byte_by_byte(
     metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.metering.usage.export.exports.PAGE_ROWS", 5)
-    monkeypatch.setattr("services.metering.usage.export.exports.SLICE_ROWS", 2)
-    monkeypatch.setattr("services.metering.usage.export.exports._PIECE", 1)
+    monkeypatch.setattr(exports, "PAGE_ROWS", 5)
+    monkeypatch.setattr(exports, "SLICE_ROWS", 2)
+    monkeypatch.setattr(exports, "_PIECE", 1)
     for name in ("a", "b", "c"):
         await metering.record(usage(organization_id, name))
     for count in range(4):
@@ -231,3 +234,39 @@ async def test_price_that_comes_later_is_in_the_row_of_the_usage(
     assert await eventually(priced, lambda cost: cost is not None) == Decimal("0.0035")
     again = await exported(metering, export(organization_id, as_of_time=before.manifest.request.as_of_time))
     assert (before.manifest.unpriced_count, again.data) == (1, before.data)
+
+
+async def test_export_that_fails_on_its_way_says_so_and_goes_on_later(
+    metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "PAGE_ROWS", 2)
+    for number in range(6):
+        await metering.record(usage(organization_id, f"call-{number}"))
+    whole = await exported(metering, export(organization_id))
+    read = store.rows_of
+    pages = 0
+
+    async def fail(*arguments: object, **named: object) -> object:
+        nonlocal pages
+        pages += 1
+        if pages == 3:
+            raise Unavailable(dependency="database")
+        return await read(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "rows_of", fail)
+    pieces: list[pb.ExportUsageResponse] = []
+    stream = metering.usage.ExportUsage(export(organization_id), metadata=metering.operator)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await _into(pieces, stream)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert pieces[-1].body.data == b"\r\nThis file is not complete.\r\n"
+    assert not pieces[-1].resume_token
+    sent = b"".join(piece.body.data for piece in pieces[:-1])
+    rest = await exported(metering, export(organization_id, resume_token=pieces[-2].resume_token))
+    assert 0 < len(sent) < len(whole.data)
+    assert sent + rest.data == whole.data
+
+
+async def _into(pieces: list[pb.ExportUsageResponse], stream: AsyncIterable[pb.ExportUsageResponse]) -> None:
+    async for piece in stream:
+        pieces.append(piece)  # noqa: PERF401 -- what came before an error is looked at, too.

@@ -220,8 +220,9 @@ class UsageServiceStub:
     usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
     organization_id.
 
-    Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
-    is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+    Over REST the answer is the file itself, without the tokens and the manifest. HTTP cannot say after the beginning of a
+    file that the rest could not be made. So where an export fails on its way, a last piece without token and manifest
+    comes before the error, which is no part of the file: the line `This file is not complete.`
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -550,8 +551,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
         organization_id.
 
-        Over REST the answer is the file itself, without the tokens and the manifest. A file that breaks off ends like one that
-        is complete where HTTP has no other way to say it: use `tollhouse usage export` where it has to be whole.
+        Over REST the answer is the file itself, without the tokens and the manifest. HTTP cannot say after the beginning of a
+        file that the rest could not be made. So where an export fails on its way, a last piece without token and manifest
+        comes before the error, which is no part of the file: the line `This file is not complete.`
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

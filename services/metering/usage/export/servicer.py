@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from decimal import Decimal
+from typing import Final
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
@@ -19,6 +20,8 @@ from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 from tollhouse.metering.v1.unit_pb2 import Quantity
+
+_BROKEN_OFF: Final = b"\r\nThis file is not complete.\r\n"
 
 
 class ExportServicer(rpc.UsageServiceServicer):
@@ -39,12 +42,19 @@ class ExportServicer(rpc.UsageServiceServicer):
         fingerprint = fingerprint_of(request)
         await self._exports.catalogue.refresh()
         form = self._form_of(request)
-        async for piece in self._exports.pieces(asked, form, place, totals):
-            yield pb.ExportUsageResponse(
-                body=HttpBody(content_type=form.content_type, data=piece.text),
-                resume_token=write_token(fingerprint, asked.span, piece.place, totals),
-                row_count=totals.rows,
-            )
+        is_begun = False
+        try:
+            async for piece in self._exports.pieces(asked, form, place, totals):
+                yield pb.ExportUsageResponse(
+                    body=HttpBody(content_type=form.content_type, data=piece.text),
+                    resume_token=write_token(fingerprint, asked.span, piece.place, totals),
+                    row_count=totals.rows,
+                )
+                is_begun = True
+        except Exception:
+            if is_begun:
+                yield pb.ExportUsageResponse(body=HttpBody(content_type=form.content_type, data=_BROKEN_OFF))
+            raise
         yield pb.ExportUsageResponse(
             body=HttpBody(content_type=form.content_type),
             row_count=totals.rows,

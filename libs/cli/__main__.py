@@ -29,6 +29,7 @@ GROUPS: Final = (
     "models",
     "units",
     "usage",
+    "retention",
     "plans",
     "subscription",
     "periods",

@@ -403,3 +403,12 @@ class UsageExportDiffers(Refusal):
     reason = "USAGE_EXPORT_DIFFERS"
     template = "The usage of {month} differs from its export: {difference}."
     remedy = "Export the month again."
+
+
+class UsageNotDropped(Refusal):
+    """The record of the usage is there, so it is corrected by itself."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_NOT_DROPPED"
+    template = "The usage of {operation_id} was not dropped."
+    remedy = "Correct it with AmendUsage or VoidUsage."

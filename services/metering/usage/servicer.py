@@ -37,7 +37,7 @@ from services.metering.usage.domain import (
     limits_to_tell,
     time_violation,
 )
-from services.metering.usage.parsing import read_description
+from services.metering.usage.parsing import read_corrects, read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
@@ -302,6 +302,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
         items=request.items or None,
         stated=stated,
         environment=TEST if environment == pb.ENVIRONMENT_TEST else LIVE,
+        corrects_operation_id=read_corrects(request),
     )
 
 

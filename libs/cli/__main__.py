@@ -30,6 +30,7 @@ GROUPS: Final = (
     "units",
     "usage",
     "conversation",
+    "retention",
     "plans",
     "subscription",
     "periods",

@@ -511,3 +511,12 @@ class ContentNotReadable(Refusal):
     reason = "CONTENT_NOT_READABLE"
     template = "The content of message {position} of the conversation cannot be decrypted with key {key_version}."
     remedy = "Put the key of this version back into the file of conversation keys, or list without_content."
+
+
+class UsageNotDropped(Refusal):
+    """The record of the usage is there, so it is corrected by itself."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "USAGE_NOT_DROPPED"
+    template = "The usage of {operation_id} was not dropped."
+    remedy = "Correct it with AmendUsage or VoidUsage."

@@ -65,6 +65,7 @@ from services.metering.tables.retention import dropped_usage_months as dropped_u
 from services.metering.tables.retention import dropped_usages as dropped_usages
 from services.metering.tables.retention import forgotten_users as forgotten_users
 from services.metering.tables.retention import usage_drops as usage_drops
+from services.metering.tables.retention import usage_links as usage_links
 from services.metering.tables.retention import usage_retention as usage_retention
 
 

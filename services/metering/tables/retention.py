@@ -110,3 +110,13 @@ dropped_usages: Final = Table(
     Column("create_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="dropped_usages_pkey"),
 )
+
+# Which dropped usage a usage corrects.
+usage_links: Final = Table(
+    "usage_links",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
+    Column("corrects_operation_id", KEY, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="usage_links_pkey"),
+)

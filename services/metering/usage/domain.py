@@ -77,6 +77,8 @@ class Work(NamedTuple):
     stated: Stated | None = None
     """What the caller says it costs."""
     environment: str = LIVE
+    corrects_operation_id: str | None = None
+    """The dropped usage that it corrects. Stored beside it."""
 
 
 class Cost(NamedTuple):

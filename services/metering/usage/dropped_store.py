@@ -140,3 +140,21 @@ async def dropped_months(
 
 def month_text(moment: datetime) -> str:
     return f"{month_of(moment):%Y-%m}"
+
+
+_LINK: Final = """
+INSERT INTO usage_links (organization_id, operation_id, corrects_operation_id)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING
+"""
+_LINKED: Final = "SELECT corrects_operation_id FROM usage_links WHERE organization_id = $1::uuid AND operation_id = $2"
+
+
+async def link(connection: RawConnection, links: Collection[tuple[str, str, str]]) -> None:
+    """Store which dropped usages others correct, each as an organization and the two operation ids."""
+    await connection.execute(_LINK, *map(list, zip(*links, strict=True)))
+
+
+async def find_link(connection: RawConnection, key: Key) -> str | None:
+    """Return the operation id of the dropped usage that a usage corrects."""
+    corrects: str | None = await connection.fetchval(_LINKED, *key)
+    return corrects

@@ -100,3 +100,8 @@ def _labels(labels: Mapping[str, str], adjusted: list[str]) -> str | None:
             if kept[key] != labels[key]:
                 adjusted.append(f"labels[{key}]")
     return label_text(kept) if kept else None
+
+
+def read_corrects(request: pb.RecordUsageRequest | admission_pb2.SettleRequest) -> str | None:
+    """Return the operation id of the dropped usage that usage corrects."""
+    return (request.corrects_operation_id or None) if isinstance(request, pb.RecordUsageRequest) else None

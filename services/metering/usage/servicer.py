@@ -39,7 +39,7 @@ from services.metering.usage.domain import (
 )
 from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.servicer import ExportServicer
-from services.metering.usage.parsing import read_description
+from services.metering.usage.parsing import read_corrects, read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations
 from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage
 from services.metering.usage.rerate.jobs import RerateJobs
@@ -280,6 +280,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
         items=request.items or None,
         stated=stated,
         environment=TEST if environment == pb.ENVIRONMENT_TEST else LIVE,
+        corrects_operation_id=read_corrects(request),
     )
 
 

@@ -410,6 +410,7 @@ def recorded_of(row: asyncpg.Record) -> Recorded:
             row["items"],
             Stated(cost.amount, cost.currency_code) if row["stated"] and cost is not None else None,
             dimensions.environment,
+            None,
         )
     )
     # A charge is in the outbox while it is pending or refused, and is deleted from it once it is made.

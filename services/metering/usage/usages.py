@@ -14,12 +14,12 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import OrganizationNotFound, TooManyRows, UsageDropped, UsageMonthDropped
+from services.metering.errors import OrganizationNotFound, TooManyRows, UsageDropped, UsageMonthDropped, UsageNotDropped
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units, token_units
-from services.metering.usage import store
+from services.metering.usage import dropped_store, store
 from services.metering.usage.beginnings import full_hour_after, full_hour_before
-from services.metering.usage.domain import Outcome, Recorded, Work, month_of, time_violation
+from services.metering.usage.domain import Accepted, Outcome, Recorded, Work, month_of, time_violation
 from services.metering.usage.dropped_store import dropped_months, find_dropped, month_text, sealed_months
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
@@ -92,11 +92,32 @@ class Usages:
             except Refusal as refusal:
                 _log.warning("months not made; their usage goes to the default partition", reason=refusal.reason)
         if not refused:
-            return await self._engine.record(works)
+            return await self._link(works, await self._engine.record(works))
         places = [place for place in range(len(works)) if place not in refused]
         recorded = await self._engine.record([works[place] for place in places]) if places else []
         outcomes = refused | dict(zip(places, recorded, strict=True))
-        return [outcomes[place] for place in range(len(works))]
+        return await self._link(works, [outcomes[place] for place in range(len(works))])
+
+    async def _link(self, works: Sequence[Work], outcomes: list[Outcome]) -> list[Outcome]:
+        """Store which dropped usage works correct that are recorded; return the outcomes.
+
+        A process that dies before has answered nobody: the repeat stores it.
+        """
+        links: dict[Database, list[tuple[str, str, str]]] = {}
+        for work, outcome in zip(works, outcomes, strict=True):
+            if work.corrects_operation_id is not None and isinstance(outcome, Accepted):
+                link = work.organization_id, work.operation_id, work.corrects_operation_id
+                links.setdefault(self._shards.of(work.organization_id), []).append(link)
+        for database, some in links.items():
+            async with database.raw_connection() as connection:
+                await dropped_store.link(connection, some)
+        return outcomes
+
+    async def corrects(self, usage: Recorded) -> str:
+        """Return the operation id of the dropped usage that a usage corrects; empty for none."""
+        key = usage.work.organization_id, usage.work.operation_id
+        async with self._shards.of(key[0]).raw_connection() as connection:
+            return await dropped_store.find_link(connection, key) or ""
 
     async def refused(self, works: Sequence[Work], backfilled: Collection[int] = ()) -> dict[int, Outcome]:
         """Return the refusals of works that may not be recorded, by place: for their time, units or organization.
@@ -143,7 +164,10 @@ class Usages:
         }
 
     async def _of_dropped_months(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
-        """Return the refusals of history in months that are dropped, by place. Other usage is younger than those."""
+        """Return the refusals of history in months that are dropped, by place, and of corrections of other usage.
+
+        Usage that is no history is younger than any dropped month.
+        """
         refused: dict[int, Outcome] = {}
         by_shard: dict[Database, list[int]] = {}
         for place in backfilled:
@@ -155,7 +179,22 @@ class Usages:
             for place, (organization_id, month) in months.items():
                 if (organization_id, month) in sealed:
                     refused[place] = UsageMonthDropped(organization_id=organization_id, month=month_text(month))
+        for place, work in enumerate(works):
+            if work.corrects_operation_id is not None:
+                refusal = await self._not_dropped(work.organization_id, work.corrects_operation_id)
+                if refusal is not None:
+                    refused[place] = refusal
         return refused
+
+    async def _not_dropped(self, organization_id: str, operation_id: str) -> Refusal | None:
+        """Return why usage cannot be corrected by other usage; None if its record was dropped."""
+        key = organization_id, operation_id
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            if await store.find(connection, [key]):
+                return UsageNotDropped(operation_id=operation_id)
+            if await find_dropped(connection, [key]):
+                return None
+        return NotFound(resource_type="usage", resource_name=operation_id)
 
     async def dropped_months(
         self, organization_id: str | None, start_time: datetime, end_time: datetime

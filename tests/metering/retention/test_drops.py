@@ -97,6 +97,14 @@ async def test_dropped_month_stays_answerable_and_checked(platform: Platform, me
         assert (await refused(call))[1] == "USAGE_DROPPED"
     assert (await refused(metering.record(old_usage(organization_id))))[1] == "USAGE_MONTH_DROPPED"
     await metering.record(old_usage(other_id))
+    late = usage(organization_id, "late", corrects_operation_id="call-0")
+    assert [(await metering.record(late)).replayed for _ in range(2)] == [False, True]
+    assert (await metering.get(organization_id, "late")).corrects_operation_id == "call-0"
+    for corrects, reason in (("now", "USAGE_NOT_DROPPED"), ("nothing", "NOT_FOUND")):
+        wrong = usage(organization_id, corrects_operation_id=corrects)
+        assert (await refused(metering.record(wrong)))[1] == reason
+    late.corrects_operation_id = "call-1"
+    assert (await refused(metering.record(late)))[1] == "OPERATION_ID_REUSED"
     await platform.settled()
     assert await platform.verify() == []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ async def test_texts_of_a_user_are_gone_and_nothing_else_changes(platform: Platf
     identity = await platform.start_identity()
     ids = [(await identity.create_organization())[0] for _ in range(3)]
     ada, bob = new_id(), new_id()
-    texts: dict[str, object] = {
+    texts: dict[str, Any] = {
         "error_message": SECRET,
         "labels": {"note": SECRET},
         "conversation_id": SECRET,
@@ -59,7 +60,7 @@ async def test_texts_of_a_user_are_gone_and_nothing_else_changes(platform: Platf
 
     assert done.emptied_count == 8
     record = (await found(metering, ids[0], "ada-now")).usage
-    assert (record.labels, record.conversation_id, record.error_message) == ({}, "", "")
+    assert (dict(record.labels), record.conversation_id, record.error_message) == ({}, "", "")
     assert (await metering.get(ids[0], "bob-now")).labels["note"] == SECRET
     for table in ("usage_records", "usage_correction_lines"):
         left = f"SELECT count(*) FROM metering.{table} WHERE user_id = $1 AND CAST(({table}) AS text) LIKE $2"  # noqa: S608

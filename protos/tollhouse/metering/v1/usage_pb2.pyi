@@ -418,6 +418,7 @@ class UsageRecord(_message.Message):
     STATED_FIELD_NUMBER: _builtins.int
     CORRECTION_COUNT_FIELD_NUMBER: _builtins.int
     VOIDED_FIELD_NUMBER: _builtins.int
+    CORRECTS_OPERATION_ID_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The record's id, a UUID in lower case."""
     operation_id: _builtins.str
@@ -474,6 +475,8 @@ class UsageRecord(_message.Message):
     """Whether the usage is voided, so that it costs nothing and counts nowhere. Only in the answers of GetUsage and
     ListUsage.
     """
+    corrects_operation_id: _builtins.str
+    """The operation id of the dropped usage that this one corrects; empty for none. Only in the answer of GetUsage."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
@@ -538,10 +541,11 @@ class UsageRecord(_message.Message):
         stated: _builtins.bool = ...,
         correction_count: _builtins.int = ...,
         voided: _builtins.bool = ...,
+        corrects_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "provider_cost", b"provider_cost", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "correction_count", b"correction_count", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "provider", b"provider", "provider_cost", b"provider_cost", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "stated", b"stated", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "usage_id", b"usage_id", "user_id", b"user_id", "voided", b"voided"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "correction_count", b"correction_count", "corrects_operation_id", b"corrects_operation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "provider", b"provider", "provider_cost", b"provider_cost", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "stated", b"stated", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "usage_id", b"usage_id", "user_id", b"user_id", "voided", b"voided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
@@ -640,6 +644,7 @@ class RecordUsageRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     STATED_AMOUNT_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    CORRECTS_OPERATION_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
     organization_id: _builtins.str
@@ -692,6 +697,11 @@ class RecordUsageRequest(_message.Message):
     """How many of the platform's own items the work produced or touched, such as products, 0 to 1,000,000,000."""
     environment: Global___Environment.ValueType
     """Whether the usage is charged; live when unspecified. Usage of a test key is recorded and priced, and never charged."""
+    corrects_operation_id: _builtins.str
+    """The operation id of usage that was dropped with its month, which this usage corrects; empty for none. The link is
+    stored, and GetUsage shows it. Fails with NOT_FOUND where the organization has no such usage, and with
+    FAILED_PRECONDITION, reason `USAGE_NOT_DROPPED`, where its record is there: amend it then.
+    """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -745,10 +755,11 @@ class RecordUsageRequest(_message.Message):
         items: _builtins.int = ...,
         stated_amount: _amount_pb2.Amount | None = ...,
         environment: Global___Environment.ValueType = ...,
+        corrects_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "stated_amount", b"stated_amount", "status_code", b"status_code", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "corrects_operation_id", b"corrects_operation_id", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015

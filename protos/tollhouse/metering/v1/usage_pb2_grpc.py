@@ -255,7 +255,7 @@ class UsageServiceServicer:
         `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
         can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100,
         `USAGE_DROPPED` for usage that was dropped with its month, `USAGE_MONTH_DROPPED` where it is, was or would be in a
-        month that is dropped.
+        month that is dropped: record what is missing with corrects_operation_id.
         Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

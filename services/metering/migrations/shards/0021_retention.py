@@ -42,7 +42,14 @@ CREATE TABLE dropped_usages (
     create_time timestamptz NOT NULL,
     CONSTRAINT dropped_usages_pkey PRIMARY KEY (organization_id, occur_time, usage_id)
 );
-REVOKE INSERT, UPDATE, DELETE ON dropped_usages FROM tollhouse_metering
+CREATE TABLE usage_links (
+    organization_id uuid NOT NULL,
+    operation_id text COLLATE "C" NOT NULL,
+    corrects_operation_id text COLLATE "C" NOT NULL,
+    CONSTRAINT usage_links_pkey PRIMARY KEY (organization_id, operation_id)
+);
+REVOKE INSERT, UPDATE, DELETE ON dropped_usages FROM tollhouse_metering;
+REVOKE UPDATE, DELETE ON usage_links FROM tollhouse_metering
 """
 
 # Keeps what is needed of the next usages of an organization's month, and deletes them where the month is MOVING. One

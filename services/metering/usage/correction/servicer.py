@@ -95,6 +95,7 @@ class CorrectionServicer(rpc.UsageServiceServicer):
     async def _with_corrections(self, record: pb.UsageRecord, usage: Recorded) -> pb.GetUsageResponse:
         """Return the answer to GetUsage: the usage, and its corrections, the latest first."""
         await self._mark([record], [usage])
+        record.corrects_operation_id = await self._usages.corrects(usage)
         found: Sequence[Correction] = ()
         if record.correction_count:
             organization_id, usage_id = usage.work.organization_id, usage.usage_id

@@ -1,0 +1,141 @@
+"""`tollhouse retention …`: how long usage is kept, months that are dropped after their export, and forgotten users."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from libs.cli.failures import WrongUse
+from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.output import Output
+from libs.cli.terminal.progress import progress_for
+from tollhouse.common.v1.amount_pb2 import Amount
+from tollhouse.metering.v1 import retention_pb2 as pb
+from tollhouse.metering.v1 import retention_pb2_grpc as rpc
+
+group = typer.Typer(
+    name="retention", help="How long usage is kept, and what of it is dropped or forgotten.", no_args_is_help=True
+)
+MonthArgument = Annotated[str, typer.Argument(help="The month in UTC, such as 2026-01.", metavar="MONTH")]
+OfOption = Annotated[str, typer.Option("--organization", help="The organization; the whole platform without it.")]
+_METERING: Final = ("metering",)
+_COLUMNS: Final = ("month", "state", "usage_count", "dropped_count", "size_bytes", "expired")
+_LOOK_EVERY_S: Final = 1.0
+_IN_PROGRESS: Final = (pb.USAGE_DROP_STATE_SEALED, pb.USAGE_DROP_STATE_DROPPING)
+
+
+@calling(group, "show", _METERING)
+async def show(channels: Channels, output: Output, organization: OfOption = "") -> None:
+    """Show for how many months usage is kept."""
+    request = pb.GetUsageRetentionRequest(organization_id=organization)
+    output.one((await _stub(channels).GetUsageRetention(request)).retention)
+
+
+@calling(group, "set", _METERING)
+async def set_retention(
+    channels: Channels,
+    output: Output,
+    months: Annotated[
+        int, typer.Argument(help="How many whole months are kept besides the present one; 0 for ever.", min=0)
+    ] = 0,
+    organization: OfOption = "",
+    inherit: Annotated[bool, typer.Option(help="Let the organization have the platform's retention again.")] = False,
+) -> None:
+    """Set for how many months usage is kept. Nothing is dropped by that alone."""
+    request = pb.SetUsageRetentionRequest(organization_id=organization, months=months, inherit=inherit)
+    output.one((await _stub(channels).SetUsageRetention(request)).retention)
+
+
+@calling(group, "months", _METERING)
+async def months(channels: Channels, output: Output, organization: OfOption = "", limit: LimitOption = LIMIT) -> None:
+    """List the months of usage, with what is left of each."""
+    request = pb.ListUsageMonthsRequest(organization_id=organization)
+    found, more = await listed(_stub(channels).ListUsageMonths, request, lambda page: page.months, limit)
+    output.many(found, _COLUMNS, more=more)
+
+
+@calling(group, "digest", _METERING)
+async def digest(channels: Channels, output: Output, month: MonthArgument, organization: OfOption = "") -> None:
+    """Compute the numbers of a month with which an export is compared; --json prints a manifest for `drop`."""
+    progress = progress_for(quiet=output.as_json)
+    request, read = pb.DigestUsageMonthRequest(organization_id=organization, month=month), 0
+    last = pb.DigestUsageMonthResponse()
+    async with progress.shown():
+        async for piece in _stub(channels).DigestUsageMonth(request):
+            read += piece.rows_read
+            progress.note("usage read", read)
+            last = piece
+    totals = {total.currency_code: total.value for total in last.totals}
+    document = {"month": month, "usage_count": last.usage_count, "totals": totals, "digest": last.digest}
+    if output.as_json:
+        output.json(document)
+        return
+    for name, value in document.items():
+        output.line(f"{name:<24} {value}")
+
+
+@calling(group, "drop", _METERING)
+async def drop(
+    channels: Channels,
+    output: Output,
+    month: MonthArgument,
+    manifest: Annotated[
+        Path, typer.Option(help="The manifest of the export: JSON with usage_count, totals and digest.", exists=True)
+    ],
+    organization: OfOption = "",
+    wait: Annotated[bool, typer.Option(help="Wait until the month is dropped.")] = True,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Only look if it may be dropped.")] = False,
+) -> None:
+    """Drop a month of usage that was exported; exit status 1 if it differs from its export."""
+    request = _read_manifest(manifest)
+    request.organization_id, request.month, request.validate_only = organization, month, validate_only
+    stub, progress = _stub(channels), progress_for(quiet=output.as_json)
+    dropped = (await stub.DropUsageMonth(request)).drop
+    async with progress.shown():
+        while wait and dropped.state in _IN_PROGRESS:
+            progress.note(f"{month} is sealed or being dropped", dropped.dropped_count, dropped.usage_count)
+            await asyncio.sleep(_LOOK_EVERY_S)
+            asked = pb.GetUsageDropRequest(organization_id=organization, month=month)
+            dropped = (await stub.GetUsageDrop(asked)).drop
+    output.one(dropped)
+    if dropped.state == pb.USAGE_DROP_STATE_REFUSED:
+        raise typer.Exit(1)
+
+
+@calling(group, "forget-user", _METERING)
+async def forget_user(
+    channels: Channels,
+    output: Output,
+    user: Annotated[str, typer.Argument(help="The user's id.", metavar="USER")],
+    wait: Annotated[bool, typer.Option(help="Wait until all is done.")] = True,
+) -> None:
+    """Empty the texts in a user's usage: labels, error messages and conversation ids."""
+    stub, progress = _stub(channels), progress_for(quiet=output.as_json)
+    forgotten = (await stub.ForgetUser(pb.ForgetUserRequest(user_id=user))).forgotten_user
+    async with progress.shown():
+        while wait and not forgotten.done:
+            progress.note("records emptied", forgotten.emptied_count)
+            await asyncio.sleep(_LOOK_EVERY_S)
+            asked = pb.GetForgottenUserRequest(user_id=user)
+            forgotten = (await stub.GetForgottenUser(asked)).forgotten_user
+    output.one(forgotten)
+
+
+def _stub(channels: Channels) -> rpc.RetentionServiceStub:
+    return rpc.RetentionServiceStub(channels.metering)
+
+
+def _read_manifest(path: Path) -> pb.DropUsageMonthRequest:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return pb.DropUsageMonthRequest(
+            usage_count=int(document["usage_count"]),
+            totals=[Amount(currency_code=code, value=str(value)) for code, value in document["totals"].items()],
+            digest=int(document["digest"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WrongUse(f"{path} is no manifest: it needs usage_count, totals by currency and digest.") from None

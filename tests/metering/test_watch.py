@@ -130,7 +130,9 @@ async def test_an_organization_has_so_many_watchers_at_once(metering: Metering, 
         while True:
             stream = metering.usage.WatchUsage(request, metadata=metering.operator)
             try:
-                assert (await stream.read()).position
+                message = await stream.read()
+                assert isinstance(message, pb.WatchUsageResponse)
+                assert message.position
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.05)
             else:

@@ -76,8 +76,13 @@ PAGES = {
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
         "identity.v1.ProjectService/CreateProject",
     },
+    "ingest.md": {
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.IngestService/")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "metering.v1.UsageService/GetUsage",
+    },
     "usage.md": {
-        *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage")),
+        *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage", "WatchUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("ListUsageCorrections", "ListPendingPrices")),
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),

@@ -1,7 +1,14 @@
-"""`tollhouse usage …`: corrections, sums and trends from the command line."""
+"""`tollhouse usage …`: corrections, sums, trends, exports and watching from the command line."""
 
+import asyncio
+import json
+import signal
+from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
+from libs.cli.terminal.chart import ROWS_MAX, Bar, bars
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation, create_organization
@@ -114,3 +121,49 @@ async def test_usage_is_exported_and_verified(installation: Installation, tmp_pa
 
 def _damage(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"call", b"cell"))
+
+
+async def test_usage_is_shown_as_it_is_recorded_and_summed(installation: Installation) -> None:
+    model = f"model-{new_id()}"
+    async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        stub = usage_pb2_grpc.UsageServiceStub(channels.metering)
+        process = installation.start_command("usage", "watch", organization_id, "--since", "1h")
+        request = usage_pb2.RecordUsageRequest(
+            organization_id=organization_id, operation_id="watched", model=model, tokens=model_pb2.TokenCounts(input=10)
+        )
+        await stub.RecordUsage(request)
+    done(installation, "usage", "void", organization_id, "watched", "--reason", "test")
+    assert process.stdout is not None
+    lines = [await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert f"watched {model} 10 tokens no price yet" in lines[0]
+    assert "watched VOID test" in lines[1]
+    assert process.returncode == 130, errors
+    table = done(installation, "usage", "query", organization_id, "--by", "model", "--since", "1d").splitlines()
+    assert all("█" not in line and "#" not in line for line in table)
+    assert json.loads(done(installation, "usage", "query", organization_id, "--json")) is not None
+    refused(installation, 2, "usage", "query", organization_id, "--by", "colour")
+
+
+@pytest.mark.parametrize(("blocks", "sign"), [(True, "█"), (False, "#")])
+def test_bars_stand_for_their_values_in_any_width(blocks: bool, sign: str) -> None:
+    rows = [
+        Bar("2026-11-27 a", Decimal(100), "100"),
+        Bar("模型" * 30, Decimal(50), "50"),
+        Bar("none", Decimal(0), "0"),
+        Bar("back", Decimal(-3), "-3"),
+        Bar("least", Decimal("1e-30"), "1e-30"),
+    ]
+    for width in (20, 40, 80, 500):
+        lines = bars(rows, width=width, blocks=blocks)
+        assert len(lines) == 5
+        longest, half, *_ = (line.count(sign) for line in lines)
+        assert abs(longest - 2 * half) <= 1
+        assert sign not in lines[2] + lines[3]
+        assert lines[4].split()[1] in "#▏"
+        assert width < 40 or all(len(line) <= 80 for line in lines)
+    assert bars([], blocks=blocks) == []
+    many = bars([Bar(str(n), Decimal(n), str(n)) for n in range(ROWS_MAX + 5)], blocks=blocks)
+    assert many[-1] == "and 5 more, which the chart leaves out"

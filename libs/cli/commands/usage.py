@@ -1,4 +1,4 @@
-"""`tollhouse usage …`: sums, corrections, exports, and what waits for a price."""
+"""`tollhouse usage …`: what is and was recorded, its sums, corrections and exports, and what waits for a price."""
 
 from typing import Annotated, Final
 
@@ -18,7 +18,9 @@ from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2, usage_pb2_grpc
 
 group = typer.Typer(
-    name="usage", help="Sums of usage, its corrections and exports, and usage without a price.", no_args_is_help=True
+    name="usage",
+    help="Recorded usage, its sums, corrections and exports, and usage without a price.",
+    no_args_is_help=True,
 )
 group.add_typer(usage_statistics.group)
 group.command("export")(export)
@@ -31,6 +33,8 @@ OperationOption = Annotated[
 ]
 TrialOption = Annotated[bool, typer.Option("--validate-only", help="Only show what would be done.")]
 _METERING: Final = ("metering",)
+
+
 _COLUMNS: Final = ("operation_id", "usage_operation_id", "number", "kind", "reason", "actor", "create_time")
 _PENDING_COLUMNS: Final = ("organization_id", "model", "usage_count", "cost", "first_time", "last_time")
 
@@ -162,6 +166,38 @@ async def pending(
     stub = _stub(channels)
     found, more = await listed(stub.ListPendingPrices, request, lambda page: page.pending_prices, limit)
     output.many(found, _PENDING_COLUMNS, more=more)
+
+
+@calling(group, "watch", _METERING)
+async def watch(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    since: Annotated[str, typer.Option(help="Begin at a time, or a span back such as 1h; now if not given.")] = "",
+) -> None:
+    """Show usage and corrections as they are recorded, until Ctrl-C."""
+    request = usage_pb2.WatchUsageRequest(organization_id=organization)
+    if since:
+        request.start_time.CopyFrom(parse_past(since))
+    while True:
+        async for message in _stub(channels).WatchUsage(request):
+            for usage in message.usages:
+                output.row(usage, _usage_row)
+            for correction in message.corrections:
+                output.row(correction, _correction_row)
+            # The next stream goes on where this one ends.
+            request.ClearField("start_time")
+            request.position = message.position
+
+
+def _usage_row(usage: usage_pb2.UsageRecord) -> list[str]:
+    tokens = f"{usage.total_tokens:,} tokens"
+    return [cell(usage, "create_time"), usage.operation_id, usage.model, tokens, _amount(usage.cost) or "no price yet"]
+
+
+def _correction_row(correction: usage_pb2.UsageCorrection) -> list[str]:
+    kind = usage_pb2.UsageCorrectionKind.Name(correction.kind).rpartition("_")[2]
+    return [cell(correction, "create_time"), correction.usage_operation_id, kind, correction.reason]
 
 
 def _stub(channels: Channels) -> usage_pb2_grpc.UsageServiceStub:

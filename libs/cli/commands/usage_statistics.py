@@ -2,12 +2,14 @@
 
 from datetime import UTC
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
 
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.chart import Bar, bars
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.options import LIMIT, LimitOption
 from libs.cli.terminal.output import Output, as_dict
@@ -32,6 +34,14 @@ FilterOption = Annotated[
 ]
 
 
+class Drawn(StrEnum):
+    """What the chart of a query shows."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    COST = "cost"
+
+
 @calling(group, "query", _METERING)
 async def query(
     channels: Channels,
@@ -49,10 +59,11 @@ async def query(
         str,
         typer.Option(help="COUNT:MEASURE, such as 10:requests, 10:cost:USD or 5:quantity:images; others in one row."),
     ] = "",
+    chart: Annotated[Drawn, typer.Option(help="What the chart in a terminal shows.")] = Drawn.REQUESTS,
     include_test: TestOption = False,
     limit: LimitOption = LIMIT,
 ) -> None:
-    """Sum usage by windows of time and by dimensions."""
+    """Sum usage by windows of time and by dimensions; in a terminal with a chart."""
     request = usage_pb2.QueryUsageRequest(
         organization_id=organization,
         start_time=parse_past(since),
@@ -74,6 +85,9 @@ async def query(
     ]
     columns = (_COLUMNS[0], *names, *_COLUMNS[1:])
     output.many_as(found, columns, lambda row: _cells(row, names), more=more)
+    if output.draws:
+        for line in bars([_bar(row, names, chart) for row in found], width=output.width):
+            output.line(line)
 
 
 @calling(group, "trends", _METERING)
@@ -118,12 +132,25 @@ async def trends(
             output.line(f"{'stands out':<24} {start:%Y-%m-%dT%H:%MZ}: {day.value}, score {day.score}")
 
 
+def _named_by(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
+    """Return the window and the dimensions of a row."""
+    start = f"{row.start_time.ToDatetime(tzinfo=UTC):%Y-%m-%dT%H:%MZ}"
+    return [start, *(_OTHERS if row.others else _value(row, name) for name in names)]
+
+
+def _bar(row: usage_pb2.UsageSummary, names: list[str], drawn: Drawn) -> Bar:
+    label = " ".join(_named_by(row, names))
+    if drawn is Drawn.COST:
+        return Bar(label, Decimal(row.cost.value or 0), _amount(row.cost))
+    value = row.total_tokens if drawn is Drawn.TOKENS else row.request_count
+    return Bar(label, Decimal(value), f"{value:,}")
+
+
 def _cells(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
     latency = row.latency
     has_latency = latency.count > 0
     return [
-        f"{row.start_time.ToDatetime(tzinfo=UTC):%Y-%m-%dT%H:%MZ}",
-        *(_OTHERS if row.others else _value(row, name) for name in names),
+        *_named_by(row, names),
         str(row.request_count),
         str(row.error_count),
         str(row.total_tokens),

@@ -76,7 +76,7 @@ def _page(page: Page) -> Json:
 
 def _routes_to(service: ServiceDescriptor) -> Iterator[Json]:
     for context in _contexts_of(service):
-        came_by = [{"name": _ORIGINAL_PATH, "string_match": {"prefix": f"/v1/{context}/"}}]
+        came_by: list[Json] = [{"name": _ORIGINAL_PATH, "string_match": {"prefix": f"/v1/{context}/"}}]
         if len(_contexts_of(service)) == 1:
             # Only what the transcoder has translated has this header: gRPC itself goes to the services directly.
             came_by = [{"name": _ORIGINAL_PATH, "present_match": True}]

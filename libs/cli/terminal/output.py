@@ -29,6 +29,16 @@ class Output:
         self.as_json = as_json
         self._console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
 
+    @property
+    def draws(self) -> bool:
+        """Whether charts are drawn: in a terminal, for people."""
+        return not self.as_json and sys.stdout.isatty()
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return self._console.width
+
     def one(self, message: Message, **besides: str) -> None:
         """Print all fields of a message, and further values beside them."""
         if self.as_json:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,7 +21,7 @@ from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import invoice_pb2, payment_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
-from tollhouse.metering.v1 import conversation_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
+from tollhouse.metering.v1 import conversation_pb2, ingest_pb2, model_pb2, quota_pb2, unit_pb2, usage_pb2
 
 
 class Way(Enum):
@@ -130,6 +131,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "metering.v1.RetentionService", "SetUsageRetention DropUsageMonth ForgetUser"),
     **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
+    **_all(Way.ADDS, "metering.v1.IngestService", "IngestEvents SetEventMapping DeleteEventMapping"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
     # A voided usage that was restored is what it was.
     **_all(Way.TRIED, "metering.v1.UsageService", "AmendUsage VoidUsage RestoreUsage RerateUsage"),
@@ -340,6 +342,19 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.UnitService.CreateUnit": lambda target: {
         "unit_id": "matrix_unit",
         "kind": unit_pb2.UNIT_KIND_COUNT,
+    },
+    "metering.v1.IngestService.DeleteEventMapping": lambda target: {"event_type": new_id()},
+    "metering.v1.IngestService.GetEventMapping": lambda target: {"event_type": new_id()},
+    "metering.v1.IngestService.IngestEvents": lambda target: {
+        "body": HttpBody(content_type="application/json", data=b"[{}]")
+    },
+    "metering.v1.IngestService.SetEventMapping": lambda target: {
+        "mapping": ingest_pb2.EventMapping(
+            event_type="matrix",
+            model="matrix",
+            quantities=[ingest_pb2.EventQuantity(unit="input_tokens", value="1")],
+            subject=ingest_pb2.EVENT_SUBJECT_ORGANIZATION,
+        )
     },
     "metering.v1.UsageService.AmendUsage": lambda target: {
         "update_mask": FieldMask(paths=["items"]),

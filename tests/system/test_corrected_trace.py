@@ -68,23 +68,43 @@ def calls_of(prefix: str, trace: Trace, population: Population) -> list[Call]:
     return [Call(prefix, row, seat.organization_id, model) for row, seat, model in makers]
 
 
+async def amend(usage: usage_pb2_grpc.UsageServiceStub, call: Call, operation_id: str) -> None:
+    """Give the usage of a call the tokens that it has here."""
+    request = usage_pb2.AmendUsageRequest(
+        organization_id=call.organization_id,
+        usage_operation_id=call.operation_id,
+        operation_id=operation_id,
+        tokens=model_pb2.TokenCounts(input=call.row.input_tokens, output=call.row.output_tokens),
+    )
+    request.update_mask.paths.append("tokens")
+    await usage.AmendUsage(request)
+
+
 async def corrected(usage: usage_pb2_grpc.UsageServiceStub, calls: Sequence[Call]) -> list[Call]:
     """Amend every seventh call, void every eleventh, and restore every second of those."""
     done: list[Call] = []
     for number, call in enumerate(calls):
-        names = {"organization_id": call.organization_id, "usage_operation_id": call.operation_id}
+        organization_id, operation_id = call.organization_id, call.operation_id
         if number % 7 == 0:
             call = replace(call, row=replace(call.row, output_tokens=3 * call.row.output_tokens + number % 2))
-            tokens = model_pb2.TokenCounts(input=call.row.input_tokens, output=call.row.output_tokens)
-            request = usage_pb2.AmendUsageRequest(**names, operation_id=f"amend:{call.operation_id}", tokens=tokens)
-            request.update_mask.paths.append("tokens")
-            await usage.AmendUsage(request)
+            await amend(usage, call, f"amend:{operation_id}")
         if number % 11 == 0:
             call = replace(call, voided=bool(number % 2))
-            await usage.VoidUsage(usage_pb2.VoidUsageRequest(**names, operation_id=f"void:{call.operation_id}"))
+            await usage.VoidUsage(
+                usage_pb2.VoidUsageRequest(
+                    organization_id=organization_id,
+                    usage_operation_id=operation_id,
+                    operation_id=f"void:{operation_id}",
+                )
+            )
             if not call.voided:
-                again = usage_pb2.RestoreUsageRequest(**names, operation_id=f"restore:{call.operation_id}")
-                await usage.RestoreUsage(again)
+                await usage.RestoreUsage(
+                    usage_pb2.RestoreUsageRequest(
+                        organization_id=organization_id,
+                        usage_operation_id=operation_id,
+                        operation_id=f"restore:{operation_id}",
+                    )
+                )
         done.append(call)
     return done
 
@@ -107,11 +127,12 @@ async def rerated(channels: Channels, since: datetime, until: datetime) -> None:
     wanted.digest = shown.digest
     wanted.page_size = 0
     job_id = (await usage.RerateUsage(wanted)).job.job_id
+    job = usage_pb2.RerateJob(state=usage_pb2.RERATE_JOB_STATE_RUNNING)
     for _ in range(600):
-        job = (await usage.GetRerateJob(usage_pb2.GetRerateJobRequest(job_id=job_id))).job
         if job.state not in (usage_pb2.RERATE_JOB_STATE_CHECKING, usage_pb2.RERATE_JOB_STATE_RUNNING):
             break
         await asyncio.sleep(0.1)
+        job = (await usage.GetRerateJob(usage_pb2.GetRerateJobRequest(job_id=job_id))).job
     assert job.state == usage_pb2.RERATE_JOB_STATE_DONE
     assert job.sums.changed_count == sum(one.sums.changed_count for one in shown.differences) > 0
     assert not job.sums.failures
@@ -121,8 +142,8 @@ async def dropped(channels: Channels, database_url: str) -> None:
     """Let the month be kept no longer, and drop it by what it holds."""
     retention = retention_pb2_grpc.RetentionServiceStub(channels.metering)
     await retention.SetUsageRetention(retention_pb2.SetUsageRetentionRequest(months=2))
-    async for part in retention.DigestUsageMonth(retention_pb2.DigestUsageMonthRequest(month=MONTH)):
-        digest = part
+    parts = [one async for one in retention.DigestUsageMonth(retention_pb2.DigestUsageMonthRequest(month=MONTH))]
+    digest = parts[-1]
     request = retention_pb2.DropUsageMonthRequest(
         month=MONTH, usage_count=digest.usage_count, totals=digest.totals, digest=digest.digest
     )
@@ -133,11 +154,12 @@ async def dropped(channels: Channels, database_url: str) -> None:
         await connection.execute("UPDATE metering.usage_drops SET lease_time = create_time")
     finally:
         await connection.close()
+    drop = retention_pb2.UsageDrop()
     for _ in range(600):
-        drop = (await retention.GetUsageDrop(retention_pb2.GetUsageDropRequest(month=MONTH))).drop
         if drop.state in (retention_pb2.USAGE_DROP_STATE_DROPPED, retention_pb2.USAGE_DROP_STATE_REFUSED):
             break
         await asyncio.sleep(0.1)
+        drop = (await retention.GetUsageDrop(retention_pb2.GetUsageDropRequest(month=MONTH))).drop
     assert drop.state == retention_pb2.USAGE_DROP_STATE_DROPPED, drop
 
 
@@ -192,14 +214,7 @@ async def again_corrected(usage: usage_pb2_grpc.UsageServiceStub, calls: Sequenc
     for number, call in enumerate(calls):
         if number % 13 == 0 and not call.voided:
             call = replace(call, row=replace(call.row, output_tokens=call.row.output_tokens + 7))
-            request = usage_pb2.AmendUsageRequest(
-                organization_id=call.organization_id,
-                usage_operation_id=call.operation_id,
-                operation_id=f"again:{call.operation_id}",
-                tokens=model_pb2.TokenCounts(input=call.row.input_tokens, output=call.row.output_tokens),
-            )
-            request.update_mask.paths.append("tokens")
-            await usage.AmendUsage(request)
+            await amend(usage, call, f"again:{call.operation_id}")
         done.append(call)
     return done
 

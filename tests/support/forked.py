@@ -25,6 +25,7 @@ _MODULES: Final = (
     "tests.billing.organization_follower",
     "tests.common.events.dying_deliverer",
     "tests.metering.leases.processes",
+    "tests.metering.rerates.dying_worker",
     "tests.system.forked_commands",
 )
 PROCESSES: Final = multiprocessing.get_context("forkserver")

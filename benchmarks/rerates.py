@@ -1,7 +1,7 @@
 """Usages re-rated a second by a job, and what that does to the latency of usage that is recorded beside it."""
 
+import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -52,19 +52,13 @@ def measure_rerates(usages: int, shards: int) -> Figure:
     """
     with Deployment(shards, _SERVER) as deployment:
         loaded = load_charges(deployment.database_url, usages, _ORGANIZATIONS)
-        with grpc.insecure_channel(deployment.service("metering")) as channel:
-            run = _Run(deployment, channel, loaded, usages)
-            preview_s = run.preview()
-            alone = run.job(run.dearer)
-            tail_before = min(run.tail() for _ in range(_ROUNDS))
-            tails: list[float] = []
-            beside = run.job(run.first, lambda: tails.append(run.tail()))
-            run.verify()
-    tail_beside = min(tails)
+        run = asyncio.run(_run(deployment, loaded, usages))
+    alone, beside = run.alone, run.beside
+    tail_before, tail_beside = min(run.tails_before), min(run.tails_beside)
     ratio = alone.rate_per_s / _WANTED_PER_S
     return Figure(
         measured=f"RerateUsage, {usages:,} usages of {_ORGANIZATIONS} organizations: {alone.rate_per_s:,.0f} a second"
-        f" debited, previewed in {preview_s:.1f} s; beside {_RECORDED_PER_S} RecordUsage a second "
+        f" debited, previewed in {run.preview_s:.1f} s; beside {_RECORDED_PER_S} RecordUsage a second "
         f"{beside.rate_per_s:,.0f} given back, their p99 {tail_beside / tail_before:.2f} times; "
         f"metering's memory {alone.peak_bytes / 1e6:.0f} MB",
         against=f"{_WANTED_PER_S:,} a second",
@@ -82,10 +76,34 @@ def measure_rerates(usages: int, shards: int) -> Figure:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What was seen. The tails are p99 latencies of usage that was recorded, in milliseconds."""
+
+    preview_s: float
+    alone: Done
+    beside: Done
+    tails_before: list[float]
+    tails_beside: list[float]
+
+
+async def _run(deployment: Deployment, loaded: Loaded, usages: int) -> _Measured:
+    async with grpc.aio.insecure_channel(deployment.service("metering")) as channel:
+        run = _Run(deployment, channel, loaded, usages)
+        first, dearer = await run.prices()
+        preview_s = await run.preview(dearer)
+        alone = await run.job(dearer)
+        before = [await run.tail() for _ in range(_ROUNDS)]
+        tails: list[float] = []
+        beside = await run.job(first, tails)
+        await run.verify()
+    return _Measured(preview_s, alone, beside, before, tails)
+
+
 class _Run:
     """The jobs of one run, and the usage that is recorded beside them."""
 
-    def __init__(self, deployment: Deployment, channel: grpc.Channel, loaded: Loaded, usages: int) -> None:
+    def __init__(self, deployment: Deployment, channel: grpc.aio.Channel, loaded: Loaded, usages: int) -> None:
         self._deployment = deployment
         self._channel = channel
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
@@ -95,25 +113,28 @@ class _Run:
         self._recorded = 0
         self._tenants = tuple(Tenant(one, new_id()) for one in loaded.organization_ids)
         deployment.run(Round(deployment.service("metering"), deployment.token, PriceList(), 0, 0, 1, 1))
-        models = model_pb2_grpc.ModelServiceStub(channel)
-        listed = models.ListPrices(model_pb2.ListPricesRequest(model_id=MODEL), metadata=self._metadata)
-        self.first = listed.price_versions[0].price_version_id
+
+    async def prices(self) -> tuple[str, str]:
+        """Return the price version that all usage has, and one that costs twice as much."""
+        models = model_pb2_grpc.ModelServiceStub(self._channel)
+        listed = await models.ListPrices(model_pb2.ListPricesRequest(model_id=MODEL), metadata=self._metadata)
         dearer = model_pb2.SetPriceRequest(
             request_id=new_id(),
             model_id=MODEL,
             currency_code="USD",
             prices=model_pb2.TokenPrices(input="5", output="20"),
-            effective_time=render_time(loaded.start + timedelta(seconds=1)),
+            effective_time=render_time(self._loaded.start + timedelta(seconds=1)),
         )
-        self.dearer = models.SetPrice(dearer, metadata=self._metadata).price_version.price_version_id
+        answer = await models.SetPrice(dearer, metadata=self._metadata)
+        return listed.price_versions[0].price_version_id, answer.price_version.price_version_id
 
-    def preview(self) -> float:
-        """Return how long it took to see what the first job would do."""
-        request = self._request(self.dearer)
+    async def preview(self, price_version_id: str) -> float:
+        """Return how long it took to see what a job would do."""
+        request = self._request(price_version_id)
         request.validate_only = True
         began_s, changing = time.monotonic(), 0
         while True:
-            page = self._usage.RerateUsage(request, metadata=self._metadata, timeout=_LIMIT_S)
+            page = await self._usage.RerateUsage(request, metadata=self._metadata, timeout=_LIMIT_S)
             changing += sum(one.sums.changed_count for one in page.differences)
             request.page_token = page.next_page_token
             if not page.next_page_token:
@@ -122,21 +143,20 @@ class _Run:
             raise LoadError(f"{changing} of {self._usages} usages would change")
         return time.monotonic() - began_s
 
-    def job(self, price_version_id: str, beside: Callable[[], None] | None = None) -> Done:
-        """Re-rate all usage, and do something again and again meanwhile."""
+    async def job(self, price_version_id: str, tails: list[float] | None = None) -> Done:
+        """Re-rate all usage; where tails are asked for, record usage meanwhile, and add the p99 of each round."""
         before = self._deployment.cpu_seconds()
         began_s, peak_bytes = time.monotonic(), 0
         request = self._request(price_version_id)
-        job = self._usage.RerateUsage(request, metadata=self._metadata, timeout=_LIMIT_S).job
+        job = (await self._usage.RerateUsage(request, metadata=self._metadata, timeout=_LIMIT_S)).job
+        asked = usage_pb2.GetRerateJobRequest(job_id=job.job_id)
         while job.state != usage_pb2.RERATE_JOB_STATE_DONE:
-            if beside is None:
-                time.sleep(_LOOK_EVERY_S)
+            if tails is None:
+                await asyncio.sleep(_LOOK_EVERY_S)
             else:
-                beside()
+                tails.append(await self.tail())
             peak_bytes = max(peak_bytes, self._deployment.resident_bytes("metering"))
-            job = self._usage.GetRerateJob(
-                usage_pb2.GetRerateJobRequest(job_id=job.job_id), metadata=self._metadata, timeout=_LIMIT_S
-            ).job
+            job = (await self._usage.GetRerateJob(asked, metadata=self._metadata, timeout=_LIMIT_S)).job
         ended = job.end_time.ToDatetime() - job.create_time.ToDatetime()
         if job.sums.changed_count != self._usages or time.monotonic() - began_s > _LIMIT_S:
             raise LoadError(f"{job.sums.changed_count} of {self._usages} usages were re-rated")
@@ -145,18 +165,19 @@ class _Run:
         cpu_us = {name: (spent[name] - before.get(name, 0)) / self._usages * 1e6 for name in names}
         return Done(self._usages, ended.total_seconds(), peak_bytes, cpu_us)
 
-    def tail(self) -> float:
+    async def tail(self) -> float:
         """Return the p99 of usage that is recorded for some seconds, in milliseconds."""
         self._recorded += 1
         calls = Paced(UsageRecords(self._tenants, f"beside-{self._recorded}"), _RECORDED_PER_S)
         target = self._deployment.service("metering")
-        return self._deployment.run(calls.round(self._deployment, target)).percentile_ms(99)
+        timing = await asyncio.to_thread(self._deployment.run, calls.round(self._deployment, target))
+        return timing.percentile_ms(99)
 
-    def verify(self) -> None:
+    async def verify(self) -> None:
         """Let metering check what it has stored."""
         stub = integrity_pb2_grpc.IntegrityServiceStub(self._channel)
         request = integrity_pb2.VerifyInvariantsRequest()
-        for piece in stub.VerifyInvariants(request, metadata=self._metadata, timeout=_LIMIT_S):
+        async for piece in stub.VerifyInvariants(request, metadata=self._metadata, timeout=_LIMIT_S):
             if piece.HasField("finding"):
                 raise LoadError(f"{piece.finding.invariant}: {piece.finding.detail}")
 

@@ -27,6 +27,7 @@ _MODULES: Final = (
     "tests.common.events.dying_deliverer",
     "tests.metering.export.dying_export",
     "tests.metering.leases.processes",
+    "tests.metering.rerates.dying_worker",
     "tests.system.forked_commands",
 )
 PROCESSES: Final = multiprocessing.get_context("forkserver")

@@ -85,6 +85,7 @@ PAGES = {
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage", "WatchUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("ListUsageCorrections", "ListPendingPrices")),
+        *(rpc for rpc in rpcs_of("metering") if "Rerate" in rpc),
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },

@@ -7,13 +7,14 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.cli.terminal.chart import ROWS_MAX, Bar, bars
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation, create_organization
 from tollhouse.common.v1.amount_pb2 import Amount
-from tollhouse.metering.v1 import model_pb2, usage_pb2, usage_pb2_grpc
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 
 async def test_usage_is_amended_voided_and_restored(installation: Installation) -> None:
@@ -167,3 +168,42 @@ def test_bars_stand_for_their_values_in_any_width(blocks: bool, sign: str) -> No
     assert bars([], blocks=blocks) == []
     many = bars([Bar(str(n), Decimal(n), str(n)) for n in range(ROWS_MAX + 5)], blocks=blocks)
     assert many[-1] == "and 5 more, which the chart leaves out"
+
+
+async def test_usage_is_rerated_after_a_preview(installation: Installation) -> None:
+    model = f"model-{new_id()}"
+    async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        models = model_pb2_grpc.ModelServiceStub(channels.metering)
+        await models.CreateModel(model_pb2.CreateModelRequest(request_id=new_id(), model_id=model, provider="x"))
+        stub = usage_pb2_grpc.UsageServiceStub(channels.metering)
+        for price in (1, 2):
+            prices = model_pb2.TokenPrices(input=str(price), output="1")
+            request = model_pb2.SetPriceRequest(
+                request_id=new_id(),
+                model_id=model,
+                currency_code="USD",
+                prices=prices,
+                effective_time=Timestamp(seconds=price),
+            )
+            await models.SetPrice(request)
+            if price == 1:
+                used = usage_pb2.RecordUsageRequest(
+                    organization_id=organization_id,
+                    operation_id="call",
+                    model=model,
+                    tokens=model_pb2.TokenCounts(input=1_000_000),
+                )
+                await stub.RecordUsage(used)
+    chosen = ("usage", "rerate", "--start", "1h", "--organization", organization_id, "--model", model)
+    trial = json.loads(done(installation, *chosen, "--validate-only", "--json"))
+    assert trial["differences"][0]["sums"]["amounts"][0]["after"]["value"] == "2"
+    assert "1 USD" in done(installation, *chosen, "--validate-only")
+    job = made(installation, *chosen, "--yes", "--reason", "dearer", "--operation", f"rerate-{new_id()}")
+    assert job["state"] == "RERATE_JOB_STATE_DONE"
+    assert job["sums"]["changed_count"] == "1"
+    assert "DONE" in done(installation, "usage", "rerate", "--status", str(job["job_id"]))
+    for verb in ("--pause", "--resume", "--cancel"):
+        refused(installation, 1, "usage", "rerate", verb, str(job["job_id"]))
+    refused(installation, 2, "usage", "rerate")
+    refused(installation, 2, "usage", "rerate", "--pause", new_id(), "--cancel", new_id())

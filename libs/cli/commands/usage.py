@@ -7,6 +7,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.cli.commands import usage_statistics
 from libs.cli.commands.usage_export import export, verify_export
+from libs.cli.commands.usage_rerate import rerate
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
@@ -93,46 +94,36 @@ async def amend(
     _show(output, (await _stub(channels).AmendUsage(request)).correction)
 
 
-@calling(group, "void", _METERING)
-async def void(
-    channels: Channels,
-    output: Output,
-    organization: OrganizationArgument,
-    usage: UsageArgument,
-    reason: ReasonOption = "",
-    operation: OperationOption = "",
-    validate_only: TrialOption = False,
-) -> None:
-    """Take a usage back: it costs nothing and counts nowhere. `restore` undoes it."""
-    request = usage_pb2.VoidUsageRequest(
-        organization_id=organization,
-        usage_operation_id=usage,
-        operation_id=operation or new_id(),
-        reason=reason,
-        validate_only=validate_only,
-    )
-    _show(output, (await _stub(channels).VoidUsage(request)).correction)
+def _taking_back(name: str, about: str) -> None:
+    """Register a command that names a usage and nothing of it: `void` or `restore`."""
+
+    async def command(
+        channels: Channels,
+        output: Output,
+        organization: OrganizationArgument,
+        usage: UsageArgument,
+        reason: ReasonOption = "",
+        operation: OperationOption = "",
+        validate_only: TrialOption = False,
+    ) -> None:
+        request = getattr(usage_pb2, f"{name.title()}UsageRequest")(
+            organization_id=organization,
+            usage_operation_id=usage,
+            operation_id=operation or new_id(),
+            reason=reason,
+            validate_only=validate_only,
+        )
+        _show(output, (await getattr(_stub(channels), f"{name.title()}Usage")(request)).correction)
+
+    command.__doc__ = about
+    calling(group, name, _METERING)(command)
 
 
-@calling(group, "restore", _METERING)
-async def restore(
-    channels: Channels,
-    output: Output,
-    organization: OrganizationArgument,
-    usage: UsageArgument,
-    reason: ReasonOption = "",
-    operation: OperationOption = "",
-    validate_only: TrialOption = False,
-) -> None:
-    """Make a voided usage what it was; it is charged again."""
-    request = usage_pb2.RestoreUsageRequest(
-        organization_id=organization,
-        usage_operation_id=usage,
-        operation_id=operation or new_id(),
-        reason=reason,
-        validate_only=validate_only,
-    )
-    _show(output, (await _stub(channels).RestoreUsage(request)).correction)
+_taking_back("void", "Take a usage back: it costs nothing and counts nowhere. `restore` undoes it.")
+_taking_back("restore", "Make a voided usage what it was; it is charged again.")
+
+
+calling(group, "rerate", _METERING)(rerate)
 
 
 @calling(group, "corrections", _METERING)

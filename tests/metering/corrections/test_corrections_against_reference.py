@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -167,7 +167,7 @@ class Run:
         assert await charged(self.platform, self.organization_id) == due
 
 
-async def outcome(call: grpc.aio.UnaryUnaryCall) -> str:
+async def outcome(call: Awaitable[object]) -> str:
     try:
         await call
     except grpc.aio.AioRpcError as error:

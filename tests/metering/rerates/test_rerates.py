@@ -1,6 +1,7 @@
 """Re-rating prices recorded usage again: what changes is corrected once, with its money, and all else is counted."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
 from decimal import Decimal
 
@@ -15,7 +16,7 @@ from tests.metering.corrections.calls import amend, charged, found, moved, token
 from tests.metering.corrections.test_corrections_against_reference import counted, limit
 from tests.metering.rerates.calls import begun, done, ended, job, later, previewed, rerate
 from tests.metering.support import Metering, Platform, eventually, refused, usage, usd
-from tollhouse.metering.v1 import model_pb2, usage_pb2_grpc
+from tollhouse.metering.v1 import model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 pytestmark = [pytest.mark.shards, pytest.mark.own_database]
@@ -283,9 +284,8 @@ async def test_two_jobs_over_the_same_usage_end_as_one_after_another(
     await metering.service.stop(0)
 
 
-def _call(metering: Metering, request: pb.RerateUsageRequest) -> grpc.aio.UnaryUnaryCall:
-    stub: usage_pb2_grpc.UsageServiceAsyncStub = metering.usage  # type: ignore[assignment]
-    return stub.RerateUsage(request, metadata=metering.operator)
+def _call(metering: Metering, request: pb.RerateUsageRequest) -> Awaitable[pb.RerateUsageResponse]:
+    return metering.usage.RerateUsage(request, metadata=metering.operator)
 
 
 async def test_a_job_of_another_process_is_seen(platform: Platform, metering: Metering, organization_id: str) -> None:

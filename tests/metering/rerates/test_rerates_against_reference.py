@@ -1,7 +1,7 @@
 """Usage, corrections, prices and re-rates in any order end as a plain reference model does."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from decimal import Decimal
 from typing import Final, TypeVar
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libs.common.ids import new_id
-from tests.metering.corrections.calls import amendment, charged, tokens
+from tests.metering.corrections.calls import amend, charged, restore, tokens, void
 from tests.metering.corrections.test_corrections_against_reference import counted, limit, outcome
 from tests.metering.rerates.calls import done, later, previewed, rerate
 from tests.metering.support import Platform, stamp, usage
@@ -106,26 +106,24 @@ class Run:
 
     async def do(self, verb: str, name: str, count: int) -> None:
         expected = self.reference.step(verb, name, count)
-        mine = {"organization_id": self.organization_id, "operation_id": new_id(), "usage_operation_id": name}
-        stub, metadata = self.metering.usage, self.metering.operator
         if verb == "price":
             await self.set_price(count)
             return
         if not name:
             await self.rerate(verb)
             return
+        assert await outcome(self.call(verb, name, count)) == expected
+
+    def call(self, verb: str, name: str, count: int) -> Awaitable[object]:
         if verb == "record":
             used = usage(self.organization_id, name, model=self.model, occur_time=stamp(minutes=-5))
             used.tokens.CopyFrom(tokens(count))
-            call = stub.RecordUsage(self.recorded.setdefault(name, used), metadata=metadata)
-        elif verb == "tokens":
-            amended = amendment(self.organization_id, name, tokens=tokens(count))
-            call = stub.AmendUsage(amended, metadata=metadata)
-        elif verb == "void":
-            call = stub.VoidUsage(pb.VoidUsageRequest(**mine), metadata=metadata)
-        else:
-            call = stub.RestoreUsage(pb.RestoreUsageRequest(**mine), metadata=metadata)
-        assert await outcome(call) == expected
+            return self.metering.record(self.recorded.setdefault(name, used))
+        if verb == "tokens":
+            return amend(self.metering, self.organization_id, name, tokens=tokens(count))
+        if verb == "void":
+            return void(self.metering, self.organization_id, name)
+        return restore(self.metering, self.organization_id, name)
 
     async def rerate(self, verb: str) -> None:
         chosen = self.first if "first" in verb else ""

@@ -347,6 +347,8 @@ class Corrections:
             return {}
         if before is None:
             return planned.state.counted
+        if not planned.state.counted and not elsewhere:
+            return {}
         is_free = planned.operation_key not in read.authorizations and after.lease_id is None
         if is_free and after.work.occur_time != before.work.occur_time:
             return elsewhere

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
 from libs.common.errors import Refusal
-from services.metering.errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections
+from services.metering.errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections, UsageVoided
 from services.metering.model.domain import PriceVersion
 from services.metering.model.units import Units
 from services.metering.usage.correction.domain import CORRECTIONS_MAX, priced
@@ -75,17 +75,43 @@ class Verdict(NamedTuple):
     """Why it cannot be re-rated."""
 
 
-def rerated(usage: Recorded, version: PriceVersion | None, units: Units) -> Recorded:
-    """Return usage that has a computed cost as re-rating makes it.
+class LeftOut(NothingToAmend):
+    """Usage is left out by a job. It never reaches a caller."""
+
+    def __init__(self, fate: Fate | None) -> None:
+        super().__init__()
+        self.fate = fate
+        """What becomes of it; None where the filters leave it out, so that it is not counted."""
+
+
+def rerated(usage: Recorded, current: str | None, version: PriceVersion | None, units: Units) -> Recorded:
+    """Return usage as re-rating makes it, where only that with a `current` price version is re-rated if one is given.
 
     Raises:
+        LeftOut: it has another price version, a stated amount, or none yet.
         NothingToAmend: it costs the same.
         PriceOfAnotherCurrency: the price is in another currency.
         PriceUnknown, CostTooLarge: see `priced`.
     """
-    if usage.cost is None or usage.work.stated is not None:
-        raise NothingToAmend(operation_id=usage.work.operation_id)
+    if current is not None and (usage.cost is None or usage.cost.price_version_id != current):
+        raise LeftOut(None)
+    if usage.work.stated is not None:
+        raise LeftOut(Fate.STATED)
+    if usage.cost is None:
+        raise LeftOut(Fate.PENDING_PRICE)
     return usage._replace(cost=_rerated(usage.work, usage.cost, version, units))
+
+
+def fate_of(refusal: Refusal) -> tuple[Fate, str] | None:
+    """Return what becomes of usage that a job does not correct, and why; None where it is not counted."""
+    match refusal:
+        case LeftOut():
+            return None if refusal.fate is None else (refusal.fate, "")
+        case UsageVoided():
+            return Fate.VOIDED, ""
+        case NothingToAmend():
+            return Fate.UNCHANGED, ""
+    return Fate.FAILED, refusal.reason
 
 
 def _rerated(work: Work, before: Cost, version: PriceVersion | None, units: Units) -> Cost:
@@ -109,6 +135,8 @@ def judged(seen: Seen, price_of: PriceOf, units: Units) -> Verdict:
     """Return what re-rating would make of usage."""
     if seen.voided:
         return Verdict(Fate.VOIDED)
+    if seen.corrections >= CORRECTIONS_MAX - 1:
+        return Verdict(Fate.FAILED, reason=TooManyCorrections.reason)
     if seen.stated:
         return Verdict(Fate.STATED)
     if seen.cost is None:
@@ -119,8 +147,6 @@ def judged(seen: Seen, price_of: PriceOf, units: Units) -> Verdict:
         return Verdict(Fate.UNCHANGED)
     except Refusal as refusal:
         return Verdict(Fate.FAILED, reason=refusal.reason)
-    if seen.corrections >= CORRECTIONS_MAX - 1:
-        return Verdict(Fate.FAILED, reason=TooManyCorrections.reason)
     return Verdict(Fate.CHANGED, after)
 
 

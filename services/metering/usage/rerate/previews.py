@@ -126,7 +126,7 @@ class Previews:
             digest = digests_added(digest, digest_of(taken))
             looked_at += _SLICE_MAX
             if found is not None and len(taken) < len(seen):
-                place = store.place_of(taken[-1][0]) if taken else found.after
+                place = _place_of(taken[-1][0]) if taken else found.after
                 return Page(sums, digest, _token(number, place, digest, fingerprint))
             if found is None:
                 number, place = number + 1, store.first_place(scope)
@@ -177,6 +177,10 @@ def _add(sums: dict[Key, Sums], one: tuple[Seen, Verdict], size: int) -> bool:
         sums[key] = Sums()
     sums[key].add_verdict(seen, verdict)
     return True
+
+
+def _place_of(seen: Seen) -> Place:
+    return Place(seen.work.organization_id, seen.recorded_time, seen.usage_id)
 
 
 def _token(number: int, place: Place, digest: str, fingerprint: str) -> str:

@@ -36,11 +36,6 @@ class Slice(NamedTuple):
     until: Place
 
 
-def place_of(seen: Seen) -> Place:
-    """Return the place of a usage."""
-    return Place(seen.work.organization_id, seen.recorded_time, seen.usage_id)
-
-
 def first_place(scope: Scope) -> Place:
     """Return the place before all usage of a shard."""
     return Place(NIL, scope.start_time, NIL)
@@ -72,6 +67,17 @@ def _priced(name: str) -> str:
 
 
 _PRICED: Final = ("cost", "currency_code", "provider_cost", "provider_currency_code", "rate_hours")
+_OF_SLICE: Final = """
+    FROM usage_records
+    WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time <= $4::timestamptz
+        AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
+        AND (occur_time, usage_id) <= ($4::timestamptz, $5::uuid)
+        AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid IS NULL OR project_id = $7)
+        AND ($8::uuid IS NULL OR user_id = $8) AND ($9::uuid IS NULL OR api_key_id = $9)
+        AND ($10::uuid IS NULL OR subscription_id = $10)
+    ORDER BY occur_time, usage_id
+"""
+_NAMED: Final = f"SELECT usage_id::text, operation_id, occur_time {_OF_SLICE}"
 
 # A range of the primary key of each month's partition; everything else by primary and unique keys. The last line of the
 # corrections says what usage is, or was before it was voided.
@@ -84,16 +90,7 @@ SELECT r.organization_id::text, r.operation_id, r.usage_id::text, r.model, {_as_
     (CASE WHEN l.number IS NULL THEN r.quantities ELSE l.quantities END)::text AS quantities,
     {_as_is("stated")}, NOT coalesce(l.added, true) AS voided, coalesce(l.number, 0) AS corrections,
     d.service_tier, d.environment
-FROM (
-    SELECT * FROM usage_records
-    WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time <= $4::timestamptz
-        AND (occur_time, usage_id) > ($2::timestamptz, $3::uuid)
-        AND (occur_time, usage_id) <= ($4::timestamptz, $5::uuid)
-        AND ($6::text[] IS NULL OR model = ANY ($6)) AND ($7::uuid IS NULL OR project_id = $7)
-        AND ($8::uuid IS NULL OR user_id = $8) AND ($9::uuid IS NULL OR api_key_id = $9)
-        AND ($10::uuid IS NULL OR subscription_id = $10)
-    ORDER BY occur_time, usage_id
-) AS r
+FROM (SELECT * {_OF_SLICE}) AS r
 LEFT JOIN usage_pricings p
     ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
 LEFT JOIN LATERAL (
@@ -137,6 +134,14 @@ async def _next_organization(
     return found
 
 
+async def find_named(connection: RawConnection, scope: Scope, wanted: Slice) -> list[tuple[str, str, datetime]]:
+    """Return the usage id, operation id and recorded time of the usages of a slice, in the order of these times.
+
+    Which price version they have is not looked at.
+    """
+    return [(row[0], row[1], row[2]) for row in await connection.fetch(_NAMED, *_values(scope, wanted))]
+
+
 async def find_seen(connection: RawConnection, scope: Scope, wanted: Slice) -> list[Seen]:
     """Return the usage of a slice that the filters let through, in the order of its times."""
     rows = await connection.fetch(_SEEN, *wanted.after, *wanted.until[1:], list(scope.models) or None, *scope.owners)
@@ -145,6 +150,10 @@ async def find_seen(connection: RawConnection, scope: Scope, wanted: Slice) -> l
     if current is None:
         return list(found)
     return [one for one in found if one.cost is not None and one.cost.price_version_id == current]
+
+
+def _values(scope: Scope, wanted: Slice) -> tuple[object, ...]:
+    return (*wanted.after, *wanted.until[1:], list(scope.models) or None, *scope.owners)
 
 
 def _seen(row: asyncpg.Record) -> Seen:

@@ -25,7 +25,7 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, Refusal, Unavailable
 from libs.common.ids import new_id
 from libs.common.shards import Shards
-from services.metering.errors import NothingToAmend, RerateChanged, UsageVoided
+from services.metering.errors import RerateChanged
 from services.metering.model.catalogue import Catalogue
 from services.metering.usage.correction.corrections import Corrected, Corrections, Outcome, Wanted
 from services.metering.usage.correction.domain import CorrectionKind
@@ -37,18 +37,17 @@ from services.metering.usage.rerate.domain import (
     Fate,
     PriceOf,
     Scope,
-    Seen,
     Sums,
-    Verdict,
     digest_of,
     digests_added,
+    fate_of,
     rerated,
 )
 from services.metering.usage.rerate.job_store import ACTIVE, Given, Job, Part, State
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.parsing import read_kept
 from services.metering.usage.rerate.previews import Previews, organizations_of_shard
-from services.metering.usage.rerate.store import Slice
+from services.metering.usage.rerate.store import Place, Slice
 
 _log = structlog.get_logger("rerate")
 
@@ -209,41 +208,32 @@ class RerateWorker:
         if self._engine.recorded_count > recorded:
             await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
 
-    async def _judged(self, work: _Work) -> list[tuple[Seen, Verdict]]:
+    async def _check(self, work: _Work) -> None:
+        """Add what a job would do in a slice to its digest."""
         await self._catalogue.refresh()
         async with self._shards[work.shard].raw_connection() as connection:
             seen = await store.find_seen(connection, work.task.scope, work.given.wanted)
-        return self._previews.judge(work.task.scope, seen)
-
-    async def _check(self, work: _Work) -> None:
-        """Add what a job would do in a slice to its digest."""
-        judged = await self._judged(work)
+        judged = self._previews.judge(work.task.scope, seen)
         sums = Sums()
-        for seen, verdict in judged:
-            sums.add_verdict(seen, verdict)
+        for one, verdict in judged:
+            sums.add_verdict(one, verdict)
         async with self._shards[work.shard].raw_transaction() as connection:
             await self._finish(connection, work, sums, digest_of(judged))
 
     async def _rerate(self, work: _Work) -> None:
         """Correct the usages of a slice."""
-        judged = await self._judged(work)
-        changing = [seen for seen, verdict in judged if verdict.fate is Fate.CHANGED]
-        sums = Sums()
-        for seen, verdict in judged:
-            if verdict.fate is not Fate.CHANGED:
-                sums.add_verdict(seen, verdict)
-        if not changing:
+        async with self._shards[work.shard].raw_connection() as connection:
+            named = await store.find_named(connection, work.task.scope, work.given.wanted)
+        if not named:
             async with self._shards[work.shard].raw_transaction() as connection:
-                await self._finish(connection, work, sums)
+                await self._finish(connection, work, Sums())
             return
-        wanted = [_wanted(work.task, seen) for seen in changing]
-        await self._corrections.correct_all(wanted, also=partial(self._finish_corrected, work, sums))
+        organization_id = work.given.wanted.until.organization_id
+        wanted = [_wanted(work.task, organization_id, usage_id, operation_id) for usage_id, operation_id, _ in named]
+        await self._corrections.correct_all(wanted, also=partial(self._finish_corrected, work))
 
-    async def _finish_corrected(
-        self, work: _Work, others: Sums, connection: RawConnection, outcomes: Sequence[Outcome]
-    ) -> None:
+    async def _finish_corrected(self, work: _Work, connection: RawConnection, outcomes: Sequence[Outcome]) -> None:
         sums = Sums()
-        sums.merge(others)
         for outcome in outcomes:
             if isinstance(outcome, Corrected):
                 before, after = outcome.correction.before, outcome.correction.after
@@ -252,8 +242,8 @@ class RerateWorker:
                 assert after is not None, "and puts something into them"
                 assert after.cost is not None, "which has one"
                 sums.add_changed(before.cost, after.cost)
-            else:
-                sums.add(*_fate_of(outcome))
+            elif (met := fate_of(outcome)) is not None:
+                sums.add(*met)
         await self._finish(connection, work, sums)
 
     async def _finish(self, connection: RawConnection, work: _Work, sums: Sums, digest: str = "") -> None:
@@ -281,21 +271,22 @@ class RerateWorker:
     async def _after_failure(self, work: _Work, error: Exception) -> None:
         """Narrow a failure down to the usage that causes it: divide a slice, and count a usage that fails each time."""
         async with self._shards[work.shard].raw_connection() as connection:
-            seen = await store.find_seen(connection, work.task.scope, work.given.wanted)
-        if len(seen) > 1:
+            named = await store.find_named(connection, work.task.scope, work.given.wanted)
+        if len(named) > 1:
             if not isinstance(error, Conflict):
                 _log.warning("a slice is divided", job_id=work.task.job.job_id, exc_info=error)
-            await self._divide(work, store.place_of(seen[len(seen) // 2 - 1]))
+            usage_id, _, recorded_time = named[len(named) // 2 - 1]
+            await self._divide(work, Place(work.given.wanted.until.organization_id, recorded_time, usage_id))
         elif work.given.attempt_count < _ATTEMPTS_MAX:
             await self._leave(work)
         else:
             _log.error("a usage could not be re-rated", job_id=work.task.job.job_id, exc_info=error)
             sums = Sums()
-            sums.add(Fate.FAILED, error.reason if isinstance(error, Refusal) else _FAILED, len(seen))
+            sums.add(Fate.FAILED, error.reason if isinstance(error, Refusal) else _FAILED, len(named))
             async with self._shards[work.shard].raw_transaction() as connection:
                 await self._finish(connection, work, sums)
 
-    async def _divide(self, work: _Work, middle: store.Place) -> None:
+    async def _divide(self, work: _Work, middle: Place) -> None:
         job_id, shard, given = work.task.job.job_id, work.shard, work.given
         halves = Slice(given.wanted.after, middle), Slice(middle, given.wanted.until)
         now = self._clock.now()
@@ -333,28 +324,20 @@ class RerateWorker:
             await job_store.begin_again(connection, job_id, store.first_place(kept.scope))
 
 
-def _wanted(task: _Task, seen: Seen) -> Wanted:
+def _wanted(task: _Task, organization_id: str, usage_id: str, operation_id: str) -> Wanted:
     """Return the correction that re-rates a usage. Its operation id follows from the job and the usage."""
 
     def change(state: UsageState, catalogue: Catalogue) -> Recorded:
-        return rerated(state.usage, task.price_of(state.usage.work), catalogue.units)
+        version = task.price_of(state.usage.work)
+        return rerated(state.usage, task.scope.current_price_version_id, version, catalogue.units)
 
     return Wanted(
-        seen.work.organization_id,
-        f"rerate:{task.job.job_id}:{seen.usage_id}",
+        organization_id,
+        f"rerate:{task.job.job_id}:{usage_id}",
         _RERATED,
         CorrectionKind.RERATE,
-        seen.work.operation_id,
+        operation_id,
         task.reason,
         change,
         task.job.actor,
     )
-
-
-def _fate_of(refusal: Refusal) -> tuple[Fate, str]:
-    """Return what becomes of a usage that was changed after it was looked at."""
-    if isinstance(refusal, UsageVoided):
-        return Fate.VOIDED, ""
-    if isinstance(refusal, NothingToAmend):
-        return Fate.UNCHANGED, ""
-    return Fate.FAILED, refusal.reason

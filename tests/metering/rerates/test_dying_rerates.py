@@ -1,0 +1,125 @@
+"""Whatever a process dies at while it works on a job, each usage is re-rated, charged and counted once."""
+
+import asyncio
+import os
+import signal
+from datetime import timedelta
+from decimal import Decimal
+from typing import Final
+
+import pytest
+
+from libs.common.ids import new_id
+from libs.common.ports import free_port
+from services.metering.usage.correction import store
+from services.metering.usage.rerate.worker import RerateWorker
+from tests.metering.corrections.calls import charged, found
+from tests.metering.rerates import dying_worker
+from tests.metering.rerates.calls import begun, done, ended, later, rerate
+from tests.metering.support import WITHIN_S, Metering, Platform, usage
+from tests.support.forked import exit_code_of
+from tests.support.sharded import SHARDS
+from tollhouse.metering.v1 import usage_pb2 as pb
+
+pytestmark = pytest.mark.own_database
+
+KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
+USAGES: Final = 6
+
+
+@pytest.mark.timeout(900)
+async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
+    platform: Platform, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.usage.rerate.worker.SLICE_MAX", 2)
+    old = await metering.set_price(effective_time=later(2))
+    await metering.set_price(price_in="5", price_out="20", effective_time=later(3))
+    for number, point in enumerate(dying_worker.POINTS * KILLS):
+        organization_id = new_id()
+        for place in range(USAGES):
+            await metering.record(usage(organization_id, f"call-{place}"))
+        request = rerate(organization_id, price_version_id=old.price_version_id)
+        at = 1 if point == "before the job is done" else number % 3 + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(RerateWorker, "_take", _idle)
+            job = await begun(metering, request)
+            async with asyncio.timeout(WITHIN_S * 3):
+                code = await exit_code_of(dying_worker.run, _environment(platform), point, at)
+            assert code == -signal.SIGKILL, point
+        last = await ended(metering, job.job_id)
+        assert (last.state, last.sums.usage_count, last.sums.changed_count) == (
+            pb.RERATE_JOB_STATE_DONE,
+            USAGES,
+            USAGES,
+        ), point
+        assert last.sums.amounts[0].after.value == "0.021"
+        for place in range(USAGES):
+            assert len((await found(metering, organization_id, f"call-{place}")).corrections) == 1, point
+        await platform.settled()
+        assert await charged(platform, organization_id) == Decimal("0.021"), point
+    assert await metering.findings() == []
+    assert await platform.ledger.findings() == []
+
+
+async def _idle(*_: object) -> None:
+    """Take no slice."""
+
+
+def _environment(platform: Platform) -> dict[str, str]:
+    named = {
+        "DATABASE_URL": platform.urls["metering"],
+        "TRUST_BUNDLE_FILE": str(platform.callers.bundle_file),
+        "SIGNING_KEY_FILE": str(platform.callers.signing_key_file("metering", platform.folder)),
+        "BILLING_TARGET": f"127.0.0.1:{platform.billing_port}",
+        "IDENTITY_TARGET": f"127.0.0.1:{platform.identity_port}",
+        "PORT": str(free_port()),
+        "RELAY_AFTER_S": "0.3",
+    }
+    return {f"TOLLHOUSE_METERING_{name}": value for name, value in named.items()}
+
+
+async def test_what_is_wrong_with_one_usage_keeps_no_other_from_its_price(
+    metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        await metering.record(usage(organization_id, f"call-{number}"))
+    poisoned = (await metering.get(organization_id, "call-4")).usage_id
+    await metering.set_price(price_in="5", price_out="20", effective_time=later(2))
+    write = store.write
+
+    async def fail(connection: object, planned: list[store.Planned], **named: object) -> None:
+        if any(one.usage_key[1] == poisoned for one in planned):
+            raise ValueError("poison")
+        await write(connection, planned, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "write", fail)
+    monkeypatch.setattr("services.metering.usage.rerate.worker._AGAIN_AFTER", timedelta(0))
+    last = await done(metering, rerate(organization_id))
+    assert last.sums.changed_count == 6
+    assert [(one.reason, one.usage_count) for one in last.sums.failures] == [("INTERNAL", 1)]
+    assert not (await found(metering, organization_id, "call-4")).corrections
+    assert await metering.findings() == []
+
+
+async def test_several_processes_share_a_job_and_do_no_usage_twice(
+    platform: Platform, metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.usage.rerate.worker.SLICE_MAX", 2)
+    await metering.record_batch([usage(organization_id, f"call-{number}") for number in range(60)])
+    await metering.set_price(price_in="5", price_out="20", effective_time=later(2))
+    workers: set[int] = set()
+    rerated = RerateWorker._rerate
+
+    async def note(self: RerateWorker, *arguments: object) -> None:
+        workers.add(id(self))
+        await rerated(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RerateWorker, "_rerate", note)
+    others = [await platform.start_metering() for _ in range(2)]
+    last = await done(others[0], rerate(organization_id))
+    assert (last.sums.changed_count, last.sums.usage_count) == (60, 60)
+    assert len(workers) > 1
+    await platform.settled()
+    assert await charged(platform, organization_id) == Decimal("0.42")
+    assert await others[1].findings() == []
+    await asyncio.gather(*(one.service.stop(0) for one in (metering, others[0])))

@@ -42,7 +42,7 @@ _SUMS: Final = f"""
             FROM generate_series(0, $4::bigint - 1) AS g
         ) AS made
     ) AS usage
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2
 """
 
 
@@ -103,7 +103,7 @@ async def _load(url: str, start: datetime, loaded: dict[str, Asked]) -> int:
         shards = int(await connection.fetchval("SELECT shard_count FROM metering.sharding"))
         for organization_id, asked in loaded.items():
             schema = shard_schema("metering", shard_number(organization_id, shards))
-            await connection.execute(f"SET search_path = {schema}")
+            await connection.execute("SELECT set_config('search_path', $1, false)", schema)
             done = await connection.execute(_SUMS, organization_id, start, YEAR, asked.usages)
             counts.append(int(done.rpartition(" ")[2]))
             await connection.execute("VACUUM ANALYZE usage_hours")

@@ -24,7 +24,7 @@ _FLAGS: Final = ("stated", "partial")
 _ROWS: Final = 10_000
 
 
-def _arrow() -> Any:  # noqa: ANN401 -- pyarrow comes without types.
+def _arrow() -> Any:
     try:
         for part in ("csv", "parquet"):
             import_module(f"pyarrow.{part}")

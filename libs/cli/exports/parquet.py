@@ -5,6 +5,7 @@ break, and pyarrow takes 150 MB that no service should carry. It comes with the 
 """
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +26,11 @@ _ROWS: Final = 10_000
 
 def _arrow() -> Any:
     try:
-        import pyarrow as arrow
-        import pyarrow.csv
-        import pyarrow.parquet
+        for part in ("csv", "parquet"):
+            import_module(f"pyarrow.{part}")
+        return import_module("pyarrow")
     except ImportError:
         raise CommandFailed("Parquet needs the extra `export`: pip install 'tollhouse[export]'.") from None
-    return arrow
 
 
 def require_parquet() -> None:

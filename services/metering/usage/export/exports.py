@@ -7,6 +7,7 @@ takes the process's time, so it is done a slice at a time, between which other c
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from libs.common.clock import Clock
@@ -62,28 +63,29 @@ class Exports:
         """The units of the catalogue."""
         return self.catalogue.units
 
-    async def pieces(self, asked: Asked, form: Form, place: Place, totals: Totals) -> AsyncIterator[Piece]:
+    async def pieces(self, asked: Asked, form: Form, place: Place, totals: Totals) -> AsyncGenerator[Piece]:
         """Yield the pieces of a file from a place on; `totals` has them all when the next one is asked for."""
         if place == Place() and not totals.size:
             totals.add_text(form.head, 0)
             yield Piece(form.head, place)
-        async for page in self._ahead(asked, place):
-            await self.catalogue.refresh()
-            piece, begin, done = bytearray(), page.place, 0
-            for text, count, rows in _slices(form, page.rows):
-                totals.add_rows(page.rows[done : done + count])
-                totals.add_text(text, rows)
-                done += count
-                piece += text
-                if len(piece) >= _PIECE and done < len(page.rows):
-                    place = place_after(begin, page.rows, done)
-                    yield Piece(bytes(piece), place)
-                    piece.clear()
-                await asyncio.sleep(0)
-            if piece:
-                yield Piece(bytes(piece), Place(begin.organization_id, page.until))
+        async with aclosing(self._ahead(asked, place)) as pages:
+            async for page in pages:
+                await self.catalogue.refresh()
+                piece, begin, done = bytearray(), page.place, 0
+                for text, count, rows in _slices(form, page.rows):
+                    totals.add_rows(page.rows[done : done + count])
+                    totals.add_text(text, rows)
+                    done += count
+                    piece += text
+                    if len(piece) >= _PIECE and done < len(page.rows):
+                        place = place_after(begin, page.rows, done)
+                        yield Piece(bytes(piece), place)
+                        piece.clear()
+                    await asyncio.sleep(0)
+                if piece:
+                    yield Piece(bytes(piece), Place(begin.organization_id, page.until))
 
-    async def _ahead(self, asked: Asked, place: Place) -> AsyncIterator[_Rows]:
+    async def _ahead(self, asked: Asked, place: Place) -> AsyncGenerator[_Rows]:
         """Yield pages, each of which is read while the one before it is used."""
         pages = self._pages(asked, place)
         reading = asyncio.ensure_future(anext(pages, None))

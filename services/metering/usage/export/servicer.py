@@ -1,6 +1,7 @@
 """ExportUsage: proto in, use case, proto out."""
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from decimal import Decimal
 from typing import Final
 
@@ -44,13 +45,14 @@ class ExportServicer(rpc.UsageServiceServicer):
         form = self._form_of(request)
         is_begun = False
         try:
-            async for piece in self._exports.pieces(asked, form, place, totals):
-                yield pb.ExportUsageResponse(
-                    body=HttpBody(content_type=form.content_type, data=piece.text),
-                    resume_token=write_token(fingerprint, asked.span, piece.place, totals),
-                    row_count=totals.rows,
-                )
-                is_begun = True
+            async with aclosing(self._exports.pieces(asked, form, place, totals)) as pieces:
+                async for piece in pieces:
+                    yield pb.ExportUsageResponse(
+                        body=HttpBody(content_type=form.content_type, data=piece.text),
+                        resume_token=write_token(fingerprint, asked.span, piece.place, totals),
+                        row_count=totals.rows,
+                    )
+                    is_begun = True
         except Exception:
             if is_begun:
                 yield pb.ExportUsageResponse(body=HttpBody(content_type=form.content_type, data=_BROKEN_OFF))

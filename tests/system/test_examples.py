@@ -61,6 +61,11 @@ PAGES = {
         ),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
+    "retention.md": {
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.RetentionService/")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "metering.v1.UsageService/RecordUsage",
+    },
     "usage.md": {
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),

@@ -184,7 +184,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(organizations, callers, Balances(to_billing)),
     )
     _serve_checks(service, settings, databases, organizations, catalogue, clock, events)
-    for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (months.run, "months")):
+    for run, about in ((relay.run, "relay"), (lapses.run, "lapses"), (Months(databases.reports, clock).run, "months")):
         service.background(run, about)
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")

@@ -45,6 +45,8 @@ _NOT_OF_ONE_ORGANIZATION: Final = {
     *("event_deliveries_due", "event_deliveries_waiting", "event_endpoints_deleted", "event_endpoints_of_usage"),
     # One row for each month that was dropped.
     "usage_drops_pkey",
+    # Empty on good days.
+    "usage_records_default_pkey",
 }
 """Indexes by which a worker finds what is due in a shard, and those of rows that no organization has."""
 

@@ -81,6 +81,11 @@ PAGES = {
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
         "metering.v1.UsageService/GetUsage",
     },
+    "retention.md": {
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.RetentionService/")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "metering.v1.UsageService/RecordUsage",
+    },
     "usage.md": {
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("AmendUsage", "VoidUsage", "RestoreUsage", "WatchUsage")),
         *(f"metering.v1.UsageService/{rpc}" for rpc in ("RecordUsage", "GetUsage", "QueryUsage")),

@@ -51,7 +51,7 @@ from services.metering.retention.domain import (
     is_over,
 )
 from services.metering.usage.dropped_store import month_text
-from services.metering.usage.store import ensure_month
+from services.metering.usage.month_store import ensure_month
 
 _log = structlog.get_logger("drops")
 

@@ -342,11 +342,6 @@ async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, st
     )
 
 
-async def ensure_month(connection: RawConnection, moment: datetime) -> bool:
-    """Create the partition of a month if it is missing. Waits a short time for a lock on the default partition."""
-    return bool(await connection.fetchval("SELECT ensure_usage_month($1::timestamptz)", moment))
-
-
 def columns_of(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
     """Turn usages into columns, as the statement takes them; a column without any value is sent as an empty array."""
     for column, values in zip(statements.ROW, zip(*map(_row, recorded), strict=True), strict=True):

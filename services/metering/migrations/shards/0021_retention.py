@@ -205,8 +205,87 @@ BEGIN
 END $$
 """
 
+# Usage in the default partition is first copied, in parts, into a table that nobody reads, while it stays where it is.
+# What is copied is a prefix in the order of the key, so the greatest key says where to go on. ensure_usage_month takes
+# that table as the partition.
+_COPY = """
+CREATE FUNCTION copy_stray_usage(moment timestamptz, rows_max integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    beginning timestamptz := date_trunc('month', moment, 'UTC');
+    ending timestamptz := date_trunc('month', moment, 'UTC') + interval '1 month';
+    healing text := 'healing_usage_records_' || to_char(beginning, 'YYYY_MM');
+    last_organization uuid;
+    last_time timestamptz;
+    last_id uuid;
+    copied bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(current_schema() || '.ensure_usage_month', 0));
+    IF NOT EXISTS (SELECT FROM pg_class WHERE relname = healing AND relnamespace = current_schema()::regnamespace) THEN
+        EXECUTE format('CREATE TABLE %I (LIKE usage_records INCLUDING ALL)', healing);
+        EXECUTE format('REVOKE ALL ON %I FROM tollhouse_metering', healing);
+        EXECUTE format('ALTER TABLE %I ADD CONSTRAINT of_month CHECK (occur_time >= %L AND occur_time < %L)',
+            healing, beginning, ending);
+    END IF;
+    EXECUTE format('SELECT organization_id, occur_time, usage_id FROM %I ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT 1',
+        healing) INTO last_organization, last_time, last_id;
+    EXECUTE format('INSERT INTO %I SELECT * FROM usage_records_default'
+        ' WHERE occur_time >= $1 AND occur_time < $2'
+        ' AND ($3 IS NULL OR (organization_id, occur_time, usage_id) > ($3, $4, $5))'
+        ' ORDER BY organization_id, occur_time, usage_id LIMIT $6', healing)
+        USING beginning, ending, last_organization, last_time, last_id, rows_max;
+    GET DIAGNOSTICS copied = ROW_COUNT;
+    RETURN copied;
+END $$
+"""
+# As before, but that it takes the table into which usage was copied. Rows that came later are copied now, and those
+# that a ForgetUser has emptied meanwhile are copied again.
+_MONTHS = """
+CREATE OR REPLACE FUNCTION ensure_usage_month(moment timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    beginning timestamptz := date_trunc('month', moment, 'UTC');
+    ending timestamptz := date_trunc('month', moment, 'UTC') + interval '1 month';
+    partition text := 'usage_records_' || to_char(beginning, 'YYYY_MM');
+    healing text := 'healing_usage_records_' || to_char(beginning, 'YYYY_MM');
+BEGIN
+    IF to_regclass(format('%I.%I', current_schema(), partition)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended(current_schema() || '.ensure_usage_month', 0));
+    -- Asked of the catalogue itself: the answer above may be remembered from before the lock was waited for.
+    IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = current_schema()::regnamespace) THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (SELECT FROM pg_class WHERE relname = healing AND relnamespace = current_schema()::regnamespace) THEN
+        EXECUTE format('ALTER TABLE %I RENAME TO %I', healing, partition);
+        EXECUTE format('GRANT SELECT, INSERT ON %I TO tollhouse_metering', partition);
+    ELSE
+        EXECUTE format('CREATE TABLE %I (LIKE usage_records INCLUDING ALL)', partition);
+        EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON %I FROM tollhouse_metering', partition);
+    END IF;
+    LOCK TABLE usage_records_default IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format(
+        'DELETE FROM %I AS p USING usage_records_default AS d'
+        ' WHERE d.occur_time >= $1 AND d.occur_time < $2 AND p.organization_id = d.organization_id'
+        ' AND p.occur_time = d.occur_time AND p.usage_id = d.usage_id'
+        ' AND (p.labels, p.error_message, p.conversation_id)'
+        ' IS DISTINCT FROM (d.labels, d.error_message, d.conversation_id)', partition) USING beginning, ending;
+    EXECUTE format(
+        'INSERT INTO %I SELECT * FROM usage_records_default WHERE occur_time >= $1 AND occur_time < $2'
+        ' ON CONFLICT DO NOTHING', partition) USING beginning, ending;
+    DELETE FROM usage_records_default WHERE occur_time >= beginning AND occur_time < ending;
+    EXECUTE format(
+        'ALTER TABLE usage_records ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        partition, beginning, ending);
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT IF EXISTS of_month', partition);
+    RETURN true;
+END $$
+"""
+
 _RIGHTS = """
 REVOKE ALL ON FUNCTION keep_dropped_usage(uuid, timestamptz, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION copy_stray_usage(timestamptz, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION drop_usage_month(timestamptz, timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION forget_user_in_usage(uuid, uuid, timestamptz, uuid, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION forget_user_in_lines(uuid, uuid, uuid, integer, boolean, integer) FROM PUBLIC
@@ -218,6 +297,8 @@ def upgrade() -> None:
         op.execute(statement)
     op.execute(_MOVE)
     op.execute(_DETACH)
+    op.execute(_COPY)
+    op.execute(_MONTHS)
     for function in _FORGET.split("$$;\n"):
         op.execute(function if function.rstrip().endswith("$$") else f"{function}$$")
     for statement in _RIGHTS.strip().split(";\n"):

@@ -19,6 +19,7 @@ from tollhouse.common.v1 import audit_pb2, integrity_pb2
 from tollhouse.metering.v1 import (
     admission_pb2,
     charge_pb2,
+    conversation_pb2,
     ingest_pb2,
     lease_pb2,
     model_pb2,
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.shards
 _METHODS: Final = methods_of(
     (
         *(model_pb2, unit_pb2, usage_pb2, ingest_pb2, admission_pb2, quota_pb2, lease_pb2, charge_pb2),
-        *(retention_pb2, integrity_pb2, audit_pb2),
+        *(conversation_pb2, retention_pb2, integrity_pb2, audit_pb2),
     )
 )
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
@@ -60,6 +61,16 @@ _CORRECTION: Final[dict[str, object]] = {
     "usage_operation_id": "odd",
     "update_mask": FieldMask(paths=["labels"]),
     "labels": {"odd": "amended"},
+}
+
+_CONVERSATION: Final[dict[str, object]] = {
+    "conversation_id": "odd",
+    "operation_id": "odd-message",
+    "role": conversation_pb2.MESSAGE_ROLE_USER,
+    "usage": conversation_pb2.MessageUsage(tokens=model_pb2.TokenCounts(input=1)),
+    "begin": None,
+    "user_id": new_id(),
+    "update_mask": FieldMask(paths=["title", "model"]),
 }
 
 
@@ -118,6 +129,10 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"event_type": "odd", "mapping": _MAPPING, "body": body}
             if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
                 own = _CORRECTION | {"operation_id": method.name}
+            if method.containing_service.name == "ConversationService":
+                own = _CONVERSATION
+                if method.name == "UpdateConversationPolicy":
+                    own = own | {"update_mask": FieldMask(paths=["retention_days"])}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

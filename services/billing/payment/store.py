@@ -121,20 +121,31 @@ _END_REFUND: Final = """
     WHERE organization_id = $1::uuid AND payment_id = $2::uuid AND refund_id = $3::uuid AND state = 'REQUESTED'
 """
 
+_BEFORE: Final = "coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)"
+
+
+def _owned(column: str, kind: str) -> tuple[str, str]:
+    """Return the clause and the order of a range of an index. Rows are compared and sorted with the column, so that no
+    other index can be used, whatever Postgres believes of it."""
+    clause = f"""AND ({column}, payment_id) < ($4::{kind}, {_BEFORE})
+            AND ({column}, payment_id) >= ($4::{kind}, '00000000-0000-0000-0000-000000000000'::uuid)"""
+    return clause, f"payments.{column} DESC, "
+
+
 # Each is a range of the primary key or of one index, backwards.
 _LISTS: Final = {
     name: f"""
-        {_SELECT} WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR payment_id < $2) {clause}
-        ORDER BY payments.payment_id DESC LIMIT $3
+        {_SELECT} WHERE organization_id = $1::uuid AND payment_id < {_BEFORE} {clause}
+        ORDER BY {order}payments.payment_id DESC LIMIT $3
     """
-    for name, clause in {
-        "": "",
-        "payment_id": "AND payment_id = $4::uuid",
-        "subscription_id": "AND subscription_id = $4::uuid",
-        "external_subscription": "AND external_subscription_id = $4",
-        "external_customer": "AND external_customer_id = $4",
-        "user_id": "AND user_id = $4::uuid",
-        "status": "AND status = $4",
+    for name, (clause, order) in {
+        "": ("", ""),
+        "payment_id": ("AND payment_id = $4::uuid", ""),
+        "subscription_id": ("AND subscription_id = $4::uuid", ""),
+        "external_subscription": ("AND external_subscription_id = $4", ""),
+        "external_customer": ("AND external_customer_id = $4", ""),
+        "user_id": _owned("user_id", "uuid"),
+        "status": _owned("status", "text"),
     }.items()
 }
 

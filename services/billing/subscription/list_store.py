@@ -12,31 +12,32 @@ from services.billing.subscription.store import REFERENCES_COLUMN, SELECT, SUBSC
 Due = tuple[datetime, str, str]
 """The time at which something is or was due, the organization and the subscription: the order of what is due."""
 
+# Before any subscription of a page, or before all. As a part of the row comparison it is where the index begins.
+_BEFORE: Final = "coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)"
+
 # A range of the primary key, which sorts by the time of creation, backwards.
 _OF_ORGANIZATION: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND ($2::uuid IS NULL OR s.subscription_id < $2)
+    {SELECT} WHERE s.organization_id = $1::uuid AND s.subscription_id < {_BEFORE}
     ORDER BY s.subscription_id DESC LIMIT $3
 """
 
-# Ranges of the indexes by user, by model, by plan and by state, backwards.
-_OF_USER: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND s.user_id = $4::uuid
-        AND ($2::uuid IS NULL OR s.subscription_id < $2)
-    ORDER BY s.subscription_id DESC LIMIT $3
+
+def _range_of(column: str, kind: str) -> str:
+    """Return the statement of a range of an index, backwards. No other index can be used, whatever Postgres believes of
+    the column, since rows are compared and sorted with it."""
+    return f"""
+    {SELECT} WHERE s.organization_id = $1::uuid AND (s.{column}, s.subscription_id) < ($4::{kind}, {_BEFORE})
+        AND (s.{column}, s.subscription_id) >= ($4::{kind}, '00000000-0000-0000-0000-000000000000'::uuid)
+    ORDER BY s.{column} DESC, s.subscription_id DESC LIMIT $3
 """
+
+
+_OF_USER: Final = _range_of("user_id", "uuid")
+_IN_STATE: Final = _range_of("state", "text")
+_OF_PLAN: Final = _range_of("plan_code", "text")
+# A range of the partial index by model, backwards.
 _OF_MODEL: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND s.model = $4
-        AND ($2::uuid IS NULL OR s.subscription_id < $2)
-    ORDER BY s.subscription_id DESC LIMIT $3
-"""
-_OF_PLAN: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND s.plan_code = $4
-        AND ($2::uuid IS NULL OR s.subscription_id < $2)
-    ORDER BY s.subscription_id DESC LIMIT $3
-"""
-_IN_STATE: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND s.state = $4
-        AND ($2::uuid IS NULL OR s.subscription_id < $2)
+    {SELECT} WHERE s.organization_id = $1::uuid AND s.model = $4 AND s.subscription_id < {_BEFORE}
     ORDER BY s.subscription_id DESC LIMIT $3
 """
 

@@ -147,7 +147,7 @@ SELECT {_COLUMNS} {_ENDED}
 FROM authorizations a {_WITH_USAGE}
 WHERE a.organization_id = $1::uuid AND a.create_time >= $2::timestamptz
     AND (a.create_time, a.operation_id) < ($3::timestamptz, $4::text)
-    AND ($5::timestamptz IS NULL OR (a.create_time, a.operation_id) >= ($5::timestamptz, $6::text))
+    AND (a.create_time, a.operation_id) >= (coalesce($5::timestamptz, $2::timestamptz), coalesce($6::text, ''))
     AND ($7::uuid IS NULL OR a.project_id = $7) AND ($8::uuid IS NULL OR a.user_id = $8)
     AND ($9::uuid IS NULL OR a.api_key_id = $9) AND ($10::text IS NULL OR a.model = $10)
     AND ($11::text IS NULL OR $11 = CASE WHEN {_LAPSED} THEN 'LAPSED' WHEN o.fingerprint <> '' THEN 'SETTLED'

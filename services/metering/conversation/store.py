@@ -38,21 +38,41 @@ UPDATE conversations SET message_count = $3, costs = $4::text::jsonb, update_tim
 WHERE organization_id = $1::uuid AND conversation_id = $2
 """
 
-# Backwards along the index of the organization, of its user or of its project, between two places of it.
-_RANGE: Final = """organization_id = $1::uuid AND create_time >= $2::timestamptz
+_SHOWN: Final = """($7::boolean OR NOT archived) AND ($8::boolean OR delete_time IS NULL)
+    AND strpos(title_folded, $9::text) > 0"""
+
+# Backwards along the index of the organization, between two places of it. Of a user or project, rows are compared and
+# sorted with the owner, so that no other index will do whatever Postgres believes of the owners.
+_RANGE: Final = """organization_id = $1::uuid AND (create_time, conversation_id) >= ($2::timestamptz, '')
     AND (create_time, conversation_id) < ($3::timestamptz, $4::text)"""
 _LATEST_FIRST: Final = "ORDER BY create_time DESC, conversation_id DESC"
-_SHOWN: Final = f"""(create_time, conversation_id) >= ($5::timestamptz, $6::text) AND ($7::boolean OR NOT archived)
-    AND ($8::boolean OR delete_time IS NULL) AND strpos(title_folded, $9::text) > 0 {_LATEST_FIRST} LIMIT $10"""
 _PLACE: Final = "SELECT create_time, conversation_id FROM conversations"
 
+
+def _range_of(owner: str, number: int) -> str:
+    return f"""organization_id = $1::uuid
+    AND ({owner}, create_time, conversation_id) >= (${number}::uuid, $2::timestamptz, '')
+    AND ({owner}, create_time, conversation_id) < (${number}::uuid, $3::timestamptz, $4::text)"""
+
+
+def _list_of(owner: str, further: str) -> str:
+    return f"""SELECT {_COLUMNS} FROM conversations WHERE {_range_of(owner, 11)} {further}
+    AND ({owner}, create_time, conversation_id) >= ($11::uuid, $5::timestamptz, $6::text) AND {_SHOWN}
+    ORDER BY {owner} DESC, create_time DESC, conversation_id DESC LIMIT $10"""
+
+
+def _bound_of(owner: str) -> str:
+    order = f"ORDER BY {owner} DESC, create_time DESC, conversation_id DESC"
+    return f"{_PLACE} WHERE {_range_of(owner, 6)} {order} OFFSET $5 LIMIT 1"
+
+
 _BOUND: Final = f"{_PLACE} WHERE {_RANGE} {_LATEST_FIRST} OFFSET $5 LIMIT 1"
-_BOUND_OF_USER: Final = f"{_PLACE} WHERE {_RANGE} AND user_id = $6::uuid {_LATEST_FIRST} OFFSET $5 LIMIT 1"
-_BOUND_OF_PROJECT: Final = f"{_PLACE} WHERE {_RANGE} AND project_id = $6::uuid {_LATEST_FIRST} OFFSET $5 LIMIT 1"
-_LIST: Final = f"SELECT {_COLUMNS} FROM conversations WHERE {_RANGE} AND {_SHOWN}"
-_LIST_OF_USER: Final = f"""SELECT {_COLUMNS} FROM conversations WHERE user_id = $11::uuid
-    AND ($12::uuid IS NULL OR project_id = $12::uuid) AND {_RANGE} AND {_SHOWN}"""
-_LIST_OF_PROJECT: Final = f"SELECT {_COLUMNS} FROM conversations WHERE project_id = $11::uuid AND {_RANGE} AND {_SHOWN}"
+_BOUND_OF_USER: Final = _bound_of("user_id")
+_BOUND_OF_PROJECT: Final = _bound_of("project_id")
+_LIST: Final = f"""SELECT {_COLUMNS} FROM conversations WHERE {_RANGE}
+    AND (create_time, conversation_id) >= ($5::timestamptz, $6::text) AND {_SHOWN} {_LATEST_FIRST} LIMIT $10"""
+_LIST_OF_USER: Final = _list_of("user_id", "AND ($12::uuid IS NULL OR project_id = $12::uuid)")
+_LIST_OF_PROJECT: Final = _list_of("project_id", "")
 
 # Along the index of a user's conversations, from the first on.
 _OF_USER_AFTER: Final = f"""

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, tuple_, update
+from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, cast, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from libs.common.database_errors import refusal_for
 from services.metering.model.card_json import card_json, card_of_json
@@ -143,13 +144,16 @@ async def list_models(
     limit: int,
 ) -> list[Model]:
     """Return models sorted by id; by primary key, or the index on providers or on capabilities."""
-    statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)
-    if provider:
-        statement = statement.where(models.c.provider == provider)
+    listed: ReadOnlyColumnCollection[str, Any] = models.c
     if capabilities:
-        statement = statement.where(models.c.capabilities.contains(list(capabilities)))
+        # They are found by their own index first, and sorted then: they are few, or all are.
+        able = select(models).where(models.c.capabilities.op("@>")(cast(list(capabilities), ARRAY(Text)))).offset(0)
+        listed = able.subquery().c
+    statement = select(*listed).where(listed.model_id > after).order_by(listed.model_id).limit(limit)
+    if provider:
+        statement = statement.where(listed.provider == provider)
     if active_only:
-        statement = statement.where(models.c.active)
+        statement = statement.where(listed.active)
     return [_model(row) for row in await connection.execute(statement)]
 
 

@@ -422,7 +422,7 @@ FROM (
     SELECT * FROM usage_records
     WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
         AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
-        AND ($5::timestamptz IS NULL OR (occur_time, usage_id) >= ($5::timestamptz, $6::uuid))
+        AND (occur_time, usage_id) >= (coalesce($5::timestamptz, $2::timestamptz), coalesce($6::uuid, {NIL}))
         AND ($7::uuid IS NULL OR project_id = $7) AND ($8::uuid IS NULL OR user_id = $8)
         AND ($9::uuid IS NULL OR api_key_id = $9) AND ($10::text IS NULL OR model = $10)
         AND ($11::uuid[] IS NULL OR dimension_id = ANY($11)) AND ($12::text IS NULL OR quantities ? $12)

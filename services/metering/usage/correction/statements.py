@@ -211,7 +211,8 @@ ORDER BY c.number DESC LIMIT $4
 OF_ORGANIZATION: Final = f"""
 {_CORRECTION}
 FROM usage_corrections c
-WHERE c.organization_id = $1::uuid AND ($2::timestamptz IS NULL OR (c.create_time, c.operation_id) < ($2, $3::text))
+WHERE c.organization_id = $1::uuid
+    AND (c.create_time, c.operation_id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::text, ''))
 ORDER BY c.create_time DESC, c.operation_id DESC LIMIT $4
 """
 

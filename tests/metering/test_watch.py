@@ -37,6 +37,7 @@ async def begin(metering: Metering, organization_id: str) -> str:
     return (await told(metering, request, lambda names: True))[1]
 
 
+@pytest.mark.shards
 async def test_usage_and_corrections_are_told_once_and_from_any_position(
     metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ async def test_usage_and_corrections_are_told_once_and_from_any_position(
         assert await refused(stream.read()) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
+@pytest.mark.shards
 async def test_usage_that_is_committed_late_is_told_although_later_ids_were(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -451,12 +451,12 @@ class UsageDropped(Refusal):
 
 
 class UsageMonthDropped(Refusal):
-    """The usage records of a month are dropped, or will be, so nothing can change in it any more."""
+    """The usage records of a month are dropped, or will be, so nothing changes in it, and no file has it all."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "USAGE_MONTH_DROPPED"
     template = "The usage of {month} is dropped, or is being dropped."
-    remedy = "Record a correction under another operation id in the present month. QueryUsage still has the sums."
+    remedy = "Ask for later usage, and QueryUsage for the sums. A correction is recorded in the present month."
 
 
 class UsageRetained(Refusal):

@@ -7,7 +7,6 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from libs.cli.terminal.connection import Channels
@@ -21,8 +20,6 @@ from tests.system.test_replay import REAL_TRACE
 from tollhouse.metering.v1 import (
     model_pb2,
     model_pb2_grpc,
-    retention_pb2,
-    retention_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
 )
@@ -31,6 +28,8 @@ ROWS = 1_200
 MODEL = "gpt-4o"
 MONTH = "2023-11"
 PARTS = ("first", "second")
+# A month is dropped at once, and not a minute after it was sealed.
+QUICKLY = {"TOLLHOUSE_METERING_DROP_SEAL_S": "0", "TOLLHOUSE_METERING_DROPS_EVERY_S": "0.1"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Call:
 
 @pytest.fixture
 async def own(tmp_path: Path) -> AsyncIterator[Installation]:
-    async with running(Installation(tmp_path / "own", prepared=True)) as installation:
+    async with running(Installation(tmp_path / "own", environment=QUICKLY, prepared=True)) as installation:
         yield installation
 
 
@@ -138,29 +137,12 @@ async def rerated(channels: Channels, since: datetime, until: datetime) -> None:
     assert not job.sums.failures
 
 
-async def dropped(channels: Channels, database_url: str) -> None:
-    """Let the month be kept no longer, and drop it by what it holds."""
-    retention = retention_pb2_grpc.RetentionServiceStub(channels.metering)
-    await retention.SetUsageRetention(retention_pb2.SetUsageRetentionRequest(months=2))
-    parts = [one async for one in retention.DigestUsageMonth(retention_pb2.DigestUsageMonthRequest(month=MONTH))]
-    digest = parts[-1]
-    request = retention_pb2.DropUsageMonthRequest(
-        month=MONTH, usage_count=digest.usage_count, totals=digest.totals, digest=digest.digest
-    )
-    await retention.DropUsageMonth(request)
-    connection = await asyncpg.connect(database_url)
-    try:
-        # It is sealed for a minute before it is compared and dropped. That minute is over.
-        await connection.execute("UPDATE metering.usage_drops SET lease_time = create_time")
-    finally:
-        await connection.close()
-    drop = retention_pb2.UsageDrop()
-    for _ in range(600):
-        if drop.state in (retention_pb2.USAGE_DROP_STATE_DROPPED, retention_pb2.USAGE_DROP_STATE_REFUSED):
-            break
-        await asyncio.sleep(0.1)
-        drop = (await retention.GetUsageDrop(retention_pb2.GetUsageDropRequest(month=MONTH))).drop
-    assert drop.state == retention_pb2.USAGE_DROP_STATE_DROPPED, drop
+def dropped(installation: Installation, archive: Path) -> None:
+    """Let the month be kept no longer; export, verify and drop it."""
+    assert installation.command("retention", "set", "2").returncode == 0
+    done = installation.command("retention", "retire", MONTH, "--out", str(archive))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dropped" in done.stdout.split()
 
 
 @pytest.mark.timeout(300)
@@ -196,7 +178,7 @@ async def test_real_usage_with_corrections_a_rerate_and_a_dropped_month_ends_wit
         expected = sums_of(calls, before, after, since)
         for drop in (False, True):
             if drop:
-                await dropped(channels, str(own.ready()["database_url"]))
+                dropped(own, tmp_path / "archive.jsonl")
             bill = await read_bill(
                 channels, population.organizations, start=traces[0].start, end=traces[1].end, prefix=PARTS[0]
             )

@@ -44,6 +44,10 @@ class Findings:
     charges: int = 0
     waiting: int = 0
     """Charges that billing has not confirmed yet."""
+    recorded: int = 0
+    """Usages as they were recorded; 0 for FOCUS."""
+    recorded_costs: dict[str, Decimal] = field(default_factory=dict)
+    """What they cost, by currency."""
 
     def differ(self, text: str) -> None:
         self.count += 1
@@ -108,7 +112,7 @@ async def check_export(file: Path, channels: Channels | None, progress: Progress
                 await asyncio.sleep(0)
     except CommandFailed as error:
         found.differ(str(error))
-    found.rows = sums.rows
+    found.rows, found.recorded, found.recorded_costs = sums.rows, sums.recorded, sums.recorded_costs
     found.compare("the file", sums_in(manifest, form), sums.as_manifest())
     if ledger is not None and channels is not None:
         await ledger.finish()

@@ -41,6 +41,9 @@ class Sums:
     rows: int = 0
     requests: int = 0
     unpriced: int = 0
+    recorded: int = 0
+    """Rows of usage as it was recorded, without those of corrections."""
+    recorded_costs: _Sums = field(default_factory=dict)
     quantities: _Sums = field(default_factory=dict)
     costs: _Sums = field(default_factory=dict)
     provider_costs: _Sums = field(default_factory=dict)
@@ -53,8 +56,12 @@ class Sums:
         if self.form == FOCUS:
             return
         self.requests += int(str(row["request_count"]))
+        is_recorded = not _is_there(row.get("correction_number"))
+        self.recorded += is_recorded
         if _is_there(row.get("cost")):
             _add(self.costs, str(row["currency_code"]), _number(row["cost"]))
+            if is_recorded:
+                _add(self.recorded_costs, str(row["currency_code"]), _number(row["cost"]))
         else:
             self.unpriced += 1
         if _is_there(row.get("provider_cost")):

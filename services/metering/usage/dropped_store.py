@@ -138,6 +138,14 @@ async def dropped_months(
     return [month_text(row[0]) for row in rows]
 
 
+async def refuse_dropped_range(
+    connection: RawConnection, organization_id: str | None, start_time: datetime, end_time: datetime
+) -> None:
+    """Raise UsageMonthDropped if usage between two times was dropped: of an organization, or of any."""
+    for month in await dropped_months(connection, organization_id, start_time, end_time):
+        raise UsageMonthDropped(organization_id=organization_id or "", month=month)
+
+
 def month_text(moment: datetime) -> str:
     return f"{month_of(moment):%Y-%m}"
 

@@ -352,8 +352,8 @@ class UsageServiceServicer:
         Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
         not exist, and with FAILED_PRECONDITION: `PRICE_OF_ANOTHER_MODEL` where only other models are asked for,
-        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `TOO_MANY_RERATE_JOBS` while
-        100 jobs have not ended.
+        `PRICE_OF_ANOTHER_CURRENCY` where the price version to replace has another currency, `USAGE_MONTH_DROPPED` where
+        usage of the range was dropped, `TOO_MANY_RERATE_JOBS` while 100 jobs have not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -422,7 +422,8 @@ class UsageServiceServicer:
 
         A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
         more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
-        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry. Users and keys export the
+        `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry, and reason
+        `USAGE_MONTH_DROPPED`, where usage of the range was dropped: its sums are what QueryUsage answers. Users and keys export the
         usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
         organization_id.
 

@@ -16,6 +16,7 @@ from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.usage.beginnings import full_hour_after, full_hour_before
+from services.metering.usage.dropped_store import refuse_dropped_range
 from services.metering.usage.export import store
 from services.metering.usage.export.domain import Asked, Place, Totals, place_after, rows_of_columns
 from services.metering.usage.export.forms import Form
@@ -116,10 +117,15 @@ class Exports:
                     yield page
 
     async def _pages_of(self, asked: Asked, place: Place) -> AsyncIterator[_Rows]:
-        """Yield the pages of one organization from a place on. Each organization's range begins here."""
+        """Yield the pages of one organization from a place on.
+
+        Raises:
+            UsageMonthDropped: usage of its range was dropped, so the file would lack it.
+        """
         organization_id, span = place.organization_id, asked.span
         shard = self._shards.of(organization_id)
         async with self._readers, shard.raw_connection() as connection:
+            await refuse_dropped_range(connection, organization_id, span.start_time, span.end_time)
             dimension_ids = await store.dimensions_of(connection, organization_id, asked.filters)
         after, sent = place.after or (span.start_time, NIL), place.sent
         while True:
@@ -133,8 +139,11 @@ class Exports:
             if rows:
                 yield _Rows(Place(organization_id, after, sent), rows[sent:], until)
             if end is None:
-                return
+                break
             after, sent = end, 0
+        # A month that was dropped meanwhile may have taken rows away that were not read yet.
+        async with self._readers, shard.raw_connection() as connection:
+            await refuse_dropped_range(connection, organization_id, span.start_time, span.end_time)
 
 
 def _slices(form: Form, rows: Sequence[Row]) -> Iterator[tuple[bytes, int, int]]:

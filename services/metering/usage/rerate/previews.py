@@ -15,6 +15,7 @@ from services.metering.errors import OrganizationNotFound, PriceOfAnotherCurrenc
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion
 from services.metering.usage.domain import Work
+from services.metering.usage.dropped_store import refuse_dropped_range
 from services.metering.usage.rerate import store
 from services.metering.usage.rerate.domain import (
     NO_DIGEST,
@@ -64,9 +65,14 @@ class Previews:
             NotFound: a price version does not exist, or is for other organizations alone.
             PriceOfAnotherModel: the price version is for none of the models.
             PriceOfAnotherCurrency: the price version is in another currency than the one it replaces.
+            UsageMonthDropped: usage of the range was dropped, so it can not be re-rated.
         """
         for unknown in await self._organizations.find_unknown(scope.organization_ids):
             raise OrganizationNotFound(organization_id=unknown)
+        for organization_id in scope.organization_ids or (None,):
+            database = self._shards[0] if organization_id is None else self._shards.of(organization_id)
+            async with database.raw_connection() as connection:
+                await refuse_dropped_range(connection, organization_id, scope.start_time, scope.end_time)
         return await self.narrowed(scope)
 
     async def narrowed(self, scope: Scope) -> Scope:

@@ -112,6 +112,7 @@ async def test_several_processes_share_a_job_and_do_no_usage_twice(
 
     async def note(self: RerateWorker, *arguments: object) -> None:
         workers.add(id(self))
+        await asyncio.sleep(0.1)  # The others look for jobs every second.
         await rerated(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RerateWorker, "_rerate", note)

@@ -6,8 +6,8 @@ a process may die at any point, and no usage is done or counted twice. Whose lea
 only one of the two can take the slice away, and the other's corrections are undone with its transaction. The job is
 locked in that transaction, too: once it is paused or canceled, nothing more is corrected for it.
 
-All processes work on all jobs. A process works on few slices at a time, and where it records usage meanwhile it pauses
-after each, so that the job takes a part of what the machine can do.
+All processes work on all jobs. A process works on few slices at a time. Where it records usage meanwhile, it takes
+smaller ones and pauses after each, so that the job takes a part of what the machine can do.
 """
 
 import asyncio
@@ -52,6 +52,10 @@ from services.metering.usage.rerate.store import Place, Slice
 _log = structlog.get_logger("rerate")
 
 SLICE_MAX: Final = 400
+_SLICE_BESIDE: Final = 50
+"""How many usages a slice has beside usage that is recorded: nothing else runs in the process while it is decided."""
+_BESIDE_S: Final = 1.0
+"""For how long usage counts as recorded beside."""
 LEASE: Final = timedelta(seconds=30)
 _LOOK_EVERY_S: Final = 1.0
 _LANES: Final = 2
@@ -113,6 +117,8 @@ class RerateWorker:
         self._jobs = jobs
         self._engine = engine
         self._clock = clock
+        self._recorded = 0
+        self._beside_until_s = 0.0
 
     async def run(self) -> None:
         """Do what there is to do whenever this process makes a job, and look every second for those of others."""
@@ -185,7 +191,8 @@ class RerateWorker:
             part = await job_store.lock_part(connection, job_id, shard)
             if part.walked:
                 return None
-            found = await store.next_slice(connection, task.scope, ids, part.place, SLICE_MAX)
+            limit = min(_SLICE_BESIDE, SLICE_MAX) if self._is_beside() else SLICE_MAX
+            found = await store.next_slice(connection, task.scope, ids, part.place, limit)
             if found is None:
                 await job_store.move(connection, job_id, shard, Part(part.place, walked=True))
                 return None
@@ -195,7 +202,7 @@ class RerateWorker:
         return given
 
     async def _do(self, work: _Work) -> None:
-        began_s, recorded = time.monotonic(), self._engine.recorded_count
+        began_s = time.monotonic()
         try:
             await (self._check(work) if not work.task.job.checked else self._rerate(work))
         except Stopped:
@@ -205,8 +212,15 @@ class RerateWorker:
             await self._leave(work)
         except Exception as error:  # noqa: BLE001 -- what is wrong with one usage must not keep the others from it.
             await self._after_failure(work, error)
-        if self._engine.recorded_count > recorded:
+        if self._is_beside():
             await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
+
+    def _is_beside(self) -> bool:
+        """Tell whether this process records usage."""
+        recorded, now_s = self._engine.recorded_count, time.monotonic()
+        if recorded > self._recorded:
+            self._recorded, self._beside_until_s = recorded, now_s + _BESIDE_S
+        return now_s < self._beside_until_s
 
     async def _check(self, work: _Work) -> None:
         """Add what a job would do in a slice to its digest."""

@@ -153,7 +153,7 @@ async def test_minutes_equal_the_usage_itself_with_corrections_units_and_dimensi
     request.window = pb.USAGE_WINDOW_UNSPECIFIED
     whole = await rows(module_platform.metering, request)
     request.start_time.FromDatetime(first.replace(minute=0) + timedelta(hours=1))
-    request.end_time.FromDatetime(recorded.now.replace(minute=0))
+    request.end_time.FromDatetime(recorded.now.replace(minute=0, second=0, microsecond=0))
     by_hours = [await rows(module_platform.metering, request)]
     request.window = pb.USAGE_WINDOW_MINUTE
     by_hours.append(await rows(module_platform.metering, request))

@@ -117,7 +117,7 @@ async def test_drop_that_dies_between_any_two_statements_is_carried_out_by_the_n
             break
         except _Killed:
             deaths += 1
-        if deaths % 5 == 0:
+        if deaths % 15 == 0:
             assert await metering.findings() == []
     assert deaths > 20
     done = await ended(metering)

@@ -106,7 +106,7 @@ def _fill_message(request: Message, field: FieldDescriptor, target: Target, seri
         getattr(request, field.name).FromSeconds(600)
     elif field.is_repeated and kind.name.endswith("Request"):
         _fill(getattr(request, field.name).add(), target, serial)
-    elif kind.name in _NESTED or kind.name.endswith("Request"):
+    elif not field.is_repeated and (kind.name in _NESTED or kind.name.endswith("Request")):
         _fill(getattr(request, field.name), target, serial)
         getattr(request, field.name).SetInParent()
 

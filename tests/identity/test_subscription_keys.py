@@ -111,9 +111,8 @@ async def test_keys_are_listed_by_state_and_subscription(identity: Identity) -> 
     created = [await identity.create_key()]
     organization_id, user_id = created[0].api_key.organization_id, created[0].api_key.user_id
     subscription_id = new_id()
-    for _ in range(3):
-        request = pb.CreateApiKeyRequest(organization_id=organization_id, user_id=user_id)
-        created.append(await identity.create_key(request))
+    request = pb.CreateApiKeyRequest(organization_id=organization_id, user_id=user_id)
+    created += [await identity.create_key(request) for _ in range(3)]
     request.subscription_id = subscription_id
     request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=0.5))
     created.append(await identity.create_key(request))

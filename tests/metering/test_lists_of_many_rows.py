@@ -123,7 +123,7 @@ def literal(value: object) -> str:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
     """Explain every statement that only reads, right after it, on its own connection."""
     reads = Reads()
-    plain = asyncpg.Connection._execute
+    plain = asyncpg.Connection._execute  # type: ignore[attr-defined]  # Its stubs leave it out.
     prepared = PreparedStatement._PreparedStatement__bind_execute  # type: ignore[attr-defined]
 
     def reads_only(query: str) -> bool:
@@ -225,8 +225,7 @@ def lists(platform: Platform) -> Sequence[tuple[Call, Message]]:
     """Return each list with a request that has every filter, each for what no row is."""
     metering, ledger, nobody = platform.metering, platform.ledger, new_id()
     conversations = conversation_pb2_grpc.ConversationServiceStub(metering.channel)
-    owners = {"user_id": nobody, "project_id": nobody}
-    of_usage = {**owners, "api_key_id": nobody, "model": "none"}
+    of_usage = {"user_id": nobody, "project_id": nobody, "api_key_id": nobody, "model": "none"}
     return (
         (
             metering.usage.ListUsage,
@@ -245,7 +244,10 @@ def lists(platform: Platform) -> Sequence[tuple[Call, Message]]:
             metering.admission.ListAuthorizations,
             admission_pb2.ListAuthorizationsRequest(**of_usage, state=admission_pb2.AUTHORIZATION_STATE_CANCELLED),  # type: ignore[arg-type]
         ),
-        (conversations.ListConversations, conversation_pb2.ListConversationsRequest(**owners, title="none")),
+        (
+            conversations.ListConversations,
+            conversation_pb2.ListConversationsRequest(user_id=nobody, project_id=nobody, title="none"),
+        ),
         (conversations.ListMessages, conversation_pb2.ListMessagesRequest(conversation_id="c1")),
         (metering.models.ListModels, model_pb2.ListModelsRequest(provider="none", capabilities=["none"])),
         (
@@ -272,7 +274,8 @@ def lists(platform: Platform) -> Sequence[tuple[Call, Message]]:
         (
             platform.identity.api_keys.ListApiKeys,
             api_key_pb2.ListApiKeysRequest(
-                **owners,
+                user_id=nobody,
+                project_id=nobody,
                 service_account_id=nobody,
                 subscription_id=nobody,
                 external_id="none",

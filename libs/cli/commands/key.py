@@ -120,7 +120,7 @@ async def list_keys(
         service_account_id=service_account,
         external_id=external_id,
         subscription_id=subscription,
-        state=api_key_pb2.ApiKeyState.Value(f"API_KEY_STATE_{state.name}") if state else None,
+        state=api_key_pb2.ApiKeyState.Value(f"API_KEY_STATE_{state.name if state else 'UNSPECIFIED'}"),
     )
     stub = api_key_pb2_grpc.ApiKeyServiceStub(channels.identity)
     keys, more = await listed(stub.ListApiKeys, request, lambda page: page.api_keys, limit)

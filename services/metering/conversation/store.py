@@ -225,4 +225,5 @@ def _conversation(row: asyncpg.Record) -> Conversation:
     values = tuple(row)
     title = Title(values[4], values[5], TextState(values[6]))
     costs = json.loads(values[10]) or NO_COSTS
-    return Conversation(*values[:4], title, *values[7:10], costs, *values[11:])
+    first = (*values[:4], title, *values[7:10], costs, *values[11:])
+    return Conversation(*first)

@@ -41,7 +41,7 @@ async def begin(
     request = pb.CreateConversationRequest(
         organization_id=organization_id,
         conversation_id=conversation_id,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
     return (await stub(metering).CreateConversation(request, metadata=metering.operator)).conversation
 

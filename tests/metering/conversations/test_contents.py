@@ -10,7 +10,7 @@ import pytest
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id
 from libs.common.shards import Shards
-from services.metering.conversation import erasure
+from services.metering.conversation import message_store
 from services.metering.conversation.erasure import forget_user
 from services.metering.conversation.retention import Retention
 from tests.metering.conversations.calls import (
@@ -36,7 +36,7 @@ HOSTILE = '\' OR 1=1; -- " \\ ../../etc/passwd \x01\x7f‮ 🐈 {"a": null} <scr
 
 
 async def contents(metering: Metering, organization_id: str, **fields: object) -> list[str | None]:
-    found = await messages(metering, organization_id, **fields)
+    found = await messages(metering, organization_id, **fields)  # type: ignore[arg-type]  # Of a request.
     return [one.content if one.HasField("content") else None for one in found]
 
 
@@ -63,7 +63,9 @@ async def test_any_text_comes_back_as_it_was_sent_and_only_nul_is_refused(
             await append(metering, message(organization_id, content=content))
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     surrogate = pb.AppendMessageRequest.SerializeToString(message(organization_id, content="LONE"))
-    raw = metering.channel.unary_unary("/tollhouse.metering.v1.ConversationService/AppendMessage")
+    raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = metering.channel.unary_unary(
+        "/tollhouse.metering.v1.ConversationService/AppendMessage"
+    )
     broken = surrogate.replace(b"LONE", b"\xed\xa0\x80!")
     code, _ = await refused(raw(broken, metadata=metering.operator))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -103,6 +105,7 @@ async def test_missing_key_is_a_refusal_and_messages_are_listed_without_contents
     await begin(first, organization_id)
     request = message(organization_id, content="unreadable", usage=penny())
     await append(first, request)
+    bare = first
     for keys in ({"2": KEYS["2"]}, {}):
         bare = await restart(platform, **keys)
         for call in (contents(bare, organization_id), append(bare, request)):
@@ -194,13 +197,11 @@ async def test_deletion_that_was_killed_shows_nothing_and_is_finished(
     for _ in range(3):
         await append(metering, message(organization_id))
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "AT_ONCE", 1)
 
         async def die(*arguments: object) -> None:
             raise KeyError
 
-        patch.setattr(erasure.store, "end_due", die)
-        patch.setattr(erasure.message_store, "empty", die)
+        patch.setattr(message_store, "empty", die)
         code, _ = await refused(delete(metering, organization_id))
     assert code is grpc.StatusCode.INTERNAL
     assert await contents(metering, organization_id) == [None] * 3

@@ -88,18 +88,25 @@ async def test_conversation_of_another_member_looks_like_a_missing_one(metering:
     mine = await begun(metering, company, company.ada)
     outcomes = []
     for conversation_id in (mine.conversation_id, new_id()):
-        key = {"organization_id": company.organization_id, "conversation_id": conversation_id}
-        update = pb.UpdateConversationRequest(**key, title="Stolen")
+        key = company.organization_id, conversation_id
+        update = pb.UpdateConversationRequest(organization_id=key[0], conversation_id=key[1], title="Stolen")
         update.update_mask.paths.append("title")
         outcomes.append(
             [
                 await refused(call)
                 for call in (
-                    stub(metering).GetConversation(pb.GetConversationRequest(**key), metadata=company.bob.metadata),
-                    stub(metering).ListMessages(pb.ListMessagesRequest(**key), metadata=company.bob.metadata),
+                    stub(metering).GetConversation(
+                        pb.GetConversationRequest(organization_id=key[0], conversation_id=key[1]),
+                        metadata=company.bob.metadata,
+                    ),
+                    stub(metering).ListMessages(
+                        pb.ListMessagesRequest(organization_id=key[0], conversation_id=key[1]),
+                        metadata=company.bob.metadata,
+                    ),
                     stub(metering).UpdateConversation(update, metadata=company.bob.metadata),
                     stub(metering).DeleteConversation(
-                        pb.DeleteConversationRequest(**key), metadata=company.bob.metadata
+                        pb.DeleteConversationRequest(organization_id=key[0], conversation_id=key[1]),
+                        metadata=company.bob.metadata,
                     ),
                 )
             ]

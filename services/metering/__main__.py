@@ -45,6 +45,7 @@ from services.metering.clients.subjects import Subjects
 from services.metering.clients.subscriptions import SubscriptionsClient
 from services.metering.conversation.contents import Contents
 from services.metering.conversation.conversations import Conversations
+from services.metering.conversation.erasure import forget_user_after
 from services.metering.conversation.messages import Messages
 from services.metering.conversation.policies import Policies as ConversationPolicies
 from services.metering.conversation.retention import Retention
@@ -314,7 +315,7 @@ def _serve_retention(
     platform, shards = databases.platform, databases.reports
     seal, every_s = timedelta(seconds=settings.drop_seal_s), settings.drops_every_s
     drops = Drops(platform, shards, organizations, clock, seal=seal, every_s=every_s)
-    forgetting = Forgetting(platform, shards, clock, every_s=every_s)
+    forgetting = Forgetting(platform, shards, forget_user_after, clock, every_s=every_s)
     policies = RetentionPolicies(platform, shards, organizations, clock)
     servicer = RetentionServicer(policies, drops, forgetting)
     service.add(retention_pb2_grpc.add_RetentionServiceServicer_to_server, servicer)

@@ -17,6 +17,7 @@ from services.metering.conversation.store import Place
 AT_ONCE: Final = 200
 """How many contents go in one transaction."""
 _CONVERSATIONS_AT_ONCE: Final = 100
+_ORGANIZATIONS_AT_ONCE: Final = 200
 _FIRST: Final = Place(moment_of(0), "")
 
 
@@ -46,6 +47,20 @@ async def empty(database: Database, organization_id: str, conversation_id: str, 
                 await store.end_due(connection, organization_id, conversation_id)
                 return True
     return False
+
+
+async def forget_user_after(database: Database, user_id: str, after: str, now: datetime) -> tuple[int, str]:
+    """Do what `forget_user` does in the next organizations of a shard.
+
+    Return how many conversations of the user those have, and the organization to go on after, empty at the end.
+    """
+    async with database.raw_connection() as connection:
+        looked = await store.organizations_of_user(connection, after, user_id, _ORGANIZATIONS_AT_ONCE)
+    count = 0
+    for organization_id, has_any in looked:
+        if has_any:
+            count += await forget_user(database, organization_id, user_id, now)
+    return count, looked[-1][0] if len(looked) == _ORGANIZATIONS_AT_ONCE else ""
 
 
 async def forget_user(database: Database, organization_id: str, user_id: str, now: datetime) -> int:

@@ -81,6 +81,24 @@ SELECT {_COLUMNS} FROM conversations WHERE organization_id = $1::uuid AND user_i
 ORDER BY create_time, conversation_id LIMIT $5
 """
 
+# Jumps along the primary key from one organization to the next, and looks into the user's range of each.
+_ORGANIZATIONS_OF_USER: Final = """
+WITH RECURSIVE found AS (
+    (SELECT organization_id FROM conversations WHERE organization_id > $1::uuid ORDER BY organization_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT organization_id FROM conversations WHERE organization_id > found.organization_id
+        ORDER BY organization_id LIMIT 1
+    )
+    FROM found WHERE organization_id IS NOT NULL
+)
+SELECT organization_id::text, EXISTS (
+    SELECT FROM conversations c
+    WHERE c.organization_id = ANY (ARRAY[looked.organization_id]) AND c.user_id = $2::uuid
+)
+FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $3) AS looked
+"""
+
 # Along the index of the conversations whose contents have to go.
 _DUE_AFTER: Final = """
 SELECT organization_id::text, conversation_id FROM conversations
@@ -213,6 +231,14 @@ async def end_due(connection: RawConnection, organization_id: str, conversation_
 async def expire_titles(connection: RawConnection, organization_id: str, before: datetime, limit: int) -> int:
     """Delete titles of conversations that nothing has happened in since a moment; return how many those were."""
     return len(await connection.fetch(_EXPIRE_TITLES, organization_id, before, limit))
+
+
+async def organizations_of_user(
+    connection: RawConnection, after: str, user_id: str, limit: int
+) -> list[tuple[str, bool]]:
+    """Return the next organizations that have conversations, each with whether the user has any there."""
+    rows = await connection.fetch(_ORGANIZATIONS_OF_USER, after, user_id, limit)
+    return [(row[0], row[1]) for row in rows]
 
 
 async def next_titled(connection: RawConnection, after: str) -> str | None:

@@ -9,7 +9,9 @@ from libs.common.ids import NIL
 from libs.common.timestamps import EPOCH, time_of_text, time_text
 
 ROWS_MAX: Final = 20_000
-STEPS: Final = 2
+STEPS: Final = 3
+CONVERSATIONS: Final = 2
+"""The step that is not done here."""
 
 
 class Forgotten(NamedTuple):
@@ -19,7 +21,7 @@ class Forgotten(NamedTuple):
     emptied: int
     shard: int
     step: int
-    """0 for usage, 1 for the lines of corrections."""
+    """0 for usage, 1 for the lines of corrections, 2 for conversations."""
     after: Sequence[str]
     """The key after which to go on; empty at the beginning of a step."""
     create_time: datetime

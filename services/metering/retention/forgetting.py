@@ -3,12 +3,14 @@
 It goes through the shards and tables in order, a range of rows with each statement, and stores after each how far it
 is. A process that dies in between leaves a range that is emptied twice, which changes nothing.
 
-Whatever else comes to hold texts of a person in metering is emptied by a further step of `forget_store.empty`.
+Usage and the lines of corrections are emptied here, conversations by what the service gives. Whatever else comes to
+hold texts of a person in metering is emptied by a further step.
 """
 
 import asyncio
-from datetime import timedelta
-from typing import Final, NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NoReturn, TypeAlias
 
 import structlog
 
@@ -16,6 +18,7 @@ from libs.common.audit.recording import PLATFORM, Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import NotFound, Refusal
+from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.retention import forget_store
 from services.metering.retention.forget_store import STEPS, Forgotten
@@ -24,13 +27,25 @@ _log = structlog.get_logger("forgetting")
 
 LEASE: Final = timedelta(seconds=60)
 
+EmptyConversations: TypeAlias = Callable[[Database, str, str, datetime], Awaitable[tuple[int, str]]]
+"""Empties the conversations of a user in the next organizations of a shard: see `conversation.erasure`."""
+
 
 class Forgetting:
     """Takes users who are to be forgotten, and forgets them for as long as the service runs."""
 
-    def __init__(self, platform: Database, shards: Shards, clock: Clock, *, every_s: float) -> None:
+    def __init__(
+        self,
+        platform: Database,
+        shards: Shards,
+        empty_conversations: EmptyConversations,
+        clock: Clock,
+        *,
+        every_s: float,
+    ) -> None:
         self._platform = platform
         self._shards = shards
+        self._empty_conversations = empty_conversations
         self._clock = clock
         self._every_s = every_s
 
@@ -80,13 +95,23 @@ class Forgetting:
         if taken is None:
             return False
         while taken.done_time is None:
-            async with self._shards[taken.shard].raw_connection() as connection:
-                emptied, after = await forget_store.empty(connection, taken)
+            emptied, after = await self._empty(taken)
             following = self._following(taken)._replace(after=()) if not after else taken._replace(after=after)
             async with self._platform.raw_connection() as connection:
                 await forget_store.save(connection, taken, following, emptied, self._clock.now() + LEASE)
             taken = following
         return True
+
+    async def _empty(self, one: Forgotten) -> tuple[int, Sequence[str]]:
+        """Empty the next rows of a step; return how many had texts, and the key to go on after."""
+        database = self._shards[one.shard]
+        if one.step == forget_store.CONVERSATIONS:
+            count, after = await self._empty_conversations(
+                database, one.user_id, one.after[0] if one.after else NIL, self._clock.now()
+            )
+            return count, (after,) if after else ()
+        async with database.raw_connection() as connection:
+            return await forget_store.empty(connection, one)
 
     def _following(self, one: Forgotten) -> Forgotten:
         """Return the next step, that of the next shard, or the end."""

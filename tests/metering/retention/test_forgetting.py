@@ -9,8 +9,10 @@ import pytest
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id
 from libs.common.shards import Shards
+from services.metering.conversation.erasure import forget_user_after
 from services.metering.retention import forget_store
 from services.metering.retention.forgetting import Forgetting
+from tests.metering.conversations.calls import append, begin, conversation, message, penny
 from tests.metering.corrections.calls import amend, found
 from tests.metering.retention.calls import old_usage
 from tests.metering.support import Metering, Platform, eventually, refused, usage
@@ -50,6 +52,10 @@ async def test_texts_of_a_user_are_gone_and_nothing_else_changes(platform: Platf
     outcomes = await metering.record_batch(requests)
     assert all(outcome.HasField("recorded") for outcome in outcomes)
     await amend(metering, ids[0], "ada-now", labels={"note": f"{SECRET} again"})
+    for organization_id in ids:
+        for user_id, name in ((ada, "ada"), (bob, "bob")):
+            await begin(metering, organization_id, f"of-{name}", user_id=user_id, title=SECRET)
+            await append(metering, message(organization_id, f"of-{name}", content=SECRET, usage=penny()))
     await platform.settled()
     charges = await metering.charges()
 
@@ -58,10 +64,16 @@ async def test_texts_of_a_user_are_gone_and_nothing_else_changes(platform: Platf
     assert {one.forgotten_user.user_id for one in answers} == {ada}
     done = await forgotten(metering, ada)
 
-    assert done.emptied_count == 8
+    # In each organization two usages, a conversation and the usage of its message; and two lines of a correction.
+    assert done.emptied_count == 14
     record = (await found(metering, ids[0], "ada-now")).usage
     assert (dict(record.labels), record.conversation_id, record.error_message) == ({}, "", "")
     assert (await metering.get(ids[0], "bob-now")).labels["note"] == SECRET
+    for organization_id in ids:
+        titles = [(await conversation(metering, organization_id, f"of-{name}")).title for name in ("ada", "bob")]
+        assert titles == ["", SECRET]
+    kept = "SELECT count(*) FROM metering.conversation_messages WHERE content IS NOT NULL AND conversation_id = $1"
+    assert [await platform.value(kept, f"of-{name}") for name in ("ada", "bob")] == [0, 3]
     for table in ("usage_records", "usage_correction_lines"):
         left = f"SELECT count(*) FROM metering.{table} WHERE user_id = $1 AND CAST(({table}) AS text) LIKE $2"  # noqa: S608
         assert await platform.value(left, ada, f"%{SECRET[:3]}%") == 0
@@ -93,9 +105,11 @@ async def test_forgetting_that_dies_after_any_range_goes_on_where_it_was(
     await platform.stop_metering()
     metering = await platform.start_metering()
     await metering.retention.ForgetUser(pb.ForgetUserRequest(user_id=user_id), metadata=metering.operator)
+    for number in range(3):
+        await begin(metering, organization_id, f"c{number}", user_id=user_id, title=SECRET)
     monkeypatch.setattr(forget_store, "ROWS_MAX", 2)
     monkeypatch.setattr("services.metering.retention.forgetting.LEASE", timedelta(0))
-    work = Forgetting(metering_shards[0], metering_shards, SystemClock(), every_s=1)
+    work = Forgetting(metering_shards[0], metering_shards, forget_user_after, SystemClock(), every_s=1)
     deaths, save = 0, forget_store.save
 
     async def dying(*values: object) -> None:
@@ -115,5 +129,7 @@ async def test_forgetting_that_dies_after_any_range_goes_on_where_it_was(
     left = "SELECT count(*) FROM metering.usage_records WHERE labels IS NOT NULL AND user_id = $1"
     assert await platform.value(left, user_id) == 0
     left = "SELECT count(*) FROM metering.usage_correction_lines WHERE labels IS NOT NULL AND user_id = $1"
+    assert await platform.value(left, user_id) == 0
+    left = "SELECT count(*) FROM metering.conversations WHERE title <> '' AND user_id = $1"
     assert await platform.value(left, user_id) == 0
     assert await metering.findings() == []

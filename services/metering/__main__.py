@@ -166,8 +166,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
     corrections = Corrections(shards, catalogue, counting, charging, clock, relay_after=relay_after)
     _serve_catalogue(service, platform, shards, catalogue, corrections, clock)
-    exports = Exports(databases.reports, catalogue, clock)
-    _serve_usage(service, platform, shards, catalogue, organizations, usages, engine, corrections, exports, clock)
+    _serve_usage(service, databases, catalogue, organizations, usages, engine, corrections, clock)
     _serve_conversations(service, settings, shards, usages, organizations, Subjects(to_identity, to_billing), clock)
     admissions = AdmissionServicer(admission, authorizations, parts, policies, usages)
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, admissions)
@@ -233,17 +232,17 @@ def _serve_catalogue(
 
 def _serve_usage(
     service: Service,
-    platform: Database,
-    shards: Shards,
+    databases: ShardedDatabases,
     catalogue: Catalogue,
     organizations: Organizations,
     usages: Usages,
     engine: UsageEngine,
     corrections: Corrections,
-    exports: Exports,
     clock: Clock,
 ) -> None:
     """Add the services of usage, of what is called and of what comes as events; and what re-rates it."""
+    platform, shards = databases.platform, databases.shards
+    exports = Exports(databases.reports, catalogue, clock)
     watch = UsageWatch(shards, clock)
     service.before_drain(watch.close)
     previews = Previews(shards, catalogue, organizations)

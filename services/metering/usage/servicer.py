@@ -51,6 +51,7 @@ from services.metering.usage.streaming.watch import UsageWatch
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
 DOMAIN: Final = "metering.tollhouse"
 _FINGERPRINT_BYTES: Final = 16
@@ -58,7 +59,7 @@ _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
 
-class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, StreamingServicer):
+class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, StreamingServicer, rpc.UsageServiceServicer):
     """Serves usage: what is recorded and asked for here, and what has rooms of its own."""
 
     def __init__(

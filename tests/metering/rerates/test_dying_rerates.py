@@ -42,6 +42,7 @@ async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
         at = 1 if point == "before the job is done" else number % 3 + 1
         with monkeypatch.context() as patch:
             patch.setattr(RerateWorker, "_take", _idle)
+            patch.setattr(RerateWorker, "_advance", _idle)
             job = await begun(metering, request)
             async with asyncio.timeout(WITHIN_S * 3):
                 code = await exit_code_of(dying_worker.run, _environment(platform), point, at)
@@ -62,7 +63,7 @@ async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
 
 
 async def _idle(*_: object) -> None:
-    """Take no slice."""
+    """Do nothing: only the process that dies works on the job."""
 
 
 def _environment(platform: Platform) -> dict[str, str]:

@@ -30,10 +30,10 @@ async def test_month_is_dropped_by_the_manifest_of_its_export(installation: Inst
             )
         )
     of = ("--organization", organization_id)
-    assert made(installation, "retention", "show", *of)["months"] == 0
-    assert made(installation, "retention", "set", "12", *of)["months"] == 12
+    assert str(made(installation, "retention", "show", *of)["months"]) == "0"
+    assert str(made(installation, "retention", "set", "12", *of)["months"]) == "12"
     (month,) = found(installation, "retention", "months", *of)
-    assert (month["month"], month["usage_count"], month["expired"]) == ("2023-05", "1", True)
+    assert (month["month"], month["usage_count"], bool(month["expired"])) == ("2023-05", "1", True)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(done(installation, "retention", "digest", "2023-05", *of, "--json"), encoding="utf-8")
     assert json.loads(manifest.read_text())["totals"] == {"USD": "2"}

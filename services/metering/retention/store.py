@@ -310,9 +310,10 @@ _FORGET_COUNTED: Final = """
 DELETE FROM dropped_usage_months
 WHERE ($1::uuid IS NULL OR organization_id = $1) AND month = $2 AND state = 'COUNTED'
 """
+# What is being copied is moved instead where the partition has to stay.
 _BEGIN: Final = """
 UPDATE dropped_usage_months SET state = $3
-WHERE organization_id = $1::uuid AND month = $2 AND state = 'COUNTED'
+WHERE organization_id = $1::uuid AND month = $2 AND (state = 'COUNTED' OR state = 'COPYING' AND $3 = 'MOVING')
 """
 _FINISH: Final = f"""
 UPDATE dropped_usage_months SET state = 'DROPPED', drop_time = $3

@@ -13,6 +13,7 @@ from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
 from services.metering.invariants import CHECKS
 from services.metering.retention import drops as drops_module
+from services.metering.retention import store
 from services.metering.retention.drops import Drops
 from tests.metering.corrections.calls import amend, tokens
 from tests.metering.retention.calls import MONTH, NAME, ask, drop, ended, old_usage, retain, send
@@ -127,3 +128,37 @@ async def test_drop_that_dies_between_any_two_statements_is_carried_out_by_the_n
     assert await platform.value("SELECT count(*) FROM pg_class WHERE relname ~ '^detached_'") == 0
     left = "SELECT count(*) FROM metering.usage_records WHERE occur_time < $1"
     assert await platform.value(left, MONTH + timedelta(days=27)) == (0 if together else 5), NAME
+
+
+async def test_partition_stays_for_an_organization_that_keeps_history_meanwhile(
+    platform: Platform, metering_shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(platform)
+    late_id, _ = await platform.identity.create_organization()
+    await retain(platform.metering)
+    await retain(platform.metering, late_id, 99)
+    request = await ask(platform.metering)
+    platform.drops_every_s = 600
+    await platform.stop_metering()
+    metering = await platform.start_metering()
+    await send(metering, request)
+    monkeypatch.setattr(drops_module, "LEASE", timedelta(0))
+    work = Drops(metering_shards[0], metering_shards, None, SystemClock(), seal=timedelta(0), every_s=1)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "drop_partition", _die)
+        with pytest.raises(_Killed):
+            await work.step()
+    await metering.record(old_usage(late_id, "history"))
+    await platform.settled()
+    assert await metering.findings() == []
+    while await work.step():
+        pass
+
+    assert (await ended(metering)).dropped_count == 5
+    assert (await metering.get(late_id, "history")).operation_id == "history"
+    assert await platform.verify() == []
+
+
+async def _die(*_: object) -> str:
+    raise _Killed

@@ -23,6 +23,7 @@ MODULES: Mapping[str, str] = {
     "Billing, on payments": "services.billing.payment_errors",
     "Billing, on invoices": "services.billing.invoice_errors",
     "Metering": "services.metering.errors",
+    "Metering, on usage": "services.metering.usage_errors",
 }
 HTTP_STATUSES: Mapping[Kind, int] = {
     Kind.INVALID_ARGUMENT: 400,

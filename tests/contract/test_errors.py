@@ -39,7 +39,12 @@ def test_every_refusal_is_raised_with_the_facts_its_sentence_needs() -> None:
     assert lacking == []
 
 
-DEFINING = ("errors.py", "invoice_errors.py", "payment_errors.py")
+MODULES = {
+    "identity": ("errors",),
+    "billing": ("errors", "invoice_errors", "payment_errors"),
+    "metering": ("errors", "usage_errors"),
+}
+DEFINING = {f"{name}.py" for names in MODULES.values() for name in names}
 
 
 def test_every_refusal_of_a_context_is_used() -> None:
@@ -72,10 +77,8 @@ def _shared() -> set[type[Refusal]]:
 
 
 def _own(context: str) -> set[type[Refusal]]:
-    own = _refusals_of(f"services.{context}.errors")
-    if context != "billing":
-        return own
-    return own | _refusals_of("services.billing.payment_errors") | _refusals_of("services.billing.invoice_errors")
+    found: set[type[Refusal]] = set()
+    return found.union(*(_refusals_of(f"services.{context}.{name}") for name in MODULES[context]))
 
 
 def _refusals_of(module_name: str) -> set[type[Refusal]]:

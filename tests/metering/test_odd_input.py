@@ -96,6 +96,32 @@ def _known(organization_id: str) -> dict[str, object]:
     }
 
 
+def _own_fields(service: str, rpc: str, organization_id: str) -> dict[str, object]:
+    """Return the fields that an RPC needs besides those that many have: those of its service, and its own."""
+    body = HttpBody(content_type="application/json", data=b"[{}]")
+    of_service: dict[str, dict[str, object]] = {
+        "QuotaService": _OF_LIMITS,
+        "LeaseService": _OF_LIMITS,
+        "RetentionService": _RETENTION | {"user_id": organization_id},
+        "IngestService": {"event_type": "odd", "mapping": _MAPPING, "body": body},
+        "ConversationService": _CONVERSATION,
+    }
+    of_rpc: dict[str, dict[str, object]] = {
+        "DigestCharges": {"organization_ids": [organization_id]},
+        "GetUsedQuantity": {"unit": "pages", "start_time": Timestamp(seconds=1), "end_time": Timestamp(seconds=2)},
+        "UpdateUnit": {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])},
+        "UpdateAdmissionPolicy": {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])},
+        "GetUsageTrends": {
+            "measure": usage_pb2.USAGE_MEASURE_COST,
+            "window": usage_pb2.USAGE_WINDOW_DAY,
+            "filters": [],
+        },
+        "UpdateConversationPolicy": {"update_mask": FieldMask(paths=["retention_days"])},
+        **{name: _CORRECTION | {"operation_id": name} for name in ("AmendUsage", "VoidUsage", "RestoreUsage")},
+    }
+    return of_service.get(service, {}) | of_rpc.get(rpc, {})
+
+
 @pytest.mark.own_database
 async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     platform: Platform, metering: Metering
@@ -109,30 +135,7 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
 
     async def send_all() -> None:
         for method in _METHODS:
-            own: dict[str, object] = {}
-            if method.name == "DigestCharges":
-                own = {"organization_ids": [organization_id]}
-            if method.name == "GetUsedQuantity":
-                own = {"unit": "pages", "start_time": Timestamp(seconds=1), "end_time": Timestamp(seconds=2)}
-            if method.name == "UpdateUnit":
-                own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
-            if method.name == "UpdateAdmissionPolicy":
-                own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
-            if method.containing_service.name in ("QuotaService", "LeaseService"):
-                own = _OF_LIMITS
-            if method.name == "GetUsageTrends":
-                own = {"measure": usage_pb2.USAGE_MEASURE_COST, "window": usage_pb2.USAGE_WINDOW_DAY, "filters": []}
-            if method.containing_service.name == "RetentionService":
-                own = _RETENTION | {"user_id": organization_id}
-            if method.containing_service.name == "IngestService":
-                body = HttpBody(content_type="application/json", data=b"[{}]")
-                own = {"event_type": "odd", "mapping": _MAPPING, "body": body}
-            if method.name in ("AmendUsage", "VoidUsage", "RestoreUsage"):
-                own = _CORRECTION | {"operation_id": method.name}
-            if method.containing_service.name == "ConversationService":
-                own = _CONVERSATION
-                if method.name == "UpdateConversationPolicy":
-                    own = own | {"update_mask": FieldMask(paths=["retention_days"])}
+            own = _own_fields(method.containing_service.name, method.name, organization_id)
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

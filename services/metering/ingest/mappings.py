@@ -8,10 +8,10 @@ from libs.common.audit.recording import PLATFORM, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import InvalidArgument, NotFound
-from services.metering.errors import TooManyEventMappings
 from services.metering.ingest import store
 from services.metering.ingest.domain import MAPPINGS_MAX, Entry, EventMapping, changes_of, flaws_of
 from services.metering.model.catalogue import Catalogue
+from services.metering.usage_errors import TooManyEventMappings
 
 _FRESH_S: Final = 2.0
 """How long a process uses the mappings it has read: for that long it may not know of a change in another process."""

@@ -8,7 +8,6 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.metering.errors import EventTypeUnknown
 from services.metering.ingest.domain import (
     SUBJECT_FIELDS,
     SUBJECT_LABEL,
@@ -20,6 +19,7 @@ from services.metering.ingest.domain import (
 )
 from services.metering.ingest.events import Event, Number, shown
 from services.metering.model.units import CLASS_OF_UNIT, QUANTITY_MAX
+from services.metering.usage_errors import EventTypeUnknown
 from tollhouse.metering.v1 import ingest_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
 

@@ -27,13 +27,7 @@ from libs.common.errors import NotFound, Refusal, Unavailable
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import (
-    OrganizationNotFound,
-    UsageExportDiffers,
-    UsageMonthDropped,
-    UsageMonthOpen,
-    UsageRetained,
-)
+from services.metering.errors import OrganizationNotFound
 from services.metering.retention import store
 from services.metering.retention.domain import (
     COPYING,
@@ -52,6 +46,7 @@ from services.metering.retention.domain import (
 )
 from services.metering.usage.dropped_store import month_text
 from services.metering.usage.month_store import ensure_month
+from services.metering.usage_errors import UsageExportDiffers, UsageMonthDropped, UsageMonthOpen, UsageRetained
 
 _log = structlog.get_logger("drops")
 

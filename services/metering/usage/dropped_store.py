@@ -11,9 +11,9 @@ from typing import Final
 from libs.common.database import RawConnection
 from libs.common.errors import OperationIdReused, Refusal
 from libs.common.ids import NIL
-from services.metering.errors import UsageDropped, UsageMonthDropped
 from services.metering.usage.domain import LAPSED, month_of
 from services.metering.usage.store import Key
+from services.metering.usage_errors import UsageDropped, UsageMonthDropped
 
 KEPT: Final = (
     *("operation_id", "usage_id", "occur_time", "model"),

@@ -17,11 +17,11 @@ from libs.common.database import Database
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
 from libs.common.shards import Shards
-from services.metering.errors import TooMuchUsage
 from services.metering.usage import store
 from services.metering.usage.query import Part, Query
 from services.metering.usage.summaries import Summary, count_rows, merged, summarize
 from services.metering.usage.windows import all_window_starts
+from services.metering.usage_errors import TooMuchUsage
 
 ROWS_MAX: Final = 100_000
 """The most hourly sums that one statement reads, unless one organization has more in an hour."""

@@ -11,7 +11,6 @@ from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.ids import NIL
-from services.metering.errors import TooManyCalls
 from services.metering.model.units import Quantities, thousandths_of
 from services.metering.tables import LATENCY_BUCKETS, TOKEN_CLASSES
 from services.metering.usage.minute_store import MINUTE_USAGES_MAX, count_usages
@@ -19,6 +18,7 @@ from services.metering.usage.query import ORGANIZATION, UNIT, Part, Query
 from services.metering.usage.statements import HOUR_SUMS
 from services.metering.usage.sum_store import Rows, reads_dimensions, sources
 from services.metering.usage.windows import window_end
+from services.metering.usage_errors import TooManyCalls
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import OrganizationNotFound, TooManyRows, UsageDropped, UsageMonthDropped, UsageNotDropped
+from services.metering.errors import OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units, token_units
 from services.metering.usage import dropped_store, store
@@ -28,6 +28,7 @@ from services.metering.usage.ranking_store import TOP_ROWS_MAX, ranked
 from services.metering.usage.reports import report, walk
 from services.metering.usage.summaries import Summary, require_few_usages, summarize
 from services.metering.usage.windows import MINUTE
+from services.metering.usage_errors import TooManyRows, UsageDropped, UsageMonthDropped, UsageNotDropped
 
 _log = structlog.get_logger("usage")
 

@@ -22,7 +22,6 @@ from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import AccountBalance, Charged, NotCharged
-from services.metering.errors import NothingToAmend, UsageDropped, UsageMonthDropped
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change
@@ -51,6 +50,7 @@ from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorizat
 from services.metering.usage.dropped_store import find_dropped, month_text, sealed_months
 from services.metering.usage.store import Key
 from services.metering.usage.tries import tries
+from services.metering.usage_errors import NothingToAmend, UsageDropped, UsageMonthDropped
 
 _log = structlog.get_logger("corrections")
 

@@ -8,14 +8,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.metering.errors import (
-    AmountNotStated,
-    NothingToAmend,
-    PriceUnknown,
-    TooManyCorrections,
-    UsageNotVoided,
-    UsageVoided,
-)
+from services.metering.errors import PriceUnknown
 from services.metering.model.domain import PriceVersion, Rated, Tokens, rate, refusal_of_cost
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import CLASS_OF_UNIT, Quantities, Units
@@ -35,6 +28,13 @@ from services.metering.usage.domain import (
     rated_cost,
 )
 from services.metering.usage.part_domain import used_by
+from services.metering.usage_errors import (
+    AmountNotStated,
+    NothingToAmend,
+    TooManyCorrections,
+    UsageNotVoided,
+    UsageVoided,
+)
 
 CORRECTIONS_MAX: Final = 100
 """How many corrections a usage may have, so that an answer has room for all of them."""

@@ -9,13 +9,14 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound
 from libs.common.ids import NIL, is_id
 from libs.common.shard_pages import place_in_token, token_after
 from libs.common.shards import Shards
-from services.metering.errors import CostTooLarge, PriceOfAnotherModel, PriceUnknown
+from services.metering.errors import CostTooLarge, PriceUnknown
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion
 from services.metering.usage.correction import store
 from services.metering.usage.correction.domain import priced
 from services.metering.usage.domain import Work
 from services.metering.usage.store import Key
+from services.metering.usage_errors import PriceOfAnotherModel
 
 _LOOKED_AT_MAX: Final = 20_000
 _PART_MAX: Final = 500

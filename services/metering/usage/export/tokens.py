@@ -11,9 +11,9 @@ from typing import Final
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.timestamps import EPOCH, micros_of, moment_of
-from services.metering.errors import TooManyTotals
 from services.metering.usage.export.domain import Place, Span, Totals
 from services.metering.usage.export.store import Key
+from services.metering.usage_errors import TooManyTotals
 
 TOKEN_MAX: Final = 65_536
 _TEXT_MAX: Final = 1_000_000

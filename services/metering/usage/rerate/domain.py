@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
 from libs.common.errors import Refusal
-from services.metering.errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections, UsageVoided
 from services.metering.model.domain import PriceVersion
 from services.metering.model.units import Units
 from services.metering.usage.correction.domain import CORRECTIONS_MAX, priced
 from services.metering.usage.domain import Cost, Recorded, Work
+from services.metering.usage_errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections, UsageVoided
 
 _DIGEST_BYTES: Final = 16
 NO_DIGEST: Final = "0" * 2 * _DIGEST_BYTES

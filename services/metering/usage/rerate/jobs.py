@@ -13,12 +13,12 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import NotFound, OperationIdReused
 from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable
-from services.metering.errors import RerateChanged, RerateJobEnded, TooManyRerateJobs
 from services.metering.usage.rerate import job_store
 from services.metering.usage.rerate.domain import Scope, Sums
 from services.metering.usage.rerate.job_store import ENDED, Job, State
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.store import first_place
+from services.metering.usage_errors import RerateChanged, RerateJobEnded, TooManyRerateJobs
 
 OPEN_MAX: Final = 100
 """How many jobs may be open at a time: each is looked at again and again."""

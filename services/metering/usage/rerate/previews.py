@@ -11,7 +11,7 @@ from libs.common.pages import decode_page_token, encode_page_token
 from libs.common.shards import Shards
 from libs.common.timestamps import time_of_text, time_text
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import OrganizationNotFound, PriceOfAnotherCurrency, PriceOfAnotherModel
+from services.metering.errors import OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion
 from services.metering.usage.domain import Work
@@ -29,6 +29,7 @@ from services.metering.usage.rerate.domain import (
     judged,
 )
 from services.metering.usage.rerate.store import Place
+from services.metering.usage_errors import PriceOfAnotherCurrency, PriceOfAnotherModel
 
 LOOKED_AT_MAX: Final = 20_000
 """How many usages a page looks at."""

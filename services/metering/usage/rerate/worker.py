@@ -25,7 +25,6 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, Refusal, Unavailable
 from libs.common.ids import new_id
 from libs.common.shards import Shards
-from services.metering.errors import RerateChanged
 from services.metering.model.catalogue import Catalogue
 from services.metering.usage.correction.corrections import Corrected, Corrections, Outcome, Wanted
 from services.metering.usage.correction.domain import CorrectionKind
@@ -48,6 +47,7 @@ from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.parsing import read_kept
 from services.metering.usage.rerate.previews import Previews, organizations_of_shard
 from services.metering.usage.rerate.store import Place, Slice
+from services.metering.usage_errors import RerateChanged
 
 _log = structlog.get_logger("rerate")
 

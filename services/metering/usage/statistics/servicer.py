@@ -7,12 +7,12 @@ import grpc
 
 from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
 from libs.common.validation import Reader
-from services.metering.errors import TooManyRows
 from services.metering.usage.query_parsing import list_fingerprint, read_query
 from services.metering.usage.rendering import render_summary
 from services.metering.usage.statistics.parsing import read_trends
 from services.metering.usage.statistics.rendering import render_trends
 from services.metering.usage.usages import Usages
+from services.metering.usage_errors import TooManyRows
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 

@@ -200,7 +200,8 @@ async def test_usage_is_rerated_after_a_preview(installation: Installation) -> N
     trial = json.loads(done(installation, *chosen, "--validate-only", "--json"))
     assert trial["differences"][0]["sums"]["amounts"][0]["after"]["value"] == "2"
     assert "1 USD" in done(installation, *chosen, "--validate-only")
-    job = made(installation, *chosen, "--yes", "--reason", "dearer", "--operation", f"rerate-{new_id()}")
+    started = done(installation, *chosen, "--yes", "--reason", "dearer", "--operation", f"rerate-{new_id()}", "--json")
+    job = json.loads(started)
     assert job["state"] == "RERATE_JOB_STATE_DONE"
     assert job["sums"]["changed_count"] == "1"
     assert "DONE" in done(installation, "usage", "rerate", "--status", str(job["job_id"]))

@@ -15,7 +15,7 @@ from libs.common.timestamps import render_time
 from tests.metering.corrections.calls import amend, charged, found, moved, tokens, void
 from tests.metering.corrections.test_corrections_against_reference import counted, limit
 from tests.metering.rerates.calls import begun, done, ended, job, later, previewed, rerate
-from tests.metering.support import Metering, Platform, eventually, refused, usage, usd
+from tests.metering.support import Metering, Platform, refused, usage, usd
 from tollhouse.metering.v1 import model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
@@ -286,9 +286,3 @@ async def test_two_jobs_over_the_same_usage_end_as_one_after_another(
 
 def _call(metering: Metering, request: pb.RerateUsageRequest) -> Awaitable[pb.RerateUsageResponse]:
     return metering.usage.RerateUsage(request, metadata=metering.operator)
-
-
-async def test_a_job_of_another_process_is_seen(platform: Platform, metering: Metering, organization_id: str) -> None:
-    await metering.record(usage(organization_id, "a"))
-    running = await begun(metering, rerate(organization_id))
-    await eventually(lambda: job(metering, running.job_id), lambda one: one.state == pb.RERATE_JOB_STATE_DONE)

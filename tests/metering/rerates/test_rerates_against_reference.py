@@ -157,7 +157,7 @@ async def test_any_order_of_usage_corrections_prices_and_rerates_ends_as_the_ref
     def wait(work: Coroutine[None, None, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @given(STEPS)
     def run(steps: list[tuple[str, str, int]]) -> None:
         one = Run(platform)

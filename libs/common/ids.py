@@ -13,6 +13,10 @@ from uuid import UUID
 
 NIL: Final = "00000000-0000-0000-0000-000000000000"
 """The lowest id. It is nobody's."""
+MAX: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+"""The highest id. It is nobody's, either."""
+AFTER_TEXT: Final = "\U0010ffff"
+"""Comes after every id that a caller may choose."""
 _RESERVE: Final = 256
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME_SHIFT: Final = 80

@@ -8,6 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.common.errors import FieldViolation, InvalidArgument
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC)
+"""After every time that is stored."""
 _SECONDS_MAX: Final = 253_370_764_800  # The beginning of the year 9999.
 _MICROSECOND: Final = timedelta(microseconds=1)
 

@@ -216,6 +216,19 @@ class Platform:
         await self.stop_billing()
         await self._stack.aclose()
 
+    def environment(self) -> dict[str, str]:
+        """Return the settings of a further process of metering, as its environment."""
+        named = {
+            "DATABASE_URL": self.urls["metering"],
+            "TRUST_BUNDLE_FILE": str(self.callers.bundle_file),
+            "SIGNING_KEY_FILE": str(self.callers.signing_key_file("metering", self.folder)),
+            "BILLING_TARGET": f"127.0.0.1:{self.billing_port}",
+            "IDENTITY_TARGET": f"127.0.0.1:{self.identity_port}",
+            "PORT": str(free_port()),
+            "RELAY_AFTER_S": "0.3",
+        }
+        return {f"TOLLHOUSE_METERING_{name}": value for name, value in named.items()}
+
     async def start_billing(self) -> None:
         settings = BillingSettings(
             database_url=SecretStr(self.urls["billing"]),

@@ -9,10 +9,11 @@ import gc
 import importlib
 import multiprocessing
 import os
-from collections.abc import AsyncIterator, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Any, Final
 
 from libs.cli.__main__ import COMMANDS, GROUPS
 
@@ -28,6 +29,7 @@ _MODULES: Final = (
     "tests.metering.export.dying_export",
     "tests.metering.leases.processes",
     "tests.metering.rerates.dying_worker",
+    "tests.metering.retention.dying_drop",
     "tests.system.forked_commands",
 )
 PROCESSES: Final = multiprocessing.get_context("forkserver")
@@ -66,3 +68,21 @@ def _run(environment: dict[str, str], run: Callable[..., object], *arguments: ob
     os.environ.clear()
     os.environ.update(environment)
     run(*arguments)
+
+
+def dying(call: Callable[..., Awaitable[Any]], at: int, *, before: bool) -> Callable[..., Awaitable[Any]]:
+    """Return a function that does what another does, and kills the process when it is called for the `at`-th time."""
+    reached = 0
+
+    async def die(*arguments: Any, **named: Any) -> Any:
+        nonlocal reached
+        reached += 1
+        is_reached = reached == at  # Another task may reach it meanwhile.
+        if before and is_reached:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = await call(*arguments, **named)
+        if is_reached:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return die

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from libs.common.database import RawConnection
-from libs.common.ids import NIL
+from libs.common.ids import AFTER_TEXT, MAX, NIL
 from services.metering.admission.store import EXPIRE_TIME, Key
 
 FIRST_KEY: Final[Key] = (NIL, "")
+_LAST_KEY: Final[Key] = (MAX, AFTER_TEXT)
 WALKS_MAX: Final = 50
 """The most organizations that are walked through in one statement."""
 STEPS_MAX: Final = 200
@@ -73,7 +74,7 @@ _TAKE_DUE: Final = """
 WITH due AS (
     SELECT organization_id, operation_id FROM lapse_checks
     WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
-        AND ($3::uuid IS NULL OR (organization_id, operation_id) <= ($3::uuid, $4::text))
+        AND (organization_id, operation_id) <= ($3::uuid, $4::text)
         AND check_time <= $5::timestamptz
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
@@ -114,7 +115,7 @@ async def take_due(
     connection: RawConnection, *, after: Key, until: Key | None, now: datetime, lease_time: datetime, limit: int
 ) -> list[Key]:
     """Take the due checks of a window until the lease ends. After a crash another process takes them then."""
-    rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
+    rows = await connection.fetch(_TAKE_DUE, *after, *(until or _LAST_KEY), now, limit, lease_time)
     return [(row[0], row[1]) for row in rows]
 
 

@@ -6,7 +6,11 @@ from typing import Final
 
 from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
+from libs.common.ids import MAX
+from libs.common.timestamps import LATEST
 from services.metering.usage.dropped_store import COUNTS
+
+_LAST: Final = (LATEST, MAX)
 
 # One probe of an index for each organization.
 _WITH_DROPPED: Final = f"""
@@ -25,7 +29,7 @@ SELECT g.organization_id::text, {bucket_sql("g.operation_id", "$6")} AS bucket, 
     sum({_CHARGED_OF_DROPPED}), {digest_sql("g.operation_id", _CHARGED_OF_DROPPED)}
 FROM dropped_usages g
 WHERE g.organization_id = $1 AND (g.occur_time, g.usage_id) > ($2, $3::uuid)
-    AND ($4::timestamptz IS NULL OR (g.occur_time, g.usage_id) <= ($4, $5::uuid))
+    AND (g.occur_time, g.usage_id) <= ($4, $5::uuid)
     AND {_CHARGED_OF_DROPPED} > 0 AND g.charge_kind IS NOT NULL
     AND ($7::timestamptz IS NULL OR g.create_time <= $7)
     AND EXISTS (
@@ -57,5 +61,5 @@ async def digests_of_dropped(
     until_time: datetime | None,
 ) -> list[PartDigest]:
     """Return the digests of what was charged for dropped usage of an organization, in a range of its keys."""
-    values = organization_id, *after, *(last or (None, None)), bucket_count, until_time
+    values = organization_id, *after, *(last or _LAST), bucket_count, until_time
     return [PartDigest(*row) for row in await connection.fetch(_OF_DROPPED, *values)]

@@ -8,13 +8,14 @@ import asyncpg
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from libs.common.ids import NIL
+from libs.common.ids import AFTER_TEXT, MAX, NIL
 from services.metering.quota.allocation_domain import Allocation, Amount, Taken
 
 Key = tuple[str, str]
 """The organization and the operation."""
 
 FIRST_KEY: Final[Key] = (NIL, "")
+_LAST_KEY: Final[Key] = (MAX, AFTER_TEXT)
 SCAN_MAX: Final = 5_000
 """The most leases that one statement looks at."""
 
@@ -111,7 +112,7 @@ ORDER BY organization_id, operation_id OFFSET $3 LIMIT 1
 _DUE: Final = """
 SELECT organization_id::text, operation_id FROM quota_leases
 WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
-    AND ($3::uuid IS NULL OR (organization_id, operation_id) <= ($3::uuid, $4::text))
+    AND (organization_id, operation_id) <= ($3::uuid, $4::text)
     AND lease_end_time <= $5::timestamptz
 ORDER BY organization_id, operation_id LIMIT $6
 """
@@ -194,7 +195,7 @@ async def window_end(connection: RawConnection, after: Key) -> Key | None:
 
 async def due(connection: RawConnection, after: Key, until: Key | None, now: datetime, limit: int) -> list[Key]:
     """Return the next leases of a window that have ended."""
-    rows = await connection.fetch(_DUE, *after, *(until or (None, None)), now, limit)
+    rows = await connection.fetch(_DUE, *after, *(until or _LAST_KEY), now, limit)
     return [(row[0], row[1]) for row in rows]
 
 

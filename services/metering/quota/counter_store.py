@@ -7,12 +7,13 @@ from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from libs.common.ids import NIL
+from libs.common.ids import MAX, NIL
 
 Key = tuple[str, str]
 """The organization and the counter's id, or the operation's."""
 
 FIRST_KEY: Final[Key] = (NIL, NIL)
+_LAST_KEY: Final[Key] = (MAX, MAX)
 SWEEP_MAX: Final = 5_000
 """The most counters that one step of the sweep looks at."""
 
@@ -223,7 +224,7 @@ _SWEEP: Final = """
 WITH over AS (
     SELECT c.organization_id, c.counter_id FROM limit_counters c
     WHERE (c.organization_id, c.counter_id) > ($1::uuid, $2::uuid)
-        AND ($3::uuid IS NULL OR (c.organization_id, c.counter_id) <= ($3::uuid, $4::uuid))
+        AND (c.organization_id, c.counter_id) <= ($3::uuid, $4::uuid)
         AND (c.drop_time < $5::timestamptz OR NOT c.entitled AND NOT EXISTS (
             SELECT FROM limits l
             WHERE l.organization_id = ANY (ARRAY[c.organization_id]) AND l.limit_id = c.limit_id
@@ -320,7 +321,7 @@ async def sweep_end(connection: RawConnection, after: Key) -> Key | None:
 
 async def sweep(connection: RawConnection, after: Key, until: Key | None, drop_time: datetime) -> None:
     """Delete the counters of a range that nothing looks at any more, and those of deleted limits."""
-    await connection.execute(_SWEEP, *after, *(until or (None, None)), drop_time)
+    await connection.execute(_SWEEP, *after, *(until or _LAST_KEY), drop_time)
 
 
 def _arrays(keys: Collection[Key]) -> tuple[list[str], list[str]]:

@@ -14,11 +14,13 @@ import asyncpg
 
 from libs.common.database import RawConnection
 from libs.common.digests import digest_sql
-from libs.common.ids import NIL
+from libs.common.ids import MAX, NIL
+from libs.common.timestamps import LATEST
 from services.metering.retention.domain import DROPPED, Drop, Month, Numbers, Retention
 from services.metering.usage.dropped_store import COUNTS, HOURS_DIGEST, IS_KEPT, UNITS_DIGEST, kept_digest
 
 PART_MAX: Final = 50_000
+_LAST: Final = (LATEST, MAX)
 _END: Final = "{month}::timestamptz + interval '1 month'"
 _IN_MONTH: Final = f"occur_time >= $2::timestamptz AND occur_time < {_END.format(month='$2')}"
 
@@ -240,7 +242,7 @@ SELECT coalesce(r.currency_code, p.currency_code, ''), count(*), coalesce(sum({_
 FROM (
     SELECT * FROM usage_records WHERE organization_id = $1::uuid AND {_IN_MONTH}
         AND (occur_time, usage_id) > ($3, $4::uuid)
-        AND ($5::timestamptz IS NULL OR (occur_time, usage_id) <= ($5, $6::uuid))
+        AND (occur_time, usage_id) <= ($5, $6::uuid)
 ) AS r
 LEFT JOIN usage_pricings p
     ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
@@ -256,7 +258,7 @@ async def read_part(
     last = None if row is None else (row[0], row[1])
     count, digest, kept, totals = 0, 0, 0, {}
     for code, usages, total, hashed, kept_hash in await connection.fetch(
-        _PART, organization_id, month, *after, *(last or (None, None))
+        _PART, organization_id, month, *after, *(last or _LAST)
     ):
         count, digest, kept = count + usages, digest ^ hashed, kept ^ kept_hash
         if code:

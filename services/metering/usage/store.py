@@ -11,7 +11,7 @@ import asyncpg
 from libs.common.amount import format_amount
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Kind, Refusal
-from libs.common.ids import NIL
+from libs.common.ids import AFTER_TEXT, MAX, NIL
 from services.metering.clients.billing import Charge
 from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
 from services.metering.quota import counter_store, quick_store
@@ -285,7 +285,7 @@ _TAKE_DUE: Final = """
 WITH due AS (
     SELECT organization_id, operation_id FROM outbox
     WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
-        AND ($3::uuid IS NULL OR (organization_id, operation_id) <= ($3::uuid, $4::text))
+        AND (organization_id, operation_id) <= ($3::uuid, $4::text)
         AND next_attempt_time <= $5::timestamptz
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
@@ -306,7 +306,7 @@ async def take_due(
     connection: RawConnection, *, after: Key, until: Key | None, now: datetime, lease_time: datetime, limit: int
 ) -> list[DueCharge]:
     """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
-    rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
+    rows = await connection.fetch(_TAKE_DUE, *after, *(until or _LAST_KEY), now, limit, lease_time)
     return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:11])), row[11]) for row in rows]
 
 
@@ -439,3 +439,4 @@ def label_text(labels: Mapping[str, str]) -> str:
 
 
 FIRST_KEY: Final = (NIL, "")
+_LAST_KEY: Final = (MAX, AFTER_TEXT)

@@ -1,10 +1,8 @@
 """A process of metering that works on a job, and is killed at a named point of it."""
 
 import os
-import signal
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from services.metering.__main__ import main
 from services.metering.usage.charging import Charging
@@ -12,6 +10,7 @@ from services.metering.usage.correction import store
 from services.metering.usage.correction.corrections import Corrections
 from services.metering.usage.rerate import job_store, worker
 from services.metering.usage.rerate.worker import RerateWorker
+from tests.support.forked import dying
 
 _OWNERS: Final = {
     "after a slice was stored, before its commit": (job_store, "give", False),
@@ -33,26 +32,9 @@ def run(environment: dict[str, str], point: str, at: int) -> None:
     """Serve metering, and die when the point is reached for the `at`-th time."""
     os.environ.update(environment)
     owner, name, before = _OWNERS[point]
-    wrapped = _dying(getattr(owner, name), at, before=before)
+    wrapped = dying(getattr(owner, name), at, before=before)
     static = isinstance(owner, type) and isinstance(vars(owner)[name], staticmethod)
     setattr(owner, name, staticmethod(wrapped) if static else wrapped)
     worker.SLICE_MAX = 2  # type: ignore[misc]  # So that a job has several.
     worker.LEASE = timedelta(seconds=0.5)  # type: ignore[misc]  # Another process goes on soon.
     main()
-
-
-def _dying(call: Callable[..., Awaitable[Any]], at: int, *, before: bool) -> Callable[..., Awaitable[Any]]:
-    reached = 0
-
-    async def die(*arguments: Any, **named: Any) -> Any:
-        nonlocal reached
-        reached += 1
-        is_reached = reached == at  # Another slice may reach it meanwhile.
-        if before and is_reached:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = await call(*arguments, **named)
-        if is_reached:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    return die

@@ -10,7 +10,6 @@ from typing import Final
 import pytest
 
 from libs.common.ids import new_id
-from libs.common.ports import free_port
 from services.metering.usage.correction import store
 from services.metering.usage.rerate.worker import RerateWorker
 from tests.metering.corrections.calls import charged, found
@@ -45,7 +44,7 @@ async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
             patch.setattr(RerateWorker, "_advance", _idle)
             job = await begun(metering, request)
             async with asyncio.timeout(WITHIN_S * 3):
-                code = await exit_code_of(dying_worker.run, _environment(platform), point, at)
+                code = await exit_code_of(dying_worker.run, platform.environment(), point, at)
             assert code == -signal.SIGKILL, point
         last = await ended(metering, job.job_id)
         assert (last.state, last.sums.usage_count, last.sums.changed_count) == (
@@ -64,19 +63,6 @@ async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
 
 async def _idle(*_: object) -> None:
     """Do nothing: only the process that dies works on the job."""
-
-
-def _environment(platform: Platform) -> dict[str, str]:
-    named = {
-        "DATABASE_URL": platform.urls["metering"],
-        "TRUST_BUNDLE_FILE": str(platform.callers.bundle_file),
-        "SIGNING_KEY_FILE": str(platform.callers.signing_key_file("metering", platform.folder)),
-        "BILLING_TARGET": f"127.0.0.1:{platform.billing_port}",
-        "IDENTITY_TARGET": f"127.0.0.1:{platform.identity_port}",
-        "PORT": str(free_port()),
-        "RELAY_AFTER_S": "0.3",
-    }
-    return {f"TOLLHOUSE_METERING_{name}": value for name, value in named.items()}
 
 
 async def test_what_is_wrong_with_one_usage_keeps_no_other_from_its_price(

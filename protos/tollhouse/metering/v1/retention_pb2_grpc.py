@@ -156,8 +156,8 @@ class RetentionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetUser(self, request, context):
-        """Empties the texts in the usage of a user: labels, error messages and conversation ids, in usage records, their
-        corrections and the parts of calls, of all organizations.
+        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
+        corrections and the parts of calls, and the titles and contents of the user's conversations.
 
         Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
         is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later

@@ -62,8 +62,8 @@ class RetentionServiceStub:
     GetUsageDrop: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetUsageDropRequest, _retention_pb2.GetUsageDropResponse]
     """Returns how far the drop of a month is. Fails with NOT_FOUND where none was asked for."""
     ForgetUser: _aio.UnaryUnaryMultiCallable[_retention_pb2.ForgetUserRequest, _retention_pb2.ForgetUserResponse]
-    """Empties the texts in the usage of a user: labels, error messages and conversation ids, in usage records, their
-    corrections and the parts of calls, of all organizations.
+    """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
+    corrections and the parts of calls, and the titles and contents of the user's conversations.
 
     Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
     is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later
@@ -163,8 +163,8 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.ForgetUserRequest,
         context: _aio.ServicerContext[_retention_pb2.ForgetUserRequest, _abc.Awaitable[_retention_pb2.ForgetUserResponse]],
     ) -> _abc.Awaitable[_retention_pb2.ForgetUserResponse]:
-        """Empties the texts in the usage of a user: labels, error messages and conversation ids, in usage records, their
-        corrections and the parts of calls, of all organizations.
+        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
+        corrections and the parts of calls, and the titles and contents of the user's conversations.
 
         Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
         is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later

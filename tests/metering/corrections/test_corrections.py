@@ -10,6 +10,7 @@ from tests.metering.corrections.calls import amend, charged, found, moved, resto
 from tests.metering.parts.support import Call
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage, usd
 from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1.admission_pb2 import SettleRequest
 from tollhouse.metering.v1.unit_pb2 import Quantity
 
 
@@ -47,6 +48,41 @@ async def test_amended_usage_costs_what_it_would_have_and_the_original_stays(
     assert stored.corrections[0] == answer.correction
     assert await summed(metering, organization_id) == (1, 3000, Decimal("0.0085"))
     assert await charged(platform, organization_id) == Decimal("0.0085")
+    assert await metering.findings() == []
+
+
+async def test_final_count_after_a_partial_one_is_charged_once_and_can_be_given_back(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    """Acceptance case 12: a call that broke off was settled with what was seen; the final count comes later."""
+    await metering.set_price(price_in="3", price_out="15", organization_id=organization_id)
+    await platform.fund(organization_id, "10")
+    await Call(metering, organization_id, "call").authorize(model="gpt-4o", input_tokens=1000, max_output_tokens=1000)
+    settled = await metering.settle(
+        SettleRequest(
+            organization_id=organization_id,
+            operation_id="call",
+            model="gpt-4o",
+            tokens=tokens(1000, 17),
+            partial=True,
+        )
+    )
+    assert (settled.usage.cost.value, settled.usage.partial) == ("0.003255", True)
+
+    answer = await amend(metering, organization_id, "call", "final", tokens=tokens(1000, 900))
+
+    assert moved(answer.correction) == [("0.013245", False)]
+    assert answer.correction.after.cost.value == "0.0165"
+    again = await amend(metering, organization_id, "call", "final", tokens=tokens(1000, 900))
+    assert (again.replayed, moved(again.correction)) == (True, [("0.013245", False)])
+    stored = await found(metering, organization_id, "call")
+    assert (stored.usage.cost.value, len(stored.corrections)) == ("0.003255", 1)
+    assert await charged(platform, organization_id) == Decimal("0.0165")
+    assert await summed(metering, organization_id) == (1, 1000, Decimal("0.0165"))
+    lower = await amend(metering, organization_id, "call", tokens=tokens(1000, 100))
+    assert moved(lower.correction) == [("0.012", True)]
+    assert await summed(metering, organization_id) == (1, 1000, Decimal("0.0045"))
+    assert await charged(platform, organization_id) == Decimal("0.0045")
     assert await metering.findings() == []
 
 

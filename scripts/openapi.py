@@ -97,6 +97,10 @@ REFUSALS = {"denial", "allocated"}
 """The fields by which answers tell that they are refusals; libs/common/status.py gives such answers an HTTP status."""
 DENIALS = ("401", "402", "403", "429")
 """The statuses of such answers, by their reasons."""
+REFUSED_ITEMS = "refused"
+"""The field with the items that an answer refuses, which gives the whole answer an HTTP status."""
+STATUSES_OF_ITEMS = ("400", "503")
+"""The statuses of such answers: some items are wrong, or some can be sent again."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ def operation(binding: Binding, schemas: Schemas, example: Mapping[str, Json] | 
             responses[status] = {"$ref": f"#/components/responses/{failure.name}"}
     if REFUSALS & set(method.output_type.fields_by_name):
         responses |= {status: _denial(FAILURES[status], answer) for status in DENIALS}
+    if REFUSED_ITEMS in method.output_type.fields_by_name:
+        responses |= {status: _denial(FAILURES[status], answer) for status in STATUSES_OF_ITEMS}
     described["responses"] = responses
     return described
 

@@ -82,6 +82,7 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^([a-z][a-z0-9_-]{0,31})?$": (
         "must be at most 32 lower-case letters, digits, underscores and hyphens, beginning with a letter"
     ),
+    r"^[0-9a-f]{32}$": "must be 32 lower-case hexadecimal digits",
     r"^[0-9a-f]{64}$": "must be 64 lower-case hexadecimal digits",
     r"^[0-9A-Fa-f]{64}$": "must be 64 hexadecimal digits",
     r"^([\x21-\x29\x2b-\x7e]+\*?|\*)$": "must hold only visible ASCII characters, and * only at its end",

@@ -5,7 +5,7 @@ import chromium from "@sparticuz/chromium";
 import { chromium as driver } from "playwright-core";
 
 const [url, folder] = process.argv.slice(2);
-const VERB = /\/(GET|PUT|POST|DELETE|PATCH)\/v1\//;
+const VERB = /\/(GET|PUT|POST|DELETE|PATCH)\/(api\/)?v1\//;
 const PATIENCE_MS = 30_000;
 const complaints = [];
 const requests = [];

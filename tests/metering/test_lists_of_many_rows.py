@@ -81,14 +81,18 @@ def _plans(node: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
 
 
 def rows_read(plan: Mapping[str, object]) -> int:
-    """Return how many rows the scans of a plan have read, those that its filters left out among them."""
+    """Return how many rows the scans of a plan have read, those that its filters left out among them.
+
+    A probe that finds one row at most for each row of another scan is not counted: that other scan is.
+    """
     read = 0
     for node in _plans(plan):
         if "Scan" in str(node["Node Type"]) and "Relation Name" in node:
             one = [
                 node.get(name, 0) for name in ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
             ]
-            read += int(sum(map(float, one)) * float(str(node["Actual Loops"])))  # type: ignore[arg-type]
+            each, loops = sum(map(float, one)), float(str(node["Actual Loops"]))  # type: ignore[arg-type]
+            read += 0 if loops > 1 and each <= 1 else int(each * loops)
     return read
 
 

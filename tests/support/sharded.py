@@ -43,7 +43,7 @@ FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN LATERAL acl
     JOIN pg_roles r ON r.oid = acl.grantee
 WHERE c.relnamespace = $1::text::regnamespace AND r.rolname = $2::text
 UNION ALL
-SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, $3::text)
+SELECT format('GRANT EXECUTE ON ROUTINE %s TO %I', p.oid::regprocedure, $3::text)
 FROM pg_proc p WHERE p.pronamespace = $1::text::regnamespace
 """
 

@@ -22,7 +22,6 @@ _PREVIEW_S: Final = 60.0
 _UNDER_WAY: Final = (pb.RERATE_JOB_STATE_CHECKING, pb.RERATE_JOB_STATE_RUNNING)
 _COLUMNS: Final = ("organization", "model", "usages", "change", "same", "left out", "fail", "before", "after")
 _TimeOption = Annotated[str, typer.Option(help="A time, or a span back such as 7d.", metavar="TIME")]
-_JobOption = Annotated[str, typer.Option(metavar="JOB")]
 
 
 async def rerate(
@@ -42,10 +41,10 @@ async def rerate(
     operation: Annotated[str, typer.Option(help="A name for the job, so that a repeat makes no other.")] = "",
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Only show what would be done.")] = False,
     yes: YesOption = False,
-    status: _JobOption = "",
-    pause: _JobOption = "",
-    resume: _JobOption = "",
-    cancel: _JobOption = "",
+    status: Annotated[str, typer.Option(help="Show this job, which was begun before.", metavar="JOB")] = "",
+    pause: Annotated[str, typer.Option(help="Pause this job.", metavar="JOB")] = "",
+    resume: Annotated[str, typer.Option(help="Let this job go on.", metavar="JOB")] = "",
+    cancel: Annotated[str, typer.Option(help="End this job before it is done.", metavar="JOB")] = "",
 ) -> None:
     """Price recorded usage again: show what it would cost, and after confirmation do it.
 

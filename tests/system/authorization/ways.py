@@ -281,7 +281,8 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
     "identity.v1.SessionService.SignInWithAccessToken": lambda target: {"provider": "x", "access_token": "garbage"},
     # Lists are filtered by the fields that access depends on, and by no filter that would make them empty.
-    "identity.v1.ApiKeyService.ListApiKeys": lambda target: {"service_account_id": None},
+    # Identity does not know which subscriptions there are, so keys of any tenant may be bound to any id.
+    "identity.v1.ApiKeyService.ListApiKeys": lambda target: {"service_account_id": None, "subscription_id": None},
     "identity.v1.SessionService.SignOut": lambda target: {"all_sessions": True},
     "identity.v1.SystemConfigurationService.UpdateSystemConfiguration": lambda target: {"removed_keys": ["unknown"]},
     "identity.v1.SessionService.RefreshSession": lambda target: {"refresh_token": "garbage"},

@@ -43,6 +43,11 @@ from tollhouse.common.v1 import audit_pb2
 
 pytestmark = pytest.mark.own_database
 
+USAGE_CHARGES = (
+    "pages, VOLUME pages of reader, acme/reader-2: from 0 to 250.5 at 0.02 and 1 for the step; "
+    "above 250.5 at 0; flat fee 9.5, also without usage"
+)
+
 
 def changes(event: audit_pb2.AuditEvent) -> dict[str, tuple[str, str]]:
     return {change.field: (change.before, change.after) for change in event.changes}
@@ -204,13 +209,7 @@ async def test_each_change_of_a_plan_has_one_event(ledger: Ledger) -> None:
         "terms.entitlements.requests_per_minute": ("", "5 requests per MINUTE"),
         "terms.entitlements.budget": ("", "20 spend USD per PERIOD, soft"),
         "terms.entitlements.tokens": ("", "unlimited total_tokens per LIFETIME"),
-        "terms.usage_charges": (
-            "",
-            (
-                "pages, VOLUME pages of reader, acme/reader-2: from 0 to 250.5 at 0.02 and 1 for the step; "
-                "above 250.5 at 0; flat fee 9.5, also without usage"
-            ),
-        ),
+        "terms.usage_charges": ("", USAGE_CHARGES),
         "terms.metadata": ("", ""),
     }
     assert changes(told[1]) == {

@@ -24,6 +24,7 @@ from tests.billing.test_collection_integrity import COLLECTION_DAMAGE
 from tests.billing.test_invoice_integrity import INVOICE_DAMAGE
 from tests.billing.test_payment_integrity import PAYMENT_DAMAGE
 from tests.billing.test_subscription_integrity import SUBSCRIPTION_DAMAGE
+from tests.billing.test_usage_charge_integrity import USAGE_CHARGE_DAMAGE
 from tests.support.invariants import findings_of
 from tests.support.sharded import execute_in_shards, in_each_shard
 from tollhouse.billing.v1 import ledger_pb2
@@ -59,7 +60,9 @@ DAMAGE = {
         " 'PENDING', now() + interval '1 day', now())"
     ),
 }
-EVERY_DAMAGE: Final = set(DAMAGE) | set(SUBSCRIPTION_DAMAGE) | PAYMENT_DAMAGE | COLLECTION_DAMAGE | INVOICE_DAMAGE
+EVERY_DAMAGE: Final = (
+    set(DAMAGE) | set(SUBSCRIPTION_DAMAGE) | PAYMENT_DAMAGE | COLLECTION_DAMAGE | INVOICE_DAMAGE | USAGE_CHARGE_DAMAGE
+)
 
 
 async def live(ledger: Ledger) -> str:

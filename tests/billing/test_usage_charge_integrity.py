@@ -47,6 +47,7 @@ DAMAGE: Final = {
     "a time that waits": (_CHARGED, "UPDATE billing.usage_periods SET looked_time = NULL WHERE true"),
     "a movement that waits": (_CHARGED, "UPDATE billing.usage_period_movements SET planned = true WHERE true"),
 }
+USAGE_CHARGE_DAMAGE: Final = frozenset(invariant for invariant, _ in DAMAGE.values())
 
 
 async def test_planted_damage_to_usage_charges_is_found(database_urls: dict[str, str], database_admin_url: str) -> None:

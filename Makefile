@@ -66,7 +66,7 @@ test-tools: $(ENVOY) $(OPENAPI) $(LITELLM) browser tools
 # have some saves half a minute.
 SHARDED_TESTS = $(if $(subst tests,,$(TESTS)),$(TESTS),$(shell grep --recursive --files-with-matches 'mark\.shards' tests))
 test-shards: $(READY) test-tools
-	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(SHARDED_TESTS)
+	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m "$(or $(MARKED),shards)" $(SHARDED_TESTS)
 
 bench: $(READY)
 	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)") $(if $(SUBSCRIPTIONS),--subscriptions "$(SUBSCRIPTIONS)") $(if $(USAGES),--usages "$(USAGES)")

@@ -20,6 +20,8 @@ from tests.billing.period_house import pending
 from tests.billing.test_saved_methods import customer, payments_of, subscribe
 from tests.support.sharded import SHARDS
 
+pytestmark = pytest.mark.thorough
+
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 

@@ -16,6 +16,8 @@ from tests.billing.support import BillingServer, funded, refusal
 from tests.support.forked import exit_code_of
 from tollhouse.billing.v1 import invoice_pb2 as pb
 
+pytestmark = pytest.mark.thorough
+
 _TIMES = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 
 

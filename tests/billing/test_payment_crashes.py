@@ -14,6 +14,8 @@ from tests.billing.payment_house import fact, open_payments, paid, reference
 from tests.support.forked import exit_code_of
 from tests.support.sharded import SHARDS
 
+pytestmark = pytest.mark.thorough
+
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 

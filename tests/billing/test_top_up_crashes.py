@@ -27,7 +27,7 @@ from tests.billing.shop import PROVIDERS, Shop, open_shop, organization
 from tests.support.providers.http import Fault
 from tests.support.sharded import SHARDS
 
-pytestmark = pytest.mark.shards
+pytestmark = [pytest.mark.shards, pytest.mark.thorough]
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 

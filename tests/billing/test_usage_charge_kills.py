@@ -24,6 +24,8 @@ _USED = (
     ("2026-10-02", "250", Decimal(450)),
 )
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.timeout(300)
 async def test_sigkill_at_each_point_charges_and_gives_back_once(database_urls: dict[str, str]) -> None:

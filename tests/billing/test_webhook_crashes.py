@@ -16,6 +16,8 @@ from tests.support.forked import exit_code_of
 from tests.support.providers.stripe import FakeStripe
 from tests.support.sharded import SHARDS
 
+pytestmark = pytest.mark.thorough
+
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 

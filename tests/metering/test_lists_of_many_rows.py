@@ -32,7 +32,7 @@ from tollhouse.metering.v1 import admission_pb2, conversation_pb2, conversation_
 
 Call: TypeAlias = Callable[..., Awaitable[Any]]
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.thorough]
 
 ROWS: Final = 12_500
 READ_MAX: Final = 11_000

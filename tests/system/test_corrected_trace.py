@@ -24,6 +24,8 @@ from tollhouse.metering.v1 import (
     usage_pb2_grpc,
 )
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 1_200
 MODEL = "gpt-4o"
 MONTH = "2023-11"

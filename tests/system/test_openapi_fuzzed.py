@@ -119,6 +119,7 @@ async def test_answers_to_an_operator_are_those_of_the_document(gateway: Install
     await fuzz(gateway, tmp_path, str(gateway.ready()["operator_token"]))
 
 
+@pytest.mark.thorough
 async def test_answers_to_a_tenant_are_those_of_the_document(
     gateway: Installation, tenant: tuple[str, str], tmp_path: Path
 ) -> None:

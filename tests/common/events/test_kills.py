@@ -17,6 +17,8 @@ from tests.common.events.support import House
 from tests.support.clock import FixedClock
 from tests.support.forked import exit_code_of
 
+pytestmark = pytest.mark.thorough
+
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 SUBJECTS: Final = ("thing/1", "thing/2", "thing/3")
 

@@ -95,6 +95,7 @@ async def test_export_without_rows_is_a_file_as_well(platform: Platform, organiz
             assert (found.differences, found.rows) == ([], 0)
 
 
+@pytest.mark.thorough
 async def test_export_that_is_killed_at_any_step_goes_on_to_the_same_file(
     platform: Platform,
     metering: Metering,

@@ -26,6 +26,7 @@ KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if 
 USAGES: Final = 6
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
     platform: Platform, metering: Metering, monkeypatch: pytest.MonkeyPatch

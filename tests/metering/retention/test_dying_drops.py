@@ -16,7 +16,7 @@ from tests.support.forked import exit_code_of
 from tests.support.sharded import SHARDS
 from tollhouse.metering.v1 import retention_pb2 as pb
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.thorough]
 
 KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 IMMEDIATELY: Final = {"TOLLHOUSE_METERING_DROPS_EVERY_S": "0.05", "TOLLHOUSE_METERING_DROP_SEAL_S": "0"}

@@ -79,9 +79,6 @@ _IS_WHOLE: Final = f"({_IS_SETTLED} AND fingerprint <> '')"
 _RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
         OR occur_time >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC'))"""
 
-_FINAL_CURRENCY: Final = "coalesce(r.currency_code, p.currency_code, '')"
-_FINAL_PROVIDER_CURRENCY: Final = "coalesce(r.provider_currency_code, p.provider_currency_code, '')"
-
 _KEY: Final = ", ".join(HOUR_KEY)
 _OF_LINE: Final = hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")
 

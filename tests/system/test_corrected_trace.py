@@ -142,6 +142,13 @@ async def rerated(channels: Channels, since: datetime, until: datetime) -> None:
 def dropped(installation: Installation, archive: Path) -> None:
     """Let the month be kept no longer; export, verify and drop it."""
     assert installation.command("retention", "set", "2").returncode == 0
+    month = ("--since", "2023-11-01T00:00:00Z", "--until", "2023-12-01T00:00:00Z")
+    for number, wrong in enumerate(((*month, "--model", MODEL), ("--since", "2023-11-16T00:00:00Z", *month[2:]))):
+        other = archive.with_name(f"other-{number}.csv")
+        assert installation.command("usage", "export", *wrong, "--out", str(other)).returncode == 0
+        refused = installation.command("retention", "retire", MONTH, "--out", str(other))
+        assert refused.returncode == 1
+        assert f"is not an export of all usage of {MONTH}" in refused.stdout
     done = installation.command("retention", "retire", MONTH, "--out", str(archive))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "dropped" in done.stdout.split()

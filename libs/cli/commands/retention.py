@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from libs.cli.exports import reading
-from libs.cli.exports.checking import Findings, check_export
+from libs.cli.exports.checking import Findings, check_export, read_manifest, request_of
 from libs.cli.exports.parquet import require_parquet
 from libs.cli.exports.writing import write_export
 from libs.cli.failures import CommandFailed, WrongUse
@@ -126,12 +126,14 @@ async def retire(
     progress = progress_for(quiet=output.as_json)
     async with progress.shown():
         counted = await _counted(channels, month, organization, progress)
+        request = _export_of(month, organization, format)
         if not out.exists():
             words: dict[str, object] = {"format": format.value, "organization": organization, "month": month}
-            request = _export_of(month, organization, format)
             stub = usage_pb2_grpc.UsageServiceStub(channels.metering)
             await write_export(stub, request, out, words, resume=resume, progress=progress)
         found = await check_export(out, channels, progress)
+    if _asked(request_of(read_manifest(out))) != _asked(request):
+        found.differ(f"{out} is not an export of all usage of {month} that is to be dropped")
     _compare(found, counted)
     if found.count:
         for difference in found.differences:
@@ -154,7 +156,7 @@ async def forget_user(
     user: Annotated[str, typer.Argument(help="The user's id.", metavar="USER")],
     wait: Annotated[bool, typer.Option(help="Wait until all is done.")] = True,
 ) -> None:
-    """Empty the texts in a user's usage: labels, error messages and conversation ids."""
+    """Empty the texts of a user: labels, error messages and conversation ids of usage, and conversations."""
     stub, progress = _stub(channels), progress_for(quiet=output.as_json)
     forgotten = (await stub.ForgetUser(pb.ForgetUserRequest(user_id=user))).forgotten_user
     async with progress.shown():
@@ -209,6 +211,16 @@ def _export_of(month: str, organization: str, form: ArchiveFormat) -> usage_pb2.
     request.start_time.FromDatetime(start)
     request.end_time.FromDatetime((start + timedelta(days=32)).replace(day=1))
     return request
+
+
+def _asked(request: usage_pb2.ExportUsageRequest) -> usage_pb2.ExportUsageRequest:
+    """Return what a request asks for, without when it was made and how its texts are written."""
+    asked = usage_pb2.ExportUsageRequest()
+    asked.CopyFrom(request)
+    for field in ("format", "as_of_time", "byte_order_mark", "raw_text", "issuer_name"):
+        asked.ClearField(field)
+    asked.organization_id = asked.organization_id.lower()
+    return asked
 
 
 def _compare(found: Findings, counted: pb.DigestUsageMonthResponse) -> None:

@@ -95,7 +95,7 @@ async def check_export(file: Path, channels: Channels | None, progress: Progress
     form, found = str(manifest["file_format"]), Findings()
     ledger = None if channels is None else _Ledger(channels, found)
     sums = Sums(form)
-    request = _request_of(manifest)
+    request = request_of(manifest)
     guarded = not request.raw_text and form not in (PARQUET, "jsonl")
     await asyncio.to_thread(_check_bytes, file, manifest, form, found)
     try:
@@ -120,7 +120,8 @@ async def check_export(file: Path, channels: Channels | None, progress: Progress
     return found
 
 
-def _request_of(manifest: Mapping[str, object]) -> pb.ExportUsageRequest:
+def request_of(manifest: Mapping[str, object]) -> pb.ExportUsageRequest:
+    """Return the request of which a file is the answer; raises CommandFailed where its manifest has none."""
     try:
         return ParseDict(manifest["request"], pb.ExportUsageRequest())  # type: ignore[arg-type]
     except (KeyError, ParseError, AttributeError, TypeError):

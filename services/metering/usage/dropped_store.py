@@ -98,12 +98,6 @@ WHERE EXISTS (
 """
 
 
-async def refuse_dropped(connection: RawConnection, moments: Iterable[tuple[str, datetime]], now: datetime) -> None:
-    """Raise UsageMonthDropped if a time is in a month of its organization that is dropped, or will be."""
-    for organization_id, month in sorted(await sealed_months(connection, moments, now)):
-        raise UsageMonthDropped(organization_id=organization_id, month=month_text(month))
-
-
 async def sealed_months(
     connection: RawConnection, moments: Iterable[tuple[str, datetime]], now: datetime
 ) -> set[tuple[str, datetime]]:

@@ -22,7 +22,8 @@ from tollhouse.billing.v1 import (
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
 
 _PAGE_SIZE = 1000
-_OF_PLANS = "subscription/"
+_OF_PLANS = ("subscription/", "usage-charge/", "usage-minimum/")
+"""How the operation ids of charges begin that a plan makes, and not usage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from libs.common.errors import Unavailable
 from libs.common.timestamps import parse_time, render_time
 from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc, model_pb2, model_pb2_grpc
 
-ASK_AT_ONCE: Final = 1_000
-"""About how many operations metering is asked at a time."""
 _ASK_WITHIN_S: Final = 10.0
 _PRICE_PAGES_MAX: Final = 20
 _VERSIONS_KNOWN_MAX: Final = 10_000

@@ -296,11 +296,3 @@ def count_changes(before: Counted, after: Counted) -> dict[str, Decimal]:
     """Return by how much counters change."""
     changes = {key: after.get(key, _ZERO) - before.get(key, _ZERO) for key in {**before, **after}}
     return {key: change for key, change in changes.items() if change}
-
-
-def quantities_changed(before: Recorded | None, after: Recorded | None) -> Quantities:
-    """Return by how much a correction changes what was used of each unit, in thousandths."""
-    old = {} if before is None else used_by(before.work)
-    new = {} if after is None else used_by(after.work)
-    changes = {unit: new.get(unit, 0) - old.get(unit, 0) for unit in {**old, **new}}
-    return {unit: change for unit, change in changes.items() if change}

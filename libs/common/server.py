@@ -20,7 +20,7 @@ from libs.common.database import Database
 from libs.common.deadline import STREAM_LIFE_S
 from libs.common.errors import Refusal
 from libs.common.health import HealthServicer
-from libs.common.pipeline import Limits, Pipeline
+from libs.common.pipeline import Handler, Limits, Pipeline, WrappedHandler
 from libs.common.reflection import add_reflection
 from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
@@ -65,6 +65,23 @@ class _Registrar:
         self.handlers[service_name] = handlers
 
 
+class _Handlers(grpc.GenericRpcHandler):
+    """The handlers of all RPCs, by their paths, such as `/tollhouse.billing.v1.LedgerService/Debit`.
+
+    gRPC's server is told of no method by its name. Of those that it is told of it awaits the next call separately, and
+    it begins to wait for all of them anew with each call: a call costs the more, the more RPCs a service has.
+    """
+
+    def __init__(self) -> None:
+        self._by_path: dict[str, Handler | WrappedHandler] = {}
+
+    def add(self, service_name: str, handlers: "Mapping[str, Handler] | Mapping[str, WrappedHandler]") -> None:
+        self._by_path.update((f"/{service_name}/{method}", handler) for method, handler in handlers.items())
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | WrappedHandler | None":
+        return self._by_path.get(handler_call_details.method)
+
+
 class Service:
     """A context's server. Plain constructors build it; `start` opens the port, `stop` drains."""
 
@@ -95,7 +112,8 @@ class Service:
             proxies=settings.trusted_proxies,
         )
         self._telemetry = telemetry
-        self._server = grpc.aio.server(options=_options(settings))
+        self._handlers = _Handlers()
+        self._server = grpc.aio.server(handlers=(self._handlers,), options=_options(settings))
         self._health = HealthServicer()
         self._names: list[str] = []
         self._background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = []
@@ -132,8 +150,7 @@ class Service:
         for name, handlers in registrar.handlers.items():
             descriptor = descriptor_pool.Default().FindServiceByName(name)
             wrapped = self._pipeline.wrap(descriptor, handlers, recalls or {}, readers)
-            self._server.add_registered_method_handlers(name, wrapped)
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
+            self._handlers.add(name, wrapped)
             self._names.append(name)
 
     def background(self, run: Callable[[], Coroutine[None, None, None]], name: str) -> None:
@@ -155,7 +172,7 @@ class Service:
             PortTaken: another process listens there already.
             ShardsDiffer: the database has other shards than this process expects.
         """
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._add_health()
         if self._settings.reflection:
             add_reflection(self._server, [*self._names, health.SERVICE_NAME])
         # Health is known before the port opens, so that a process that shares the port never answers NOT_SERVING just
@@ -168,6 +185,12 @@ class Service:
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))
         _log.info("serving", context=self.context, host=self._settings.host, port=port)
         return port
+
+    def _add_health(self) -> None:
+        registrar = _Registrar()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)  # type: ignore[arg-type]  # as in `add`.
+        for name, handlers in registrar.handlers.items():
+            self._handlers.add(name, handlers)
 
     def _bind(self) -> int:
         address = f"{self._settings.host}:{self._settings.port}"

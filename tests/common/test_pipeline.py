@@ -27,6 +27,7 @@ from libs.common.status import error_info, field_violations, reason_of, status_i
 from tests.support.callers import Callers, Metadata, bearer
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
+from tollhouse.billing.v1.account_pb2_grpc import AccountServiceServicer, add_AccountServiceServicer_to_server
 from tollhouse.common.v1 import amount_pb2
 
 NOBODY: Metadata = ()
@@ -253,6 +254,24 @@ async def test_running_calls_finish_when_the_server_drains(running: Running) -> 
     await running.service.stop(grace_s=5)
 
     assert {reason_of(await call) for call in calls} == {"DEADLINE_EXCEEDED"}
+
+
+async def test_server_waits_for_all_its_rpcs_at_once(running: Running, tmp_path: Path) -> None:
+    """gRPC's server has a task for each method that it knows by name, and looks at all of them with each call."""
+    of_test_and_smaller = asyncio.all_tasks()
+    larger = Service(
+        "billing",
+        settings(Callers(tmp_path).bundle_file),
+        UnusedDatabase(),  # type: ignore[arg-type]  # only `ping` and `close` are called here.
+        SystemClock(),
+    )
+    larger.add(rpc.add_LedgerServiceServicer_to_server, Probe())  # type: ignore[abstract]  # as in `running`.
+    larger.add(add_AccountServiceServicer_to_server, AccountServiceServicer())  # type: ignore[abstract]  # not called.
+    await larger.start()
+    of_larger = asyncio.all_tasks() - of_test_and_smaller
+    await larger.stop(grace_s=0)
+
+    assert len(of_larger) == len(of_test_and_smaller) - 1
 
 
 async def test_rpc_without_declared_access_prevents_service_start(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The columns of an exported file, and the SQL that makes each of them of a stored usage or a line of a correction.
 
 In the SQL `r` is the usage, or the line of a correction; `p` its later pricing, `d` its dimensions, `c` its correction.
-Everything comes as text but whole numbers: to make Python's decimals and times of it would cost more than all the rest.
+Everything is text but whole numbers: to make Python's decimals and times of it would cost more than all the rest.
 """
 
 from enum import Enum
@@ -33,6 +33,11 @@ class Column(NamedTuple):
     kind: Kind
     usage: str
     line: str
+    always: bool = False
+    """Whether each row has a value."""
+
+    def sql(self, *, of_lines: bool) -> str:
+        return self.line if of_lines else self.usage
 
 
 _SIGN: Final = "CASE WHEN r.added THEN 1 ELSE -1 END"
@@ -42,16 +47,16 @@ def _time(moment: str) -> str:
     return f"replace(({moment} AT TIME ZONE 'UTC')::text, ' ', 'T') || 'Z'"
 
 
-def _of_both(name: str, kind: Kind, sql: str) -> Column:
-    return Column(name, kind, sql, sql)
+def _of_both(name: str, kind: Kind, sql: str, *, always: bool = False) -> Column:
+    return Column(name, kind, sql, sql, always)
 
 
-def _id(name: str) -> Column:
-    return _of_both(name, Kind.WORD, f"r.{name}::text")
+def _id(name: str, *, always: bool = False) -> Column:
+    return _of_both(name, Kind.WORD, f"r.{name}::text", always=always)
 
 
-def _signed(name: str, column: str) -> Column:
-    return Column(name, Kind.NUMBER, f"r.{column}", f"{_SIGN} * r.{column}")
+def _signed(name: str, column: str, *, always: bool = False) -> Column:
+    return Column(name, Kind.NUMBER, f"r.{column}", f"{_SIGN} * r.{column}", always)
 
 
 def _priced(name: str, kind: Kind, cast: str = "") -> Column:
@@ -86,29 +91,35 @@ _MOVED: Final = """CASE WHEN r.added OR c.kind = 'VOID' THEN (
         WHERE m.organization_id = r.organization_id AND m.usage_id = r.usage_id AND m.number = r.number
     ) END"""
 
+# What a line takes out is below zero, in each of its units.
+_QUANTITIES_OF_LINE: Final = """CASE WHEN r.added OR r.quantities IS NULL THEN r.quantities::text ELSE (
+        SELECT coalesce(jsonb_object_agg(taken.key, trim_scale(-taken.value::numeric)), '{}')::text
+        FROM jsonb_each_text(r.quantities) AS taken
+    ) END"""
+
 COLUMNS: Final = (
-    _id("organization_id"),
-    _of_both("occur_time", Kind.WORD, _time("r.occur_time")),
-    _id("usage_id"),
-    _of_both("operation_id", Kind.TEXT, "r.operation_id"),
-    Column("request_count", Kind.NUMBER, "1", _SIGN),
+    _id("organization_id", always=True),
+    _of_both("occur_time", Kind.WORD, _time("r.occur_time"), always=True),
+    _id("usage_id", always=True),
+    _of_both("operation_id", Kind.TEXT, "r.operation_id", always=True),
+    Column("request_count", Kind.NUMBER, "1", _SIGN, always=True),
     Column("correction_number", Kind.NUMBER, "NULL::int", "r.number"),
     Column("correction_kind", Kind.WORD, "NULL::text", "c.kind"),
     Column("correction_operation_id", Kind.TEXT, "NULL::text", "c.operation_id"),
     *(_id(name) for name in ("project_id", "user_id", "api_key_id")),
     _dimension("service_account_id", Kind.WORD),
     _id("subscription_id"),
-    _of_both("model", Kind.TEXT, "r.model"),
+    _of_both("model", Kind.TEXT, "r.model", always=True),
     _dimension("provider", Kind.TEXT),
-    _of_both("service_tier", Kind.WORD, "coalesce(d.service_tier, 'standard')"),
-    _of_both("environment", Kind.WORD, "coalesce(d.environment, 'LIVE')"),
-    *(_signed(TOKEN_CLASS_UNITS[name], name) for name in TOKEN_CLASSES),
-    _of_both("quantities", Kind.JSON, "r.quantities::text"),
+    _of_both("service_tier", Kind.WORD, "coalesce(d.service_tier, 'standard')", always=True),
+    _of_both("environment", Kind.WORD, "coalesce(d.environment, 'LIVE')", always=True),
+    *(_signed(TOKEN_CLASS_UNITS[name], name, always=True) for name in TOKEN_CLASSES),
+    Column("quantities", Kind.JSON, "r.quantities::text", _QUANTITIES_OF_LINE),
     _signed("items", "items"),
     _amount("cost"),
     _priced("currency_code", Kind.WORD),
     _priced("price_version_id", Kind.WORD, "::text"),
-    _of_both("stated", Kind.FLAG, "r.stated::text"),
+    _of_both("stated", Kind.FLAG, "r.stated::text", always=True),
     _priced("rate_hours", Kind.TEXT),
     _amount("provider_cost"),
     _priced("provider_currency_code", Kind.WORD),
@@ -116,15 +127,25 @@ COLUMNS: Final = (
     Column("movements", Kind.JSON, _PARTS, _MOVED),
     _of_both("status_code", Kind.NUMBER, "r.status_code"),
     _of_both("latency_ms", Kind.NUMBER, "r.latency_ms"),
-    _of_both("partial", Kind.FLAG, "r.partial::text"),
+    _of_both("partial", Kind.FLAG, "r.partial::text", always=True),
     _of_both("endpoint", Kind.TEXT, "r.endpoint"),
     _of_both("conversation_id", Kind.TEXT, "r.conversation_id"),
     _of_both("error_message", Kind.TEXT, "r.error_message"),
     _of_both("labels", Kind.JSON, "r.labels::text"),
-    _of_both("create_time", Kind.WORD, _time("r.create_time")),
+    _of_both("create_time", Kind.WORD, _time("r.create_time"), always=True),
 )
 NAMES: Final = tuple(column.name for column in COLUMNS)
-PLACES: Final = {name: place for place, name in enumerate(NAMES)}
+
+COUNTED: Final = (
+    "request_count",
+    *TOKEN_CLASS_UNITS.values(),
+    *("quantities", "cost", "currency_code", "provider_cost", "provider_currency_code", "charged_amount", "movements"),
+)
+"""The columns that are added up."""
+_COUNTED_COLUMNS: Final = tuple(COLUMNS[NAMES.index(name)] for name in COUNTED)
+_COUNTED_FIRST: Final = (*_COUNTED_COLUMNS, *(column for column in COLUMNS if column not in _COUNTED_COLUMNS))
+PLACES: Final = {column.name: place for place, column in enumerate(_COUNTED_FIRST)}
+"""Where a column is in a row of all of them: those that are added up come first."""
 
 # What spreadsheets take for the beginning of a formula, or skip before one.
 _DANGEROUS: Final = r"IN ('''', '=', '+', '-', '@', E'\t', E'\r', E'\n')"
@@ -135,12 +156,15 @@ def harmless(sql: str) -> str:
     return f"CASE WHEN left({sql}, 1) {_DANGEROUS} THEN '''' || {sql} ELSE {sql} END"
 
 
-def selected(*, of_lines: bool, guarded: bool) -> str:
-    """Return the columns for a SELECT."""
+def all_columns(*, of_lines: bool, guarded: bool) -> str:
+    """Return all columns for a SELECT, in the order of PLACES."""
     expressions = []
-    for column in COLUMNS:
-        sql = column.line if of_lines else column.usage
-        if guarded and column.kind is Kind.TEXT:
-            sql = harmless(sql)
-        expressions.append(f"{sql} AS {column.name}")
+    for column in _COUNTED_FIRST:
+        sql = column.sql(of_lines=of_lines)
+        expressions.append(harmless(sql) if guarded and column.kind is Kind.TEXT else sql)
     return ", ".join(expressions)
+
+
+def counted_columns(*, of_lines: bool) -> str:
+    """Return the columns that are added up for a SELECT, in the order of COUNTED."""
+    return ", ".join(column.sql(of_lines=of_lines) for column in _COUNTED_COLUMNS)

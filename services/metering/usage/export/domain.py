@@ -11,14 +11,15 @@ from decimal import Context, Decimal
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from libs.common.amount import format_amount
 from services.metering.model.units import TOKEN_CLASS_UNITS
-from services.metering.usage.export.columns import COLUMNS, PLACES
-from services.metering.usage.export.store import Key, Row
+from services.metering.usage.export.columns import PLACES
+from services.metering.usage.export.store import Key, Row, Written
 from services.metering.usage.store import Filters
 
 VERSION: Final = 1
 """The version of the columns and of the manifest."""
+KeyTexts = tuple[str, str]
+"""The occur_time and the id of a row's usage, as the file has them."""
 _EXACT: Final = Context(prec=200)
 _NO_DIGEST: Final = bytes(32)
 _REQUESTS: Final = PLACES["request_count"]
@@ -49,8 +50,8 @@ class Asked(NamedTuple):
     """Those, sorted; all where none is named."""
     span: Span
     filters: Filters
-    guarded: bool
-    """Whether text is made harmless for spreadsheets."""
+    written: Written
+    """As what its rows are read."""
 
 
 class Place(NamedTuple):
@@ -139,36 +140,13 @@ def read_numbers(text: str) -> dict[str, Decimal]:
     return numbers
 
 
-def rows_of_columns(records: Sequence[Row]) -> Sequence[Row]:
-    """Return rows without what follows their columns, the quantities of those that take something out below zero."""
-    if not records or len(records[0]) == len(COLUMNS):
-        return records
-    return [_signed(tuple(record)[: len(COLUMNS)]) for record in records]
-
-
-def _signed(row: tuple[str | int | None, ...]) -> Row:
-    quantities = row[_QUANTITIES]
-    if row[_REQUESTS] != -1 or quantities is None:
-        return row
-    taken = ", ".join(f'"{unit}": {format_amount(-value)}' for unit, value in read_numbers(str(quantities)).items())
-    return (*row[:_QUANTITIES], f"{{{taken}}}", *row[_QUANTITIES + 1 :])
-
-
-def key_of(row: Row) -> Key:
-    """Return the key of a row's usage."""
-    return datetime.fromisoformat(str(row[PLACES["occur_time"]])), str(row[PLACES["usage_id"]])
-
-
-def place_after(place: Place, rows: Sequence[Row], count: int) -> Place:
+def place_after(place: Place, rows: Sequence[Row], count: int, key_of: Callable[[Row], KeyTexts]) -> Place:
     """Return the place after the first `count` rows of those that follow a place; more follow these."""
-    following = _key_texts(rows[count])
+    following = key_of(rows[count])
     sent = 0
-    while sent < count and _key_texts(rows[count - 1 - sent]) == following:
+    while sent < count and key_of(rows[count - 1 - sent]) == following:
         sent += 1
     if sent == count:
         return place._replace(sent=place.sent + sent)
-    return Place(place.organization_id, key_of(rows[count - 1 - sent]), sent)
-
-
-def _key_texts(row: Row) -> tuple[object, object]:
-    return row[PLACES["occur_time"]], row[PLACES["usage_id"]]
+    occur_time, usage_id = key_of(rows[count - 1 - sent])
+    return Place(place.organization_id, (datetime.fromisoformat(occur_time), usage_id), sent)

@@ -18,7 +18,7 @@ from services.metering.model.units import Units
 from services.metering.usage.beginnings import full_hour_after, full_hour_before
 from services.metering.usage.dropped_store import refuse_dropped_range
 from services.metering.usage.export import store
-from services.metering.usage.export.domain import Asked, Place, Totals, place_after, rows_of_columns
+from services.metering.usage.export.domain import Asked, Place, Totals, place_after
 from services.metering.usage.export.forms import Form
 from services.metering.usage.export.store import Key, Row
 from services.metering.usage.reports import walk
@@ -79,7 +79,7 @@ class Exports:
                     done += count
                     piece += text
                     if len(piece) >= _PIECE and done < len(page.rows):
-                        place = place_after(begin, page.rows, done)
+                        place = place_after(begin, page.rows, done, form.key_of)
                         yield Piece(bytes(piece), place)
                         piece.clear()
                     await asyncio.sleep(0)
@@ -134,8 +134,7 @@ class Exports:
                 end = await store.page_end(connection, organization_id, after, span.end_time, PAGE_ROWS)
                 until = end or (span.end_time, NIL)
                 page = store.Page(organization_id, after, until, span.as_of_time)
-                records = await store.rows_of(connection, page, asked.filters, dimension_ids, guarded=asked.guarded)
-            rows = rows_of_columns(records)
+                rows = await store.rows_of(connection, page, asked.filters, dimension_ids, asked.written)
             if rows:
                 yield _Rows(Place(organization_id, after, sent), rows[sent:], until)
             if end is None:

@@ -27,7 +27,7 @@ from services.metering.model.units import (
 )
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.export.columns import PLACES
-from services.metering.usage.export.domain import read_numbers
+from services.metering.usage.export.domain import KeyTexts, read_numbers
 from services.metering.usage.export.forms import BYTE_ORDER_MARK, CSV_TYPE, Form, Lines, csv_lines
 from services.metering.usage.export.store import Row
 
@@ -66,7 +66,11 @@ def focus_form(catalogue: Catalogue, issuer_name: str, *, byte_order_mark: bool,
     head = csv_lines([FOCUS_COLUMNS])
     issuer = issuer_name or _ISSUER
     lines_of = partial(_lines, catalogue, _harmless(issuer) if guarded else issuer, guarded)
-    return Form(CSV_TYPE, BYTE_ORDER_MARK + head if byte_order_mark else head, lines_of)
+    return Form(CSV_TYPE, BYTE_ORDER_MARK + head if byte_order_mark else head, lines_of, _key_of)
+
+
+def _key_of(row: Row) -> KeyTexts:
+    return str(row[PLACES["occur_time"]]), str(row[PLACES["usage_id"]])
 
 
 def _harmless(text: str) -> str:
@@ -80,7 +84,7 @@ def _lines(catalogue: Catalogue, issuer: str, guarded: bool, rows: Sequence[Row]
 
 def lines_of(row: Row, catalogue: Catalogue, issuer: str, *, guarded: bool) -> Iterator[Sequence[object]]:
     """Yield the lines of a row, in the order of FOCUS_COLUMNS; none while it has no price."""
-    values = dict(zip(PLACES, row, strict=True))
+    values = dict(zip(PLACES, row, strict=False))  # A row may have its keys at the end.
     if values["cost"] is None:
         return
     sign = "" if values["request_count"] == 1 else "-"

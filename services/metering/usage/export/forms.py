@@ -2,16 +2,19 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
-from json.encoder import encode_basestring
-from typing import Final, NamedTuple, cast
+from operator import itemgetter
+from typing import Final, NamedTuple
 
-from services.metering.usage.export.columns import COLUMNS, NAMES, Kind
-from services.metering.usage.export.store import Row
+from services.metering.usage.export.columns import NAMES
+from services.metering.usage.export.domain import KeyTexts
+from services.metering.usage.export.store import LINE, Row
 
 BYTE_ORDER_MARK: Final = "\ufeff".encode()
 CSV_TYPE: Final = "text/csv; charset=utf-8"
 JSON_TYPE: Final = "application/jsonl; charset=utf-8"
+_line_of: Final = itemgetter(LINE)
 
 
 class Lines(NamedTuple):
@@ -28,6 +31,7 @@ class Form(NamedTuple):
     head: bytes
     """What is before the first row."""
     lines_of: Callable[[Sequence[Row]], Lines]
+    key_of: Callable[[Row], KeyTexts]
 
 
 def csv_lines(rows: Sequence[Sequence[object]]) -> bytes:
@@ -39,34 +43,24 @@ def csv_lines(rows: Sequence[Sequence[object]]) -> bytes:
 
 def csv_form(*, byte_order_mark: bool) -> Form:
     head = csv_lines([NAMES])
-    return Form(CSV_TYPE, BYTE_ORDER_MARK + head if byte_order_mark else head, _csv)
-
-
-def _csv(rows: Sequence[Row]) -> Lines:
-    return Lines(csv_lines(rows), len(rows))
+    return Form(CSV_TYPE, BYTE_ORDER_MARK + head if byte_order_mark else head, _made_lines, _key_in_csv)
 
 
 def json_form() -> Form:
-    return Form(JSON_TYPE, b"", _json)
+    return Form(JSON_TYPE, b"", _made_lines, _key_in_json)
 
 
-def _quoted(value: object) -> str:
-    return f'"{value}"'
+def _made_lines(rows: Sequence[Row]) -> Lines:
+    """Return the lines that Postgres made."""
+    return Lines(b"".join(map(_line_of, rows)), len(rows))
 
 
-_WRITERS: Final[dict[Kind, Callable[[object], str]]] = {
-    Kind.WORD: _quoted,
-    Kind.TEXT: cast("Callable[[object], str]", encode_basestring),
-    Kind.NUMBER: str,
-    Kind.JSON: str,
-    Kind.FLAG: str,
-}
-_FIELDS: Final = tuple((f'"{column.name}":', _WRITERS[column.kind]) for column in COLUMNS)
+def _key_in_csv(row: Row) -> KeyTexts:
+    """The first cells are words, which are never in quotes."""
+    _, occur_time, usage_id, _ = _line_of(row).decode().split(",", 3)
+    return occur_time, usage_id
 
 
-def _json(rows: Sequence[Row]) -> Lines:
-    lines = []
-    for row in rows:
-        fields = [name + write(value) for (name, write), value in zip(_FIELDS, row, strict=True) if value is not None]
-        lines.append(f"{{{','.join(fields)}}}\n")
-    return Lines("".join(lines).encode(), len(rows))
+def _key_in_json(row: Row) -> KeyTexts:
+    values = json.loads(_line_of(row))
+    return values["occur_time"], values["usage_id"]

@@ -10,6 +10,7 @@ from libs.common.timestamps import parse_optional_time, parse_range
 from services.metering.usage.dimensions import LABELS, LIVE, TEST
 from services.metering.usage.domain import EARLY_MAX, LATE_MAX
 from services.metering.usage.export.domain import Asked, Place, Span, Totals
+from services.metering.usage.export.store import Written
 from services.metering.usage.export.tokens import read_token
 from services.metering.usage.store import Filters
 from services.metering.usage.usages import LIST_RANGE_MAX
@@ -30,9 +31,7 @@ def read_export(request: pb.ExportUsageRequest, now: datetime) -> tuple[Asked, P
         _check_place(request, organization_ids, place)
     else:
         span, place, totals = _span(request, now), Place(), Totals()
-    asked = Asked(
-        request.organization_id.lower(), organization_ids, span, _filters(request), guarded=_is_guarded(request)
-    )
+    asked = Asked(request.organization_id.lower(), organization_ids, span, _filters(request), _written(request))
     return asked, place, totals
 
 
@@ -44,8 +43,12 @@ def fingerprint_of(request: pb.ExportUsageRequest) -> str:
     return hashlib.blake2b(own.SerializeToString(deterministic=True), digest_size=8).hexdigest()
 
 
-def _is_guarded(request: pb.ExportUsageRequest) -> bool:
-    return not request.raw_text and request.format != pb.USAGE_EXPORT_FORMAT_JSON_LINES
+def _written(request: pb.ExportUsageRequest) -> Written:
+    if request.format == pb.USAGE_EXPORT_FORMAT_JSON_LINES:
+        return Written.JSON
+    if request.format == pb.USAGE_EXPORT_FORMAT_FOCUS:
+        return Written.COLUMNS if request.raw_text else Written.GUARDED_COLUMNS
+    return Written.CSV if request.raw_text else Written.GUARDED_CSV
 
 
 def _organizations(request: pb.ExportUsageRequest) -> Sequence[str]:

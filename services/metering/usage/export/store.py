@@ -3,15 +3,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, cast
+from enum import Enum
+from typing import Any, Final, NamedTuple, cast
 
 from libs.common.database import RawConnection
 from services.metering.usage import statements
-from services.metering.usage.export.columns import selected
+from services.metering.usage.export.columns import COUNTED, all_columns, counted_columns
+from services.metering.usage.export.lines import csv_line, json_line
 from services.metering.usage.store import DIMENSIONS_MAX, Filters, TooManyDimensions
 
-Row = Sequence[str | int | None]
-"""A row of the file, in the order of the columns."""
+Row = Sequence[Any]
+"""A row of the file; see `Written`."""
 Key = tuple[datetime, str]
 """An occur_time and a usage id."""
 
@@ -64,10 +66,36 @@ _DIMENSIONS: Final = """
         ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id"""
 
 
-def _usage(*, guarded: bool, keys: str = "") -> str:
+class Written(Enum):
+    """As what a row is read: its columns that are added up, in the order of COUNTED, and after these what it says."""
+
+    COLUMNS = "columns"
+    """All other columns, in the order of PLACES."""
+    GUARDED_COLUMNS = "guarded columns"
+    """The same, with text made harmless for spreadsheets."""
+    CSV = "csv"
+    """Its line, at the place LINE."""
+    GUARDED_CSV = "guarded csv"
+    """The same, with text made harmless for spreadsheets."""
+    JSON = "json"
+    """Its line, at the place LINE."""
+
+
+LINE: Final = len(COUNTED)
+
+
+def _columns(written: Written, *, of_lines: bool) -> str:
+    guarded = written in (Written.GUARDED_COLUMNS, Written.GUARDED_CSV)
+    if written in (Written.COLUMNS, Written.GUARDED_COLUMNS):
+        return all_columns(of_lines=of_lines, guarded=guarded)
+    line = json_line(of_lines=of_lines) if written is Written.JSON else csv_line(of_lines=of_lines, guarded=guarded)
+    return f"{counted_columns(of_lines=of_lines)}, {line}"
+
+
+def _usage(columns: str) -> str:
     """The key is compared with null where usage has a price of its own, so that no other pricing is looked for."""
     return f"""
-    SELECT {selected(of_lines=False, guarded=guarded)}{keys}
+    SELECT {columns}
     FROM (
         SELECT * FROM usage_records {_OF_PAGE}
         ORDER BY occur_time, usage_id
@@ -77,9 +105,9 @@ def _usage(*, guarded: bool, keys: str = "") -> str:
     {_DIMENSIONS}"""
 
 
-def _lines(*, guarded: bool) -> str:
+def _lines(columns: str) -> str:
     return f"""
-    SELECT {selected(of_lines=True, guarded=guarded)}, r.occur_time, r.usage_id, r.number, r.added
+    SELECT {columns}, r.occur_time, r.usage_id, r.number, r.added
     FROM (
         SELECT * FROM usage_correction_lines {_OF_PAGE}
     ) AS r
@@ -88,23 +116,33 @@ def _lines(*, guarded: bool) -> str:
     {_DIMENSIONS}"""
 
 
-_BY_KEY: Final = "ORDER BY r.occur_time, r.usage_id"
-_RAW: Final = f"{_usage(guarded=False)}\n{_BY_KEY}"
-_GUARDED: Final = f"{_usage(guarded=True)}\n{_BY_KEY}"
 _KEYS: Final = ", r.occur_time AS by_time, r.usage_id AS by_usage, 0 AS by_number, true AS by_added"
-_IN_ORDER: Final = "ORDER BY by_time, by_usage, by_number, by_added"
-_RAW_CORRECTED: Final = f"""
-{_usage(guarded=False, keys=_KEYS)}
-    UNION ALL
-{_lines(guarded=False)}
-{_IN_ORDER}
-"""
-_GUARDED_CORRECTED: Final = f"""
-{_usage(guarded=True, keys=_KEYS)}
-    UNION ALL
-{_lines(guarded=True)}
-{_IN_ORDER}
-"""
+
+
+def _statements(written: Written) -> tuple[str, str]:
+    """Return the statements for a page without lines of corrections, and for one that has them.
+
+    The rows of the second have the values by which they are sorted at their end.
+    """
+    usage, lines = _columns(written, of_lines=False), _columns(written, of_lines=True)
+    return (
+        f"{_usage(usage)}\nORDER BY r.occur_time, r.usage_id",
+        f"{_usage(usage + _KEYS)}\nUNION ALL\n{_lines(lines)}\nORDER BY by_time, by_usage, by_number, by_added",
+    )
+
+
+_COLUMNS, _COLUMNS_CORRECTED = _statements(Written.COLUMNS)
+_GUARDED_COLUMNS, _GUARDED_COLUMNS_CORRECTED = _statements(Written.GUARDED_COLUMNS)
+_CSV, _CSV_CORRECTED = _statements(Written.CSV)
+_GUARDED_CSV, _GUARDED_CSV_CORRECTED = _statements(Written.GUARDED_CSV)
+_JSON, _JSON_CORRECTED = _statements(Written.JSON)
+_STATEMENTS: Final = {
+    Written.COLUMNS: (_COLUMNS, _COLUMNS_CORRECTED),
+    Written.GUARDED_COLUMNS: (_GUARDED_COLUMNS, _GUARDED_COLUMNS_CORRECTED),
+    Written.CSV: (_CSV, _CSV_CORRECTED),
+    Written.GUARDED_CSV: (_GUARDED_CSV, _GUARDED_CSV_CORRECTED),
+    Written.JSON: (_JSON, _JSON_CORRECTED),
+}
 
 # The pool for reports lets Postgres choose among all plans. Here each row is found by key, whatever it knows of the
 # tables, and one plan serves all pages.
@@ -138,14 +176,11 @@ async def dimensions_of(connection: RawConnection, organization_id: str, filters
 
 
 async def rows_of(
-    connection: RawConnection, page: Page, filters: Filters, dimension_ids: Sequence[str] | None, *, guarded: bool
+    connection: RawConnection, page: Page, filters: Filters, dimension_ids: Sequence[str] | None, written: Written
 ) -> Sequence[Row]:
-    """Return the rows of a page that the filters let through: usage and lines of corrections in the order of keys.
-
-    A row may have further values after those of the columns.
-    """
+    """Return the rows of a page that the filters let through: usage and lines of corrections in the order of keys."""
     has_lines = await connection.fetchval(_HAS_LINES, page.organization_id, *page.after, *page.until)
-    plain, corrected = (_GUARDED, _GUARDED_CORRECTED) if guarded else (_RAW, _RAW_CORRECTED)
+    plain, corrected = _STATEMENTS[written]
     records = await connection.fetch(
         corrected if has_lines else plain,
         page.organization_id,

@@ -99,6 +99,7 @@ from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
+from services.metering.usage.rerate.rerating import Rerating
 from services.metering.usage.rerate.worker import RerateWorker
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.streaming.watch import UsageWatch
@@ -251,7 +252,8 @@ def _serve_usage(
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, servicer)
     mappings = EventMappings(platform, catalogue, clock)
     service.add(ingest_pb2_grpc.add_IngestServiceServicer_to_server, IngestServicer(mappings, usages))
-    worker = RerateWorker(platform, shards, catalogue, corrections, previews, jobs, engine, clock)
+    rerating = Rerating(shards, catalogue, corrections, clock)
+    worker = RerateWorker(platform, shards, catalogue, rerating, previews, jobs, engine, clock)
     service.background(worker.run, "re-rates")
 
 

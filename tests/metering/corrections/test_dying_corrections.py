@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from services.metering.usage.charging import Charging
-from services.metering.usage.correction.corrections import Corrections
+from services.metering.usage.correction import counter_changes
 from tests.metering.corrections.calls import amend, charged, found, tokens, void
 from tests.metering.support import Metering, Platform, refused, usage
 
@@ -33,8 +33,7 @@ async def test_nothing_is_changed_before_the_commit(
 ) -> None:
     await metering.record(usage(organization_id, "call"))
     with monkeypatch.context() as patch:
-        died = dying(Corrections._change_counters, first=first)
-        patch.setattr(Corrections, "_change_counters", staticmethod(died))
+        patch.setattr(counter_changes, "change_counters", dying(counter_changes.change_counters, first=first))
         code, _ = await refused(void(metering, organization_id, "call", "void"))
     assert code is grpc.StatusCode.INTERNAL
     assert not (await found(metering, organization_id, "call")).corrections

@@ -6,18 +6,18 @@ from typing import Final
 
 from services.metering.__main__ import main
 from services.metering.usage.charging import Charging
-from services.metering.usage.correction import store
-from services.metering.usage.correction.corrections import Corrections
-from services.metering.usage.rerate import job_store, worker
+from services.metering.usage.correction import counter_changes
+from services.metering.usage.rerate import change_store, job_store, worker
 from services.metering.usage.rerate.worker import RerateWorker
 from tests.support.forked import dying
 
 _OWNERS: Final = {
     "after a slice was stored, before its commit": (job_store, "give", False),
     "after a slice was given out": (RerateWorker, "_rerate", True),
-    "after the usages were locked": (store, "lock", False),
-    "after the corrections were written": (store, "write", False),
-    "after the counters were changed": (Corrections, "_change_counters", False),
+    "after the usages were read": (change_store, "find_sources", False),
+    "after the corrections were written": (change_store, "write", False),
+    "after a part of the slice was done": (job_store, "advance", False),
+    "after the counters were changed": (counter_changes, "change_counters", False),
     "after the slice was taken away": (job_store, "finish", False),
     "after the sums of the job were written": (job_store, "set_sums", False),
     "after the commit, before billing is asked": (Charging, "charge", True),
@@ -36,5 +36,6 @@ def run(environment: dict[str, str], point: str, at: int) -> None:
     static = isinstance(owner, type) and isinstance(vars(owner)[name], staticmethod)
     setattr(owner, name, staticmethod(wrapped) if static else wrapped)
     worker.SLICE_MAX = 2  # type: ignore[misc]  # So that a job has several.
+    worker.PART_MAX = 1  # type: ignore[misc]  # And a slice two parts.
     worker.LEASE = timedelta(seconds=0.5)  # type: ignore[misc]  # Another process goes on soon.
     main()

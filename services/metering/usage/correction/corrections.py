@@ -24,11 +24,9 @@ from libs.common.shards import Shards
 from services.metering.clients.billing import AccountBalance, Charged, NotCharged
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
-from services.metering.quota.counter_store import Change
-from services.metering.quota.counters import sums
 from services.metering.usage import store as usage_store
 from services.metering.usage.charging import Charging
-from services.metering.usage.correction import store
+from services.metering.usage.correction import counter_changes, store
 from services.metering.usage.correction.domain import (
     Correction,
     CorrectionCharge,
@@ -36,7 +34,6 @@ from services.metering.usage.correction.domain import (
     Counted,
     Source,
     State,
-    count_changes,
     due_for,
     movements,
     priced,
@@ -115,7 +112,7 @@ class Corrected(NamedTuple):
 
 Outcome = Corrected | Refusal
 Also = Callable[[RawConnection, Sequence[Outcome]], Awaitable[None]]
-"""What is written in the transaction of corrections, after all else, when their outcomes are known."""
+"""What is written in the transaction of corrections when their outcomes are known: after all but counters of limits."""
 
 
 @dataclass(slots=True)
@@ -147,11 +144,12 @@ class Corrections:
         self._shards = shards
         self._catalogue = catalogue
         self._counting = counting
-        self._charging = charging
+        self.charging = charging
         self._clock = clock
-        self._relay_after = relay_after
+        self.relay_after = relay_after
         self._dimensions = KnownDimensions()
-        self._turns = {database: asyncio.Semaphore(RUNNING_MAX) for database in shards}
+        self.turns = {database: asyncio.Semaphore(RUNNING_MAX) for database in shards}
+        """Who holds one of a shard runs a transaction of corrections in it."""
 
     async def correct(self, wanted: Wanted, *, validate_only: bool = False) -> Corrected:
         """Make one correction; or only return what it would be.
@@ -180,7 +178,7 @@ class Corrections:
         """
         database = self._shards.of(wanted[0].organization_id)
         async for _ in tries():
-            async with self._turns[database]:
+            async with self.turns[database]:
                 try:
                     outcomes = await self._try(database, wanted, also, validate_only=validate_only)
                 except ConstraintViolation:
@@ -370,23 +368,13 @@ class Corrections:
             if planned and not await store.lock(connection, planned):
                 return False
             if planned:
-                await store.write(connection, planned, now=now, due_time=now + self._relay_after)
-                await self._change_counters(connection, planned)
+                await store.write(connection, planned, now=now, due_time=now + self.relay_after)
             if also is not None:
                 await also(connection)
+            if planned:
+                counted = [(one.usage_key[0], one.before_counted, one.after_counted) for one in planned]
+                await counter_changes.change_counters(connection, counted)
         return True
-
-    @staticmethod
-    async def _change_counters(connection: RawConnection, planned: Sequence[Planned]) -> None:
-        """Change the counters of limits. What a counter that is gone had is added to nothing."""
-        changes = sums(
-            ((one.usage_key[0], counter_id), change, change - change)
-            for one in planned
-            for counter_id, change in count_changes(one.before_counted, one.after_counted).items()
-        )
-        found = await counter_store.lock(connection, changes) if changes else {}
-        if found:
-            await counter_store.add(connection, {key: Change(*changes[key]) for key in found})
 
     async def _charge(self, database: Database, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Ask billing for the movements of new corrections, and return the outcomes with what became of them.
@@ -401,7 +389,7 @@ class Corrections:
         charges = [charge for _, correction in new for charge in store.charges_of(correction)]
         results: list[Charged | NotCharged] = []
         try:
-            results = await self._charging.charge(database, charges)
+            results = await self.charging.charge(database, charges)
         except Exception as error:  # noqa: BLE001 -- the corrections are durable, and the relay makes their movements.
             _log.error("movements of corrections failed and are left to the relay", exc_info=error)
             return list(outcomes)

@@ -229,9 +229,16 @@ def due_for(usage: Recorded | None) -> tuple[Decimal, str] | None:
 
     Nothing is charged for voided usage, nor for that of tests.
     """
-    if usage is None or usage.work.environment == TEST:
+    if usage is None:
         return _ZERO, ""
-    return None if usage.cost is None else (Decimal(usage.cost.amount), usage.cost.currency_code)
+    return due_at(usage.work, usage.cost)
+
+
+def due_at(work: Work, cost: Cost | None) -> tuple[Decimal, str] | None:
+    """Return the same for work that costs so much."""
+    if work.environment == TEST:
+        return _ZERO, ""
+    return None if cost is None else (Decimal(cost.amount), cost.currency_code)
 
 
 def movements(sources: Sequence[Source], due: tuple[Decimal, str] | None) -> list[Movement]:

@@ -74,15 +74,22 @@ async def find_sources(connection: RawConnection, originals: Mapping[Key, Record
 
     `originals` are the usages as they were recorded, or priced without a correction.
     """
-    found: dict[Key, list[Source]] = {}
+    charges: dict[Key, Source | None] = {}
     for key, usage in originals.items():
-        found[key] = []
-        if usage.cost is not None and usage.cost.charge_kind is not None and usage.charged_amount != "0":
-            own = Source(usage.work.operation_id, Decimal(usage.charged_amount), usage.cost.currency_code)
-            found[key].append(own)
-    operations = [usage.work.operation_id for usage in originals.values()]
+        is_charged = usage.cost is not None and usage.cost.charge_kind is not None and usage.charged_amount != "0"
+        currency_code = "" if usage.cost is None else usage.cost.currency_code
+        own = Source(usage.work.operation_id, Decimal(usage.charged_amount), currency_code)
+        charges[key] = own if is_charged else None
+    return await add_sources(connection, charges, [usage.work.operation_id for usage in originals.values()])
+
+
+async def add_sources(
+    connection: RawConnection, charges: Mapping[Key, Source | None], operation_ids: Sequence[str]
+) -> dict[Key, list[Source]]:
+    """Return the same for usages whose own charges are known, and their operation ids, in the same order."""
+    found = {key: [] if own is None else [own] for key, own in charges.items()}
     given_back: defaultdict[Key, Decimal] = defaultdict(Decimal)
-    for row in await connection.fetch(statements.SOURCES, *_arrays(originals), operations):
+    for row in await connection.fetch(statements.SOURCES, *_arrays(charges), operation_ids):
         key = row[0], row[1]
         if row["reverses_operation_id"] is None:
             source = Source(row["operation_id"], row["amount"], row["currency_code"])

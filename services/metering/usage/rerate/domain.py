@@ -12,7 +12,9 @@ from libs.common.amount import format_amount
 from libs.common.errors import Refusal
 from services.metering.model.domain import PriceVersion
 from services.metering.model.units import Units
-from services.metering.usage.correction.domain import CORRECTIONS_MAX, priced
+from services.metering.quota.domain import SPEND
+from services.metering.usage.correction.domain import CORRECTIONS_MAX, Counted, Movement, Source, priced
+from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Cost, Recorded, Work
 from services.metering.usage_errors import NothingToAmend, PriceOfAnotherCurrency, TooManyCorrections, UsageVoided
 
@@ -52,6 +54,37 @@ class Seen(NamedTuple):
     stated: bool
     voided: bool
     corrections: int
+
+
+class ChargedUsage(NamedTuple):
+    """Usage as it is, with what its money and its limits follow from."""
+
+    seen: Seen
+    project_id: str | None
+    user_id: str | None
+    own_charge: Source | None
+    """The charge that was made for it when it was recorded or priced; None where there was none."""
+    in_parts: bool
+    """Whether its call was settled in parts, each with a charge."""
+    in_lease: bool
+    counted: Counted
+    """What it counts in limits."""
+
+    @property
+    def may_have_further_charges(self) -> bool:
+        return self.in_parts or self.seen.corrections > 0
+
+
+class Change(NamedTuple):
+    """What a re-rate makes of usage."""
+
+    usage: ChargedUsage
+    before: Cost
+    after: Cost
+    counted: Counted
+    """What it counts in limits then."""
+    charges: Sequence[tuple[str, Movement]]
+    """The movements of money, each with the operation id that billing gets."""
 
 
 class Fate(StrEnum):
@@ -148,6 +181,34 @@ def judged(seen: Seen, price_of: PriceOf, units: Units) -> Verdict:
     except Refusal as refusal:
         return Verdict(Fate.FAILED, reason=refusal.reason)
     return Verdict(Fate.CHANGED, after)
+
+
+def changes_costs_alone(usage: ChargedUsage, before: Cost, after: Cost) -> bool:
+    """Tell whether a change of the cost changes nothing else that sums or limits are kept by.
+
+    It does where the provider's currency changes, which the hourly sums are kept by, and where usage that cost nothing
+    may begin to count in limits of what is spent.
+    """
+    begins_to_cost = before.amount == "0" and after.amount != "0" and usage.seen.work.environment != TEST
+    return before.provider_currency_code == after.provider_currency_code and (usage.in_lease or not begins_to_cost)
+
+
+def recounted(usage: ChargedUsage, after: Cost, metrics: Mapping[str, tuple[str, str]]) -> Counted:
+    """Return what usage counts in limits when it costs something else: the same of everything but what is spent.
+
+    `metrics` are those of the counters that exist still, with the currency of each.
+    """
+    if not usage.counted:
+        return usage.counted
+    spent = _ZERO if usage.seen.work.environment == TEST else Decimal(after.amount)
+    counted: dict[str, Decimal] = {}
+    for counter_id, value in usage.counted.items():
+        metric, currency_code = metrics.get(counter_id, ("", ""))
+        if metric == SPEND:
+            value = spent if currency_code == after.currency_code else _ZERO
+        if value:
+            counted[counter_id] = value
+    return counted
 
 
 @dataclass(slots=True)

@@ -122,9 +122,17 @@ RETURNING s.slice_id::text, s.organization_id::text, s.after_time, s.after_usage
 _LEAVE: Final = """
 UPDATE rerate_slices SET lease_time = $4::timestamptz WHERE job_id = $1::uuid AND shard = $2 AND slice_id = $3::uuid
 """
-_FINISH: Final = (
-    "DELETE FROM rerate_slices WHERE job_id = $1::uuid AND shard = $2 AND slice_id = $3::uuid RETURNING true"
-)
+# A slice whose lease has ended may be worked on by two processes. Only one of them finds it as it was.
+_AS_IT_WAS: Final = """
+WHERE job_id = $1::uuid AND shard = $2 AND slice_id = $3::uuid AND after_time = $4::timestamptz
+    AND after_usage_id = $5::uuid
+RETURNING true
+"""
+_FINISH: Final = f"DELETE FROM rerate_slices {_AS_IT_WAS}"  # noqa: S608 -- made of the constant above alone.
+_ADVANCE: Final = f"""
+UPDATE rerate_slices SET after_time = $6::timestamptz, after_usage_id = $7::uuid, lease_time = $8::timestamptz
+{_AS_IT_WAS}
+"""  # noqa: S608
 _LOCK_SUMS: Final = """
 SELECT digest, sums::text FROM rerate_parts WHERE job_id = $1::uuid AND shard = $2 FOR UPDATE
 """
@@ -240,9 +248,17 @@ async def leave(connection: RawConnection, job_id: str, shard: int, slice_id: st
     await connection.execute(_LEAVE, job_id, shard, slice_id, until)
 
 
-async def finish(connection: RawConnection, job_id: str, shard: int, slice_id: str) -> bool:
-    """Take a slice away; tell whether it was there."""
-    return bool(await connection.fetchval(_FINISH, job_id, shard, slice_id))
+async def finish(connection: RawConnection, job_id: str, shard: int, given: Given) -> bool:
+    """Take a slice away; tell whether it was there as it was given."""
+    return bool(await connection.fetchval(_FINISH, job_id, shard, given.slice_id, *given.wanted.after[1:]))
+
+
+async def advance(
+    connection: RawConnection, job_id: str, shard: int, given: Given, until: Place, lease_time: datetime
+) -> bool:
+    """Let a slice begin at the end of a part that is done; tell whether it was there as it was given."""
+    values = given.slice_id, *given.wanted.after[1:], *until[1:], lease_time
+    return bool(await connection.fetchval(_ADVANCE, job_id, shard, *values))
 
 
 async def lock_sums(connection: RawConnection, job_id: str, shard: int) -> tuple[str, Sums]:

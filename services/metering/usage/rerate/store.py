@@ -10,11 +10,11 @@ import asyncpg
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.ids import NIL
-from libs.common.timestamps import EPOCH
 from services.metering.tables import TOKEN_CLASSES
+from services.metering.usage.correction.domain import Source
 from services.metering.usage.dimensions import PLAIN
 from services.metering.usage.domain import Cost, Work
-from services.metering.usage.rerate.domain import Scope, Seen
+from services.metering.usage.rerate.domain import ChargedUsage, Scope, Seen
 from services.metering.usage.store import read_quantities
 
 _SKIPPED_MAX: Final = 100
@@ -79,9 +79,9 @@ _OF_SLICE: Final = """
 """
 _NAMED: Final = f"SELECT usage_id::text, operation_id, occur_time {_OF_SLICE}"
 
-# A range of the primary key of each month's partition; everything else by primary and unique keys. The last line of the
-# corrections says what usage is, or was before it was voided.
-_SEEN: Final = f"""
+
+def _seen_with(further: str, limit: str) -> str:
+    return f"""
 SELECT r.organization_id::text, r.operation_id, r.usage_id::text, r.model, {_as_is("occur_time")},
     r.occur_time AS recorded_time,
     {", ".join(map(_as_is, TOKEN_CLASSES))}, {", ".join(map(_priced, _PRICED))},
@@ -89,8 +89,8 @@ SELECT r.organization_id::text, r.operation_id, r.usage_id::text, r.model, {_as_
         ELSE l.price_version_id END)::text AS price_version_id,
     (CASE WHEN l.number IS NULL THEN r.quantities ELSE l.quantities END)::text AS quantities,
     {_as_is("stated")}, NOT coalesce(l.added, true) AS voided, coalesce(l.number, 0) AS corrections,
-    d.service_tier, d.environment
-FROM (SELECT * {_OF_SLICE}) AS r
+    d.service_tier, d.environment{further}
+FROM (SELECT * {_OF_SLICE} {limit}) AS r
 LEFT JOIN usage_pricings p
     ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
 LEFT JOIN LATERAL (
@@ -103,6 +103,24 @@ LEFT JOIN usage_dimensions d
     AND d.dimension_id = coalesce(l.dimension_id, r.dimension_id)
 ORDER BY r.occur_time, r.usage_id
 """
+
+
+# A range of the primary key of each month's partition; everything else by primary and unique keys. The last line of the
+# corrections says what usage is, or was before it was voided.
+_SEEN: Final = _seen_with("", "")
+# The same for the first usages of a slice, with what their money and their limits follow from.
+_CHARGED: Final = _seen_with(
+    """,
+    r.project_id::text AS project_id, r.user_id::text AS user_id, r.captured_before IS NOT NULL AS in_parts,
+    r.lease_id IS NOT NULL AS in_lease, coalesce(r.charge_kind, p.charge_kind) AS charge_kind,
+    coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0) AS charged_amount,
+    coalesce(r.currency_code, p.currency_code) AS charged_currency_code,
+    (CASE WHEN l.number IS NULL THEN r.counters ELSE l.counters END)::text[] AS counters,
+    CASE WHEN l.number IS NULL THEN r.counted ELSE l.counted END AS counted,
+    CASE WHEN l.number IS NULL THEN p.counters::text[] END AS priced_counters,
+    CASE WHEN l.number IS NULL THEN p.counted END AS priced_counted""",
+    "LIMIT $11",
+)
 
 
 async def next_slice(
@@ -144,12 +162,25 @@ async def find_named(connection: RawConnection, scope: Scope, wanted: Slice) -> 
 
 async def find_seen(connection: RawConnection, scope: Scope, wanted: Slice) -> list[Seen]:
     """Return the usage of a slice that the filters let through, in the order of its times."""
-    rows = await connection.fetch(_SEEN, *wanted.after, *wanted.until[1:], list(scope.models) or None, *scope.owners)
-    found = map(_seen, rows)
+    rows = await connection.fetch(_SEEN, *_values(scope, wanted))
+    return [one for one in map(_seen, rows) if _is_sought(scope, one)]
+
+
+async def find_charged(
+    connection: RawConnection, scope: Scope, wanted: Slice, limit: int
+) -> tuple[list[ChargedUsage], Slice]:
+    """Return the first usages of a slice that the filters let through, and the part of the slice that they are in."""
+    rows = await connection.fetch(_CHARGED, *_values(scope, wanted), limit)
+    part = wanted
+    if len(rows) == limit:
+        last = rows[-1]
+        part = Slice(wanted.after, Place(wanted.until.organization_id, last["recorded_time"], last[2]))
+    return [one for one in map(_charged, rows) if _is_sought(scope, one.seen)], part
+
+
+def _is_sought(scope: Scope, seen: Seen) -> bool:
     current = scope.current_price_version_id
-    if current is None:
-        return list(found)
-    return [one for one in found if one.cost is not None and one.cost.price_version_id == current]
+    return current is None or (seen.cost is not None and seen.cost.price_version_id == current)
 
 
 def _values(scope: Scope, wanted: Slice) -> tuple[object, ...]:
@@ -169,38 +200,23 @@ def _seen(row: asyncpg.Record) -> Seen:
             row["provider_currency_code"],
             row["rate_hours"],
         )
-    quantities = row["quantities"]
-    work = _BLANK._replace(
-        organization_id=row[0],
-        operation_id=row[1],
-        occur_time=row[4],
-        model=row[3],
-        tokens=tuple(row[6:14]),
-        quantities=read_quantities(quantities),
-        service_tier=row["service_tier"] or PLAIN.service_tier,
-        environment=row["environment"] or PLAIN.environment,
+    tier, environment = row["service_tier"] or PLAIN.service_tier, row["environment"] or PLAIN.environment
+    # By position, which is quick: the rest of it is not looked at.
+    work = Work._make(
+        (
+            *(row[0], row[1], b"", row[4], None, None, None, None, row[3], tuple(row[6:14])),
+            *(None, None, None, None, None, None, False, False, ()),
+            *(read_quantities(row["quantities"]), tier, None, None, None, environment, None),
+        )
     )
     return Seen(row[2], row[5], work, cost, row["stated"], row["voided"], row["corrections"])
 
 
-_BLANK: Final = Work(
-    organization_id="",
-    operation_id="",
-    fingerprint=b"",
-    occur_time=EPOCH,
-    project_id=None,
-    user_id=None,
-    api_key_id=None,
-    subscription_id=None,
-    model="",
-    tokens=(0,) * len(TOKEN_CLASSES),
-    latency_ms=None,
-    status_code=None,
-    error_message=None,
-    endpoint=None,
-    conversation_id=None,
-    labels=None,
-    partial=False,
-    settles=False,
-    adjusted=(),
-)
+def _charged(row: asyncpg.Record) -> ChargedUsage:
+    seen = _seen(row)
+    own = None
+    if row["charge_kind"] is not None and row["charged_amount"]:
+        own = Source(seen.work.operation_id, row["charged_amount"], row["charged_currency_code"])
+    counted = dict(zip(row["counters"] or (), row["counted"] or (), strict=True))
+    counted |= zip(row["priced_counters"] or (), row["priced_counted"] or (), strict=True)
+    return ChargedUsage(seen, row["project_id"], row["user_id"], own, row["in_parts"], row["in_lease"], counted)

@@ -12,10 +12,8 @@ smaller ones and pauses after each, so that the job takes a part of what the mac
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 import structlog
@@ -26,34 +24,24 @@ from libs.common.errors import Conflict, Refusal, Unavailable
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
-from services.metering.usage.correction.corrections import Corrected, Corrections, Outcome, Wanted
-from services.metering.usage.correction.domain import CorrectionKind
-from services.metering.usage.correction.domain import State as UsageState
-from services.metering.usage.domain import Recorded
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.rerate import job_store, store
-from services.metering.usage.rerate.domain import (
-    Fate,
-    PriceOf,
-    Scope,
-    Sums,
-    digest_of,
-    digests_added,
-    fate_of,
-    rerated,
-)
+from services.metering.usage.rerate.domain import Fate, Sums, digest_of, digests_added
 from services.metering.usage.rerate.job_store import ACTIVE, Given, Job, Part, State
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.parsing import read_kept
 from services.metering.usage.rerate.previews import Previews, organizations_of_shard
+from services.metering.usage.rerate.rerating import Rerating, Task
 from services.metering.usage.rerate.store import Place, Slice
 from services.metering.usage_errors import RerateChanged
 
 _log = structlog.get_logger("rerate")
 
 SLICE_MAX: Final = 400
-_SLICE_BESIDE: Final = 50
-"""How many usages a slice has beside usage that is recorded: nothing else runs in the process while it is decided."""
+PART_MAX: Final = 400
+"""How many usages of a slice are corrected in one transaction."""
+_PART_BESIDE: Final = 50
+"""The same beside usage that is recorded: nothing else runs in the process while it is decided."""
 _BESIDE_S: Final = 1.0
 """For how long usage counts as recorded beside."""
 LEASE: Final = timedelta(seconds=30)
@@ -66,8 +54,6 @@ _AGAIN_AFTER: Final = timedelta(seconds=1)
 _ATTEMPTS_MAX: Final = 5
 """How often a single usage is tried that fails for no known reason."""
 _FAILED: Final = "INTERNAL"
-_RERATED: Final = b"rerate"
-"""The fingerprint of the corrections of jobs. No request has it."""
 _PAUSE_FACTOR: Final = 3.0
 """How long a lane pauses beside usage that is recorded, as a multiple of what its slice took."""
 
@@ -77,20 +63,10 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """A job as a process works on it."""
-
-    job: Job
-    reason: str
-    scope: Scope
-    price_of: PriceOf
-
-
-@dataclass(frozen=True, slots=True)
 class _Work:
     """A slice of a job that is done now."""
 
-    task: _Task
+    task: Task
     shard: int
     given: Given
 
@@ -103,7 +79,7 @@ class RerateWorker:
         platform: Database,
         shards: Shards,
         catalogue: Catalogue,
-        corrections: Corrections,
+        rerating: Rerating,
         previews: Previews,
         jobs: RerateJobs,
         engine: UsageEngine,
@@ -112,7 +88,7 @@ class RerateWorker:
         self._platform = platform
         self._shards = shards
         self._catalogue = catalogue
-        self._corrections = corrections
+        self._rerating = rerating
         self._previews = previews
         self._jobs = jobs
         self._engine = engine
@@ -151,12 +127,12 @@ class RerateWorker:
             await self._advance(job.job_id)
         return did_some
 
-    async def _task(self, job: Job) -> _Task:
+    async def _task(self, job: Job) -> Task:
         kept = read_kept(job.request)
         scope = await self._previews.narrowed(kept.scope)
-        return _Task(job, kept.reason, scope, self._previews.price_of(scope))
+        return Task(job, kept.reason, scope, self._previews.price_of(scope))
 
-    async def _lane(self, task: _Task, lane: int) -> bool:
+    async def _lane(self, task: Task, lane: int) -> bool:
         """Do slices until there are none or the turn is over; tell whether there was one."""
         ends_s, did_some = time.monotonic() + _TURN_S, False
         count = len(self._shards)
@@ -177,7 +153,7 @@ class RerateWorker:
                     return False
         return did_some
 
-    async def _take(self, task: _Task, shard: int) -> Given | None:
+    async def _take(self, task: Task, shard: int) -> Given | None:
         """Take the next slice of a shard, or one that was left behind; None where there is none."""
         job_id, ids = task.job.job_id, organizations_of_shard(self._shards, task.scope, shard)
         now = self._clock.now()
@@ -191,8 +167,7 @@ class RerateWorker:
             part = await job_store.lock_part(connection, job_id, shard)
             if part.walked:
                 return None
-            limit = min(_SLICE_BESIDE, SLICE_MAX) if self._is_beside() else SLICE_MAX
-            found = await store.next_slice(connection, task.scope, ids, part.place, limit)
+            found = await store.next_slice(connection, task.scope, ids, part.place, SLICE_MAX)
             if found is None:
                 await job_store.move(connection, job_id, shard, Part(part.place, walked=True))
                 return None
@@ -201,10 +176,21 @@ class RerateWorker:
             await job_store.move(connection, job_id, shard, Part(found.until, walked=False))
         return given
 
-    async def _do(self, work: _Work) -> None:
-        began_s = time.monotonic()
+    async def _do(self, given: _Work) -> None:
+        """Do a slice, part by part."""
+        work: _Work | None = given
+        while work is not None:
+            began_s = time.monotonic()
+            work = await self._do_part(work)
+            if self._is_beside():
+                await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
+
+    async def _do_part(self, work: _Work) -> _Work | None:
+        """Do the first part of a slice; return what is left of it for this process."""
         try:
-            await (self._check(work) if not work.task.job.checked else self._rerate(work))
+            if work.task.job.checked:
+                return await self._rerate(work)
+            await self._check(work)
         except Stopped:
             raise
         except Unavailable as refusal:
@@ -212,8 +198,7 @@ class RerateWorker:
             await self._leave(work)
         except Exception as error:  # noqa: BLE001 -- what is wrong with one usage must not keep the others from it.
             await self._after_failure(work, error)
-        if self._is_beside():
-            await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
+        return None
 
     def _is_beside(self) -> bool:
         """Tell whether this process records usage."""
@@ -234,47 +219,45 @@ class RerateWorker:
         async with self._shards[work.shard].raw_transaction() as connection:
             await self._finish(connection, work, sums, digest_of(judged))
 
-    async def _rerate(self, work: _Work) -> None:
-        """Correct the usages of a slice."""
-        async with self._shards[work.shard].raw_connection() as connection:
-            named = await store.find_named(connection, work.task.scope, work.given.wanted)
-        if not named:
-            async with self._shards[work.shard].raw_transaction() as connection:
-                await self._finish(connection, work, Sums())
-            return
-        organization_id = work.given.wanted.until.organization_id
-        wanted = [_wanted(work.task, organization_id, usage_id, operation_id) for usage_id, operation_id, _ in named]
-        await self._corrections.correct_all(wanted, also=partial(self._finish_corrected, work))
+    async def _rerate(self, work: _Work) -> _Work | None:
+        """Correct the first usages of a slice; return what is left of it, None when it is finished."""
+        left: _Work | None = None
 
-    async def _finish_corrected(self, work: _Work, connection: RawConnection, outcomes: Sequence[Outcome]) -> None:
-        sums = Sums()
-        for outcome in outcomes:
-            if isinstance(outcome, Corrected):
-                before, after = outcome.correction.before, outcome.correction.after
-                assert before is not None, "a re-rate takes something out of the sums"
-                assert before.cost is not None, "which had a cost"
-                assert after is not None, "and puts something into them"
-                assert after.cost is not None, "which has one"
-                sums.add_changed(before.cost, after.cost)
-            elif (met := fate_of(outcome)) is not None:
-                sums.add(*met)
-        await self._finish(connection, work, sums)
+        async def finish(connection: RawConnection, part: Slice, sums: Sums) -> None:
+            nonlocal left
+            left = await self._finish(connection, work, sums, until=part.until)
 
-    async def _finish(self, connection: RawConnection, work: _Work, sums: Sums, digest: str = "") -> None:
-        """Take a slice away and add what became of it to its job, in the running transaction.
+        limit = _PART_BESIDE if self._is_beside() else PART_MAX
+        await self._rerating.rerate(work.task, work.shard, work.given.wanted, min(limit, PART_MAX), finish)
+        return left
+
+    async def _finish(
+        self, connection: RawConnection, work: _Work, sums: Sums, digest: str = "", until: Place | None = None
+    ) -> _Work | None:
+        """Take a slice away, or its part up to a place, and add what became of it to its job, in the transaction.
+
+        Return what is left of it.
 
         Raises:
-            Stopped: the job is not under way any more, or another process has done the slice.
+            Stopped: the job is not under way any more, or another process has done it.
         """
-        job_id, shard = work.task.job.job_id, work.shard
+        job_id, shard, given = work.task.job.job_id, work.shard, work.given
         if not await job_store.keep_state(connection, work.task.job):
             raise Stopped
-        if not await job_store.finish(connection, job_id, shard, work.given.slice_id):
+        left: _Work | None = None
+        if until is None or until == given.wanted.until:
+            is_ours = await job_store.finish(connection, job_id, shard, given)
+        else:
+            lease_time = self._clock.now() + LEASE
+            is_ours = await job_store.advance(connection, job_id, shard, given, until, lease_time)
+            left = replace(work, given=given._replace(wanted=Slice(until, given.wanted.until)))
+        if not is_ours:
             raise Stopped
         before, added = await job_store.lock_sums(connection, job_id, shard)
         added.merge(sums)
         digest = digests_added(before, digest) if digest else before
         await job_store.set_sums(connection, job_id, shard, digest, added)
+        return left
 
     async def _leave(self, work: _Work) -> None:
         """Let a slice be done again in a moment."""
@@ -307,7 +290,7 @@ class RerateWorker:
         async with self._shards[shard].raw_transaction() as connection:
             if not await job_store.keep_state(connection, work.task.job):
                 raise Stopped
-            if not await job_store.finish(connection, job_id, shard, given.slice_id):
+            if not await job_store.finish(connection, job_id, shard, given):
                 raise Stopped
             for half in halves:
                 await job_store.give(connection, job_id, shard, Given(new_id(), half, 0), now)
@@ -336,22 +319,3 @@ class RerateWorker:
                 return
             await job_store.update(connection, job._replace(state=State.RUNNING, checked=True), now=now)
             await job_store.begin_again(connection, job_id, store.first_place(kept.scope))
-
-
-def _wanted(task: _Task, organization_id: str, usage_id: str, operation_id: str) -> Wanted:
-    """Return the correction that re-rates a usage. Its operation id follows from the job and the usage."""
-
-    def change(state: UsageState, catalogue: Catalogue) -> Recorded:
-        version = task.price_of(state.usage.work)
-        return rerated(state.usage, task.scope.current_price_version_id, version, catalogue.units)
-
-    return Wanted(
-        organization_id,
-        f"rerate:{task.job.job_id}:{usage_id}",
-        _RERATED,
-        CorrectionKind.RERATE,
-        operation_id,
-        task.reason,
-        change,
-        task.job.actor,
-    )

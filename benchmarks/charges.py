@@ -17,7 +17,7 @@ from math import gcd
 
 import asyncpg
 
-from libs.common.ids import new_id
+from libs.common.ids import first_id_of, new_id
 from libs.common.sharding import shard_number, shard_schema
 from services.metering.tables import HOUR_KEY
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
@@ -85,7 +85,7 @@ _ACCOUNTS = """
 _CREDITS = """
     INSERT INTO transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
         direction, currency_code, amount, balance_after, requested_amount, overdrawn, system_account, create_time)
-    SELECT organization_id, 'opening', gen_random_uuid(), 'CREDIT', account_id, 1, 'CREDIT', 'USD', $3, $3, $3, false,
+    SELECT organization_id, 'opening', $5::uuid, 'CREDIT', account_id, 1, 'CREDIT', 'USD', $3, $3, $3, false,
         'PAYMENTS', $4::timestamptz
     FROM unnest($1::uuid[], $2::uuid[]) AS opened(organization_id, account_id) WHERE organization_id IS NOT NULL
 """
@@ -233,7 +233,7 @@ async def _load_billing(connection: asyncpg.Connection, loaded: Loaded) -> None:
         part = _part(loaded, number, count)
         accounts = (part, loaded.account_ids, _FUNDS, opened)
         await connection.execute(_ACCOUNTS, *accounts, loaded.start + SPAN, loaded.counts())
-        await connection.execute(_CREDITS, *accounts)
+        await connection.execute(_CREDITS, *accounts, first_id_of(opened))
         for values in _chunks(loaded, part):
             await connection.execute(_TRANSACTIONS, *values)
             await connection.execute(_HOLDS, *values)

@@ -20,6 +20,7 @@ from services.metering.limit_invariants import COUNTERS
 from services.metering.tables import HOUR_KEY
 from services.metering.usage.dropped_store import COUNTS
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
+from services.metering.usage_suspects import usage_suspects
 
 LAG_MAX_S: Final = 60
 
@@ -376,6 +377,7 @@ _HOURS_OF_USAGE: Final = Sweep(
         ("usage_hour_units", Column("hour", "timestamptz")),
         ("usage_correction_lines", Column("occur_time", "timestamptz")),
     ),
+    suspects=usage_suspects(_IS_SETTLED),
     digests=f"SELECT organization_id, {operations_digests(_IS_SETTLED)} FROM usage_records WHERE {{window}} GROUP BY 1",
 )
 _ALL_OPERATIONS: Final = Walk(

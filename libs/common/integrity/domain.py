@@ -92,6 +92,9 @@ class Sweep:
     beside: tuple[tuple[str, Column], ...] = ()
     early: timedelta = timedelta()
     """How much older `time` may be than what the check is asked to begin with."""
+    suspects: str = ""
+    """A statement that takes less time than `violations` and returns the organizations that `violations` could name in
+    a window: all of these, and others besides. `violations` then reads their rows alone."""
     digests: str = ""
     """See `Pairing`."""
 

@@ -166,7 +166,10 @@ class Reading:
         return await self._tried(partial(store.count_pages, table=walk.table), walk, "")
 
     async def _check_pages(self, walk: Walk, pages: Pages, tx: Transaction) -> Piece:
-        return await self._look(tx, walk, pages)
+        piece = await self._look(tx, walk, pages)
+        if self._take_digests is not None:
+            return piece
+        return replace(piece, rows=await store.count_in_pages(tx, walk, self._scope, pages))
 
     async def _check_range(self, walk: Walk, after: Key | None, rows_max: int, tx: Transaction) -> Piece:
         """Check the next range, of at most `rows_max` rows."""
@@ -241,6 +244,11 @@ class Reading:
             digests, new_rows = await store.read_digests(tx, check, self._scope, part)
             rows = new_rows + sum(count for _, count, _ in digests)
             if isinstance(check, Walk) and not new_rows:
+                return Piece(rows, digests=digests)
+        if isinstance(check, Sweep) and check.suspects:
+            assert isinstance(part, Window)
+            part = part._replace(organization_ids=await store.find_suspects(tx, check, self._scope, part))
+            if not part.organization_ids:
                 return Piece(rows, digests=digests)
         return Piece(rows, await store.find_violations(tx, check, self._scope, part, _FOUND_MAX), digests)
 

@@ -25,6 +25,7 @@ _SETTINGS: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_sort": "off",
+    "enable_incremental_sort": "off",
     "max_parallel_workers_per_gather": "0",
     "plan_cache_mode": "force_custom_plan",
     "work_mem": "64MB",
@@ -77,6 +78,12 @@ async def count_rows(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Rang
     return int((await tx.execute(text(statement), _values(statement, scope, range_))).scalar_one())
 
 
+async def count_in_pages(tx: AsyncConnection, walk: Walk, scope: Scope, pages: Pages) -> int:
+    """Return how many rows some pages of a table have."""
+    statement = _limited(walk, f"SELECT count(*) FROM {walk.table} WHERE {{range}}", scope, pages)  # noqa: S608
+    return int((await tx.execute(text(statement), _values(statement, scope, pages))).scalar_one())
+
+
 async def find_violations(
     tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Part, limit: int
 ) -> list[Finding]:
@@ -90,6 +97,12 @@ async def find_violations(
     """  # noqa: S608 -- constants of ours; values are bound.
     found = await tx.execute(text(statement), _values(statement, scope, part))
     return [Finding(row[0], str(row[1] or ""), row[2], row[3]) for row in found]
+
+
+async def find_suspects(tx: AsyncConnection, sweep: Sweep, scope: Scope, window: Window) -> list[str]:
+    """Return the organizations that may have violations in a window."""
+    statement = _limited(sweep, sweep.suspects, scope, window)
+    return [str(one) for one in (await tx.execute(text(statement), _values(statement, scope, window))).scalars()]
 
 
 async def read_digests(tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Part) -> tuple[Digests, int]:

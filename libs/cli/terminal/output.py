@@ -91,7 +91,7 @@ class Output:
         for name in columns:
             table.add_column(_heading(name), overflow="fold")
         for row in rows:
-            table.add_row(*map(_shown, row))
+            table.add_row(*map(shown, row))
         self._console.print(table, markup=False)
 
     def clear(self) -> None:
@@ -100,14 +100,14 @@ class Output:
             self._console.clear()
 
     def line(self, text: str) -> None:
-        self._console.print(_shown(text), markup=False, soft_wrap=True)
+        self._console.print(shown(text), markup=False, soft_wrap=True)
 
     def json(self, document: object) -> None:
         typer.echo(json.dumps(document, indent=2))
 
     def remark(self, text: str) -> None:
         """Print a remark on standard error."""
-        typer.echo(_shown(text), err=True)
+        typer.echo(shown(text), err=True)
 
 
 def as_dict(message: Message) -> dict[str, object]:
@@ -147,7 +147,7 @@ def _text(field: FieldDescriptor, value: object) -> str:
     return str(value) if value != 0 else ""
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return text as a terminal may have it, whoever wrote it: a control character in it would be obeyed."""
     return "".join(one if one.isprintable() or one == "\n" else _NOT_SHOWN for one in text)
 

@@ -102,6 +102,16 @@ async def test_a_target_balance_is_reached_from_where_the_account_is(shop: Shop)
     assert await shop.house.posted(org) == {"USD": Decimal("50.005")}
 
 
+async def test_nobody_is_charged_for_an_account_that_is_closed(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.house.spend(org, "10", "USD")
+    await shop.house.close_account(org, "USD")
+    await shop.sweep()
+    assert shop.charged(org) == []
+    assert (await shop.top_ups.get(org)).pending_payment_id is None
+
+
 async def test_a_currency_without_cents_is_topped_up_by_whole_units(shop: Shop) -> None:
     org = await shop.customer()
     yen: dict[str, object] = {"currency_code": "JPY", "threshold": Decimal(100)}

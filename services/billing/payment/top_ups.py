@@ -173,7 +173,7 @@ class TopUps:
             account = next((one for one in owned if policy and one.currency_code == policy.currency_code), None)
             available = ZERO if account is None else account.available
             amount = ZERO if policy is None else policy.missing(available, self._smallest(policy))
-            if policy is None or not amount:
+            if policy is None or not amount or (account is not None and account.closed):
                 return None, None
             if not policy.allows(*await top_up_store.count(connection, organization_id, *beginnings(now))):
                 return None, None

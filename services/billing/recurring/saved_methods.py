@@ -120,6 +120,7 @@ class SavedMethods:
         provider = demand.subscription.collection_provider or ""
         try:
             customer = await self._customer(event.organization_id, provider)
+            await self._steps.require_open(event.organization_id, event.charge.currency_code)
             await self._references.claim([of_checkout(claim.payment_id)], claim, self._clock.now())
             return await self._steps.store(self._pending(demand, claim, customer))
         except Refusal as refusal:

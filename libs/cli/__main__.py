@@ -1,6 +1,7 @@
 """The `tollhouse` command: its commands, and how errors end it."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Collection
 from importlib import import_module
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from libs.cli.failures import CommandFailed
+from libs.cli.terminal.output import shown
 from libs.cli.terminal.refusals import exit_status_of, refusal_line
 from libs.common.database_url import InvalidDatabaseUrl
 from libs.common.environment import VariablesError
@@ -86,10 +88,14 @@ def main() -> None:
         _end_with(refusal_line(error), exit_status_of(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _end_with(f"{error.filename or 'A file'}: {os.strerror(error.errno)}.", 1)
 
 
 def _end_with(message: str, status: int) -> None:
-    Console(stderr=True, highlight=False).print(f"tollhouse: {message}", soft_wrap=True, markup=False)
+    Console(stderr=True, highlight=False).print(f"tollhouse: {shown(message)}", soft_wrap=True, markup=False)
     sys.exit(status)
 
 

@@ -48,6 +48,15 @@ class InvoiceState(Refusal):
     remedy = "Read the document; docs/invoices.md has the changes that each state allows."
 
 
+class DoesNotPayInvoice(Refusal):
+    """What is to have paid an invoice has brought no money in its currency, or has given it back."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "DOES_NOT_PAY_INVOICE"
+    template = "The {paid_by} is {found} and does not pay the invoice {number}, which is in {currency_code}."
+    remedy = "Name a completed payment, or an operation, in the currency of the invoice."
+
+
 class InvoiceHasCreditNotes(Refusal):
     """What was credited in part cannot be voided, since its movements would be charged in full again."""
 

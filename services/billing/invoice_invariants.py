@@ -75,7 +75,8 @@ _INVOICES: Final = """
         FROM transactions AS t
         WHERE t.organization_id = i.organization_id AND t.account_id = i.account_id
             AND t.sequence > i.after_sequence AND t.sequence <= i.to_sequence
-            AND t.system_account IN ('REVENUE', 'ADJUSTMENTS') AND (t.metadata ->> 'credit_note_id') IS NULL
+            AND t.system_account IN ('REVENUE', 'ADJUSTMENTS')
+            AND (t.direction = 'DEBIT' OR (t.metadata ->> 'credit_note_id') IS NULL)
     ) AS m
     WHERE i.position IS NOT NULL AND i.step_amount <> m.amount + coalesce(b.rest_amount, 0) - i.rest_amount
     UNION ALL

@@ -133,6 +133,18 @@ class PaymentHouse:
         )
         assert not isinstance(answer, Exception), answer
 
+    async def close_account(self, organization_id: str, currency_code: str) -> None:
+        """Close an account that is empty, as CloseAccount does."""
+        async with self.shards.of(organization_id).raw_connection() as connection:
+            owned = await ledger_store.find_owned(connection, organization_id, organization_id)
+            (account,) = [one for one in owned if one.currency_code == currency_code]
+            assert not account.posted
+            await connection.execute(
+                "UPDATE accounts SET state = 'CLOSED' WHERE organization_id = $1::uuid AND account_id = $2::uuid",
+                organization_id,
+                account.account_id,
+            )
+
     async def findings(self) -> list[Finding]:
         verification = Verification(self.shards, self.clock, CHECKS, Part(self.platform, PLATFORM_CHECKS))
         return await findings_of(verification)

@@ -14,6 +14,7 @@ from tests.billing.invoice_calls import NOW, at, credit, issue, set_issuer, set_
 from tests.billing.support import BillingServer, Ledger, funded, organization, refusal, usd
 from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import invoice_pb2 as pb
+from tollhouse.billing.v1 import payment_pb2
 from tollhouse.common.v1.amount_pb2 import Amount
 
 BAD = "\x00"
@@ -148,3 +149,37 @@ async def test_times_and_names_that_cannot_be_are_refused(ledger: Ledger) -> Non
     assert (await refusal(set_paid(ledger, missing)))[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert (await refusal(void(ledger, missing)))[0] is grpc.StatusCode.NOT_FOUND
     assert (await refusal(void(ledger, missing, reason="  ")))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_invoice_is_paid_by_money_of_its_organization_and_currency_alone(ledger: Ledger) -> None:
+    await set_issuer(ledger, prefix="PAYS-")
+    invoice = await invoiced(ledger, "3")
+    org, other = invoice.organization_id, organization()
+    foreign, euros = await paid(ledger, other, "3", "USD"), await paid(ledger, org, "3", "EUR")
+    returned, dollars = await paid(ledger, org, "3", "USD"), await paid(ledger, org, "3", "USD")
+    request = payment_pb2.RefundPaymentRequest(
+        organization_id=org, payment_id=returned, request_id="back", reason="not theirs"
+    )
+    await ledger.payments.RefundPayment(request, metadata=ledger.metadata, timeout=20)
+    for missing in (new_id(), foreign):
+        assert (await refusal(set_paid(ledger, invoice, payment_id=missing)))[:2] == (
+            grpc.StatusCode.NOT_FOUND,
+            "NOT_FOUND",
+        )
+    for wrong in ({"payment_id": euros}, {"payment_id": returned}, {"operation_id": f"payment/{euros}/0"}):
+        assert (await refusal(set_paid(ledger, invoice, **wrong)))[1] == "DOES_NOT_PAY_INVOICE"
+    assert (await set_paid(ledger, invoice, payment_id=dollars)).state == pb.INVOICE_STATE_PAID
+
+
+async def paid(ledger: Ledger, org: str, value: str, currency_code: str) -> str:
+    """A payment of an organization, completed."""
+    request = payment_pb2.RecordPaymentRequest(
+        organization_id=org,
+        operation_id=new_id(),
+        type=payment_pb2.PAYMENT_TYPE_TOP_UP,
+        amount=Amount(currency_code=currency_code, value=value),
+        method=payment_pb2.PAYMENT_METHOD_BANK_TRANSFER,
+        reason="statement",
+    )
+    answer = await ledger.payments.RecordPayment(request, metadata=ledger.metadata, timeout=20)
+    return answer.payment.payment_id

@@ -143,6 +143,16 @@ async def test_voided_movements_are_on_the_next_invoice_once(ledger: Ledger) -> 
     assert [one.number for one in await list_all(ledger, org)] == [f"VOID-{number:06}" for number in range(1, 6)]
 
 
+async def test_charge_is_invoiced_whatever_its_metadata_says(ledger: Ledger) -> None:
+    await set_issuer(ledger, prefix="META-")
+    org = await funded(ledger, "100", hold=None)
+    await ledger.debit(org, "charge", "7", metadata={"credit_note_id": new_id()})
+    await ledger.credit(
+        org, "back", "2", source=ledger_pb2.CREDIT_SOURCE_ADJUSTMENT, metadata={"credit_note_id": new_id()}
+    )
+    assert (await issue(ledger, org, NOW)).subtotal.value == "7"
+
+
 async def test_paid_invoice_is_not_voided_and_is_paid_by_one_thing(ledger: Ledger) -> None:
     await set_issuer(ledger, prefix="PAID-")
     org = await charged(ledger, "3")

@@ -13,6 +13,7 @@ from libs.common.errors import Conflict, RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
+from services.billing.errors import AccountClosed
 from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import Payment, PaymentStatus, PaymentType
 from services.billing.payment.products import Products
@@ -63,6 +64,9 @@ class Acme:
     @property
     def name(self) -> str:
         return "acme"
+
+    def smallest(self, currency_code: str) -> Decimal:
+        return Decimal(1) if currency_code == "JPY" else Decimal("0.01")
 
     async def create_checkout(self, checkout: NewCheckout) -> OpenedCheckout:
         if self.failures:
@@ -306,3 +310,22 @@ async def test_a_refund_that_the_provider_refuses_takes_nothing_back(shop: Shop)
     assert await shop.house.posted(org) == {"USD": 10}
     assert await shop.refund(payment, "all", "10") is False
     assert await shop.house.posted(org) == {"USD": 0}
+
+
+async def test_checkout_for_a_closed_account_is_not_opened(shop: Shop) -> None:
+    org = new_id()
+    await shop.house.earn(org, "1", "USD")
+    await shop.house.spend(org, "1", "USD")
+    await shop.house.close_account(org, "USD")
+    with pytest.raises(AccountClosed):
+        await shop.open(org)
+
+
+async def test_provider_is_not_asked_for_a_refund_that_a_closed_account_cannot_return(shop: Shop) -> None:
+    payment = await shop.paid_order()
+    org = payment.organization_id
+    await shop.house.spend(org, "10", "USD")
+    await shop.house.close_account(org, "USD")
+    with pytest.raises(AccountClosed):
+        await shop.refund(payment, "closed", "4")
+    assert shop.asked_for(payment) == []

@@ -27,7 +27,7 @@ from services.billing.payment.providers.lemon_squeezy import webhooks
 from services.billing.payment.providers.lemon_squeezy.objects import marked_name
 from services.billing.payment.providers.money import gross_of, net_of
 from services.billing.payment.providers.stripe import events
-from services.billing.payment.providers.stripe.money import read_amount, write_amount
+from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
 from tests.support.clock import DEFAULT_NOW, FixedClock
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
@@ -183,6 +183,13 @@ def test_subscription_of_stripe_is_in_our_words_and_its_events_of_one_second_are
 def test_whole_numbers_of_stripe_have_the_decimals_that_it_documents(units: int, code: str, amount: str) -> None:
     assert read_amount(units, code) == Decimal(amount)
     assert write_amount(Decimal(amount), code) == units
+
+
+@pytest.mark.parametrize("code", ["USD", "JPY", "KWD", "ISK", "UGX", "HUF"])
+def test_smallest_amounts_of_stripe_can_be_charged_and_a_tenth_of_them_cannot(code: str) -> None:
+    assert write_amount(smallest(code), code) > 0
+    with pytest.raises(ProviderMisconfigured):
+        write_amount(smallest(code) / 10, code)
 
 
 @pytest.mark.parametrize(("amount", "code"), [("0.005", "USD"), ("1.5", "JPY"), ("5.125", "KWD"), ("5.5", "ISK")])

@@ -88,6 +88,15 @@ async def test_each_period_is_charged_once_to_the_saved_method_and_leaves_the_ba
     assert sorted(await till.rows(org, operations)) == used
 
 
+async def test_period_that_costs_a_part_of_a_yen_is_charged_by_whole_yen(till: CollectingHouse) -> None:
+    org = await customer(till)
+    plan = await till.plan(price="1000.5", currency="JPY")
+    made = await subscribe(till, org, plan)
+    assert made.state is State.ACTIVE
+    assert await payments_of(till, made) == [("COMPLETED", "1001.00")]
+    assert (await till.balance(org))["JPY"] == "0.50"
+
+
 async def test_declined_charges_follow_the_schedule_and_each_is_announced_once(till: CollectingHouse) -> None:
     org = await customer(till)
     made = await subscribe(till, org, await till.plan(retries=_RETRIES, end=PastDueEnd.SUSPEND))

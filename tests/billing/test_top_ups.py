@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from libs.common.errors import InvalidArgument
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.payment.domain import Brings, Credits, PaymentType
@@ -99,6 +100,27 @@ async def test_a_target_balance_is_reached_from_where_the_account_is(shop: Shop)
     await shop.sweep()
     assert shop.charged(org) == [Decimal("52.35")]
     assert await shop.house.posted(org) == {"USD": Decimal("50.005")}
+
+
+async def test_nobody_is_charged_for_an_account_that_is_closed(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org)
+    await shop.house.spend(org, "10", "USD")
+    await shop.house.close_account(org, "USD")
+    await shop.sweep()
+    assert shop.charged(org) == []
+    assert (await shop.top_ups.get(org)).pending_payment_id is None
+
+
+async def test_a_currency_without_cents_is_topped_up_by_whole_units(shop: Shop) -> None:
+    org = await shop.customer()
+    yen: dict[str, object] = {"currency_code": "JPY", "threshold": Decimal(100)}
+    with pytest.raises(InvalidArgument):
+        await shop.policy(org, **yen, top_up_amount=Decimal("99.5"))
+    await shop.policy(org, **yen, top_up_amount=None, target_balance=Decimal("200.5"))
+    await shop.sweep()
+    assert shop.charged(org) == [201]
+    assert await shop.house.posted(org) == {"USD": 10, "JPY": 201}
 
 
 async def test_a_charge_whose_answer_is_lost_stays_pending_and_is_made_once(shop: Shop) -> None:

@@ -62,6 +62,29 @@ async def test_a_period_is_charged_once_when_it_is_over_and_late_usage_as_the_di
     assert (await movements(metered.house, s))[3:] == [("11-01", "-21")]
 
 
+async def test_usage_that_is_dropped_later_is_not_given_back(metered: Metered) -> None:
+    s = await begun(metered, 0, pages(*STEPS))
+    metered.meter.use(s.subscription_id, utc("2026-09-01"), "5")
+    metered.meter.use(s.subscription_id, utc("2026-09-20"), "7")
+    await metered.work_off(utc("2026-10-01"))
+    metered.meter.dropped_until = utc("2026-09-02")
+    for day in ("2026-11-20", "2027-03-01"):
+        await metered.work_off(utc(day))
+    assert (await movements(metered.house, s))[0] == ("10-01", "-36")
+    assert (await metered.periods(s.subscription_id))[0] == ("09-01", "10-01", "pages", "12", "36")
+    assert [line for line in await movements(metered.house, s) if not line[1].startswith("-")] == []
+
+
+async def test_period_whose_usage_was_dropped_in_part_is_charged_for_the_rest(metered: Metered) -> None:
+    s = await begun(metered, 0, pages(*STEPS))
+    metered.meter.use(s.subscription_id, utc("2026-09-01"), "5")
+    metered.meter.use(s.subscription_id, utc("2026-09-20"), "7")
+    metered.meter.dropped_until = utc("2026-09-02")
+    await metered.work_off(utc("2026-10-01"))
+    await metered.work_off(utc("2026-10-02"))
+    assert await movements(metered.house, s) == [("10-01", "-21")]
+
+
 async def test_nothing_is_charged_for_no_usage_but_a_flat_fee_where_the_plan_says_so(metered: Metered) -> None:
     plans = {"no": pages(*STEPS), "with": pages(*STEPS, fee="5"), "always": pages(*STEPS, fee="5", always=True)}
     found = {code: await begun(metered, 0, one, code=code) for code, one in plans.items()}

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +12,9 @@ import pytest
 from libs.common.database import Database, open_database
 from libs.common.errors import InvalidArgument, NotFound, Refusal, Unavailable
 from services.billing.errors import WebhookIdReused, WebhookNotWaiting, WebhookSignatureRefused
-from services.billing.payment.provider import Applied, Fact, RefusedFor, Result
+from services.billing.payment.provider import Applied, Changes, Fact, RefusedFor, Result
 from services.billing.payment.providers import http
+from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
 from services.billing.payment.webhook import retention
 from services.billing.payment.webhook import worker as worker_module
 from services.billing.payment.webhook.domain import BODY_BYTES_MAX, FAILURES_MAX, State
@@ -271,6 +272,29 @@ async def test_lost_webhooks_are_made_up_for_by_asking(house: House) -> None:
         house.clock.advance(timedelta(days=1))
         assert await fresh.reconciliation.ask_due() == 4
         await close(fresh)
+
+
+async def test_three_months_in_which_nobody_asked_are_asked_for_afterwards(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[timedelta] = []
+    ask = LemonSqueezy.changed_since
+
+    def note(provider: LemonSqueezy, since: datetime) -> AsyncIterator[Changes]:
+        asked.append(house.clock.now() - since)
+        return ask(provider, since)
+
+    monkeypatch.setattr(LemonSqueezy, "changed_since", note)
+    async with house.stripe.serving(), house.lemon.serving():
+        fresh = house_of(house.platform, house.clock, house.stripe, house.lemon, house.book)
+        await fresh.reconciliation.ask_due()
+        house.clock.advance(timedelta(days=90))
+        await fresh.reconciliation.ask_due()
+        house.clock.advance(timedelta(days=1))
+        await fresh.reconciliation.ask_due()
+        await close(fresh)
+    recent, usual, gap = timedelta(days=3), timedelta(days=35), timedelta(days=93)
+    assert asked == [recent, usual, recent, gap, recent, usual]
 
 
 async def test_only_one_process_asks_at_a_time_and_one_that_died_keeps_nobody_from_asking(

@@ -24,6 +24,8 @@ class Meter(Usages):
         self.used: dict[str, list[tuple[datetime, Decimal]]] = defaultdict(list)
         """By subscription: when, and how much."""
         self.is_away = False
+        self.dropped_until: datetime | None = None
+        """Before when usage was dropped."""
 
     def use(self, subscription_id: str, moment: datetime, quantity: str) -> None:
         self.used[subscription_id].append((moment, Decimal(quantity)))
@@ -32,8 +34,10 @@ class Meter(Usages):
         if self.is_away:
             raise Unavailable(dependency="metering")
         assert wanted.unit == PAGES
-        within = [n for moment, n in self.used[wanted.subscription_id] if wanted.start <= moment < wanted.end]
-        return UsedQuantity(sum(within, Decimal(0)), ())
+        within = [one for one in self.used[wanted.subscription_id] if wanted.start <= one[0] < wanted.end]
+        kept = [one for one in within if self.dropped_until is None or one[0] >= self.dropped_until]
+        dropped = {f"{moment:%Y-%m}" for moment, _ in set(within) - set(kept)}
+        return UsedQuantity(sum((quantity for _, quantity in kept), Decimal(0)), (), tuple(sorted(dropped)))
 
 
 def pages(

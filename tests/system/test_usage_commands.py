@@ -105,6 +105,9 @@ async def test_usage_is_exported_and_verified(installation: Installation, tmp_pa
         )
         await usage_pb2_grpc.UsageServiceStub(channels.metering).RecordUsage(request)
     file = ""
+    nowhere = ("usage", "export", "--out", str(tmp_path / "no-folder" / "file"))
+    assert "No such file or directory" in refused(installation, 1, *nowhere)
+    refused(installation, 2, "usage", "export", "--organization", "acme", "--out", str(tmp_path / "usage.focus"))
     for form in ("focus", "csv"):
         file = str(tmp_path / f"usage.{form}")
         asked = ("usage", "export", "--organization", organization_id, "--since", "1h", "--format", form, "--out", file)

@@ -89,7 +89,7 @@ def _target(file: Path, *, resume: bool) -> Target:
     target = Target(file)
     if file.exists():
         raise WrongUse(f"{file} is there already.")
-    if target.part.exists() and not resume:
+    if not resume and target.part.exists() and target.part.stat().st_size:
         raise WrongUse(f"{target.part} is an export that was not finished: go on with --resume, or delete it.")
     return target
 
@@ -192,6 +192,8 @@ class _Resumable:
             return 0, afresh
         except (ValueError, KeyError, TypeError, ParseError):
             raise CommandFailed(f"{target.resume} is damaged: delete it and {target.part}.") from None
+        if not size:
+            return 0, afresh  # Nothing was received, such as where the request was refused.
         if words != self.words:
             raise WrongUse(f"{target.part} was begun with other options.")
         return (size, resumed) if size <= target.part.stat().st_size else (0, afresh)

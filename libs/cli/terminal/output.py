@@ -14,6 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 
+from tollhouse.common.v1.amount_pb2 import Amount
+
 # Lines that go to a file or another program are not wrapped.
 _WIDTH_OF_A_FILE: Final = 1_000
 _NOT_SHOWN: Final = "\ufffd"
@@ -89,7 +91,7 @@ class Output:
         for name in columns:
             table.add_column(_heading(name), overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(shown, row))
         self._console.print(table, markup=False)
 
     def clear(self) -> None:
@@ -98,14 +100,14 @@ class Output:
             self._console.clear()
 
     def line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(shown(text), markup=False, soft_wrap=True)
 
     def json(self, document: object) -> None:
         typer.echo(json.dumps(document, indent=2))
 
     def remark(self, text: str) -> None:
         """Print a remark on standard error."""
-        typer.echo(text, err=True)
+        typer.echo(shown(text), err=True)
 
 
 def as_dict(message: Message) -> dict[str, object]:
@@ -136,11 +138,18 @@ def _text(field: FieldDescriptor, value: object) -> str:
         return "yes" if value else "no"
     if field.enum_type is not None and isinstance(value, int):
         return _enum_text(field, value)
+    if isinstance(value, Amount):
+        return f"{value.value} {value.currency_code}"
     if isinstance(value, Message):
         return ", ".join(f"{part.name} {_text(part, one)}" for part, one in value.ListFields())
     if isinstance(value, str):
-        return "".join(one if one.isprintable() or one == "\n" else _NOT_SHOWN for one in value)
+        return value
     return str(value) if value != 0 else ""
+
+
+def shown(text: str) -> str:
+    """Return text as a terminal may have it, whoever wrote it: a control character in it would be obeyed."""
+    return "".join(one if one.isprintable() or one == "\n" else _NOT_SHOWN for one in text)
 
 
 def _enum_text(field: FieldDescriptor, number: int) -> str:

@@ -38,6 +38,8 @@ _REQUESTS_KEPT: Final = timedelta(days=30)
 _FAILING_AT_ONCE: Final = 1
 """How many attempts are under way to an endpoint whose attempts fail."""
 _FAILING_KNOWN_MAX: Final = 10_000
+_TRIED_FOR: Final = timedelta(hours=4)
+"""For how long attempts of a process must have failed before it switches an endpoint off."""
 _STATEMENTS_AT_ONCE: Final = 2
 """How many connections it uses at a time: calls share the pool, and must not wait for deliveries."""
 
@@ -53,8 +55,8 @@ class Deliverer:
         self._endpoints = endpoints
         self._dispatcher = Dispatcher(homes, clock, sender.built_in)
         self._under_way: Counter[str] = Counter()
-        self._failing: set[str] = set()
-        """Endpoints whose last attempt by this process failed."""
+        self._failing: dict[str, datetime] = {}
+        """Endpoints whose last attempt by this process failed, each with the time of the first of these."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
         self._turns = asyncio.Semaphore(_STATEMENTS_AT_ONCE)
@@ -197,18 +199,22 @@ class Deliverer:
         if endpoint is None or outcome.final:
             return
         if outcome.delivered:
-            self._failing.discard(endpoint.endpoint_id)
+            self._failing.pop(endpoint.endpoint_id, None)
             if endpoint.failing_since is not None:
                 await self._endpoints.note_failing(endpoint, failing=False)
             return
         if len(self._failing) < _FAILING_KNOWN_MAX:
-            self._failing.add(endpoint.endpoint_id)
+            self._failing.setdefault(endpoint.endpoint_id, now)
         if is_gone(outcome):
             await self._endpoints.switch_off(endpoint, Off.GONE)
         elif endpoint.failing_since is None:
             await self._endpoints.note_failing(endpoint, failing=True)
-        elif now - endpoint.failing_since >= self._options.off_after:
+        elif now - endpoint.failing_since >= self._options.off_after and self._has_tried(endpoint, now):
             await self._endpoints.switch_off(endpoint, Off.FAILED_FOR_LONG)
+
+    def _has_tried(self, endpoint: Endpoint, now: datetime) -> bool:
+        """Return whether attempts of this process have failed for some hours. While none ran, nothing was tried."""
+        return now - self._failing.get(endpoint.endpoint_id, now) >= _TRIED_FOR
 
     def _retry_time(self, delivery: Delivery, outcome: Outcome, now: datetime) -> datetime | None:
         """Return when the next attempt is made; None where there is none."""

@@ -32,6 +32,8 @@ class UsedQuantity(NamedTuple):
     quantity: Decimal
     priced_models: tuple[str, ...]
     """Models that ask for a price for the unit by themselves."""
+    dropped_months: tuple[str, ...] = ()
+    """Months of which usage was dropped that is lacking."""
 
 
 class WantedQuantity(NamedTuple):
@@ -97,7 +99,7 @@ class Usages:
             found = await self._charges.GetUsedQuantity(request, timeout=_ASK_WITHIN_S, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(dependency="metering") from error
-        return UsedQuantity(Decimal(found.quantity), tuple(found.priced_models))
+        return UsedQuantity(Decimal(found.quantity), tuple(found.priced_models), tuple(found.dropped_months))
 
     async def rates(self, organization_id: str, model: str, price_version_id: str) -> Rates:
         """Return the rates of a price version; none of one that is not among the latest 20,000 of the model.

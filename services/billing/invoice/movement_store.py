@@ -10,9 +10,11 @@ from services.billing.invoice.gathering import Charged, PlanPeriod
 from services.billing.plan.usage_charge_domain import usage_charge_of_json
 
 INVOICED: Final = """
-    t.system_account IN ('REVENUE', 'ADJUSTMENTS') AND (t.metadata ->> 'credit_note_id') IS NULL
+    t.system_account IN ('REVENUE', 'ADJUSTMENTS')
+        AND (t.direction = 'DEBIT' OR (t.metadata ->> 'credit_note_id') IS NULL)
 """
-"""Which movements of an account are on invoices: charges, their reversals, and adjustments."""
+"""Which movements of an account are on invoices: charges, their reversals, and adjustments. What gives money back for a
+credit note is not; a charge is, whatever its metadata says."""
 TAKEN: Final = "CASE t.direction WHEN 'DEBIT' THEN t.amount ELSE -t.amount END"
 
 # A range of the unique sequence.

@@ -71,6 +71,12 @@ _NOTES: Final = f"""
     ORDER BY invoices.invoice_id
 """  # noqa: S608
 
+# One probe of the primary key.
+_PAYMENT: Final = """
+    SELECT status, currency_code, credits_currency_code FROM payments
+    WHERE organization_id = $1::uuid AND payment_id = $2::uuid
+"""
+
 # Held until the end of the transaction, so that the invoices of an account follow each other.
 _LOCK_ACCOUNT: Final = "SELECT pg_advisory_xact_lock(hashtextextended('billing.invoices/' || $1 || '/' || $2, 0))"
 
@@ -140,6 +146,14 @@ class Head(NamedTuple):
     grants_used: dict[str, Decimal]
 
 
+class PaidBy(NamedTuple):
+    """A payment by which an invoice is said to be paid."""
+
+    status: str
+    units: frozenset[str]
+    """The currency in which it was paid, and the unit of what it brings."""
+
+
 class Place(NamedTuple):
     """What the chain of an account's invoices keeps of one, beside its step."""
 
@@ -200,6 +214,12 @@ async def find_steps(connection: RawConnection, organization_id: str, invoice_id
 async def owed(connection: RawConnection, organization_id: str, account_id: str) -> Decimal:
     value: Decimal = await connection.fetchval(_OWED, organization_id, account_id)
     return value
+
+
+async def find_payment(connection: RawConnection, organization_id: str, payment_id: str) -> PaidBy | None:
+    """Return what a payment of the organization was paid in, and where it is in its life."""
+    row = await connection.fetchrow(_PAYMENT, organization_id, payment_id)
+    return None if row is None else PaidBy(row[0], frozenset(unit for unit in row[1:] if unit is not None))
 
 
 async def insert(connection: RawConnection, document: Document, prefix: str, place: Place | None) -> str:

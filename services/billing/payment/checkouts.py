@@ -125,6 +125,7 @@ class Checkouts:
             NotFound: of the product, the plan or the subscriber.
             ProductArchived, PlanArchived, PlanNotPublished, NotOffered, NotSoldThere, NothingToPay,
             NotForSelfService, RenewedByProvider, SamePlan: the plan cannot be bought by, or for, them.
+            AccountClosed: the account that the payment is for is closed.
             PaymentProviderUnknown, PaymentProviderCannot, PaymentProviderDeclined, PaymentProviderMisconfigured: see
             each.
             Unavailable: the provider cannot be reached. Repeat it: the checkout is stored.
@@ -137,7 +138,9 @@ class Checkouts:
             if payment is None:
                 if new.subscriber_user_id is not None:
                     await self._subjects.require(new.organization_id, new.subscriber_user_id, None)
-                payment = await self._stored(new, name, await self._bought(new, name))
+                bought = await self._bought(new, name)
+                await self._steps.require_open(new.organization_id, bought.credits.currency_code)
+                payment = await self._stored(new, name, bought)
             return await self._opened(new, payment, provider), False
 
     async def _known(self, new: NewPurchase) -> Payment | None:

@@ -10,6 +10,8 @@ from typing import Final, TypeAlias
 from services.billing.payment.provider import FactStatus, Method, PaymentFact, Version
 
 ZERO: Final = Decimal(0)
+CENT: Final = Decimal("0.01")
+"""What payments are rounded to where the provider is not set up any more, and cannot say it."""
 _SMALLEST: Final = Decimal("0.000000001")
 TEXT_MAX: Final = 500
 """How long a provider's own words may be; longer ones are cut."""

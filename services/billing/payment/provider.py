@@ -323,6 +323,12 @@ class Provider(Protocol):
     def charges_saved_methods(self) -> bool:
         """Whether `charge_saved` does anything."""
 
+    def smallest(self, currency_code: str) -> Decimal:
+        """Return the smallest amount that it can charge more or less in a currency, such as a cent or a yen.
+
+        It is 1, or a power of ten below it.
+        """
+
     def verify(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> None:
         """Check the signature of a webhook over its raw bytes, in constant time. Header names are in lower case.
 

@@ -98,6 +98,7 @@ class Refunds:
             NotFound: the organization has no such payment.
             RequestIdReused: the request has refunded something else.
             PaymentNotRefundable, RefundExceedsPayment, RefundUnderWay: as their names say.
+            AccountClosed: nothing can be taken back from a closed account.
             PaymentProviderDeclined, PaymentProviderUnknown, PaymentProviderMisconfigured, PaymentProviderCannot: too.
             Unavailable: the provider cannot be reached, or it is not known what it did. Repeat it.
         """
@@ -121,6 +122,8 @@ class Refunds:
         if provider is None:
             raise errors.PaymentProviderUnknown(provider=payment.provider)
         if refund is None:
+            if payment.credits is not None:
+                await self._steps.require_open(payment.organization_id, payment.credits.currency_code)
             refund = await self._request(asked)
         await self._ask(provider, payment, refund)
         return refund.refund_id, False

@@ -19,7 +19,8 @@ from libs.common.database import RawConnection
 from libs.common.errors import OperationIdReused
 from libs.common.events.outbox import announce
 from libs.common.shards import Shards
-from services.billing import next_steps, payment_errors
+from services.billing import errors, next_steps, payment_errors
+from services.billing.ledger import store as ledger_store
 from services.billing.ledger.domain import (
     Also,
     Credit,
@@ -70,6 +71,18 @@ class Steps:
         self._engine = engine
         self._clock = clock
         self._into_debt = into_debt
+
+    async def require_open(self, organization_id: str, currency_code: str) -> None:
+        """Check that an account can take what is to be paid for. One that does not exist is opened then.
+
+        Raises:
+            AccountClosed: it is closed.
+        """
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            owned = await ledger_store.find_owned(connection, organization_id, organization_id)
+        for account in owned:
+            if account.currency_code == currency_code and account.closed:
+                raise errors.AccountClosed(account_id=account.account_id)
 
     async def store(self, payment: Payment, extra: Extra | None = None) -> Payment:
         """Store a payment as it was changed, and do all that follows from it; return it as it is then.

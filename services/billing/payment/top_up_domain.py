@@ -27,14 +27,17 @@ class TopUpPolicy:
     pending_payment_id: str | None = None
     paused_reason: str = ""
 
-    def missing(self, available: Decimal) -> Decimal:
-        """Return by how much the account is to be topped up; zero where it has enough."""
+    def missing(self, available: Decimal, smallest: Decimal) -> Decimal:
+        """Return by how much the account is to be topped up; zero where it has enough.
+
+        What is missing up to a target is rounded up to `smallest`, which the provider can charge, such as a cent.
+        """
         if not self.enabled or available >= self.threshold:
             return ZERO
         if self.top_up_amount is not None:
             return self.top_up_amount
         assert self.target_balance is not None
-        return (self.target_balance - available).quantize(Decimal("0.01"), rounding=ROUND_CEILING)
+        return (self.target_balance - available).quantize(smallest, rounding=ROUND_CEILING)
 
     def allows(self, today: int, this_month: int) -> bool:
         """Return whether there may be another top-up after so many, other than failed ones."""

@@ -18,13 +18,13 @@ from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import NotFound, Refusal
+from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from libs.common.ids import NIL, new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
-from services.billing.payment.domain import ZERO, Brings, Credits, Payment, PaymentType
+from services.billing.payment.domain import CENT, ZERO, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     MANUAL,
@@ -83,8 +83,13 @@ class TopUps:
 
         Raises:
             PaymentProviderCannot, PaymentProviderUnknown, NoSavedMethod: the provider cannot be charged by itself.
+            InvalidArgument: it cannot charge the amount in its currency.
         """
         name = self._provider_name(policy.provider)
+        smallest = self._providers[name].smallest(policy.currency_code)
+        if policy.top_up_amount is not None and policy.top_up_amount % smallest:
+            rule = f"must be a multiple of {smallest}, which {name} can charge in {policy.currency_code}"
+            raise InvalidArgument([FieldViolation("top_up_amount.value", rule)])
         organization_id, now = policy.organization_id, self._clock.now()
         async with self._shards.of(organization_id).raw_transaction() as connection:
             before = await top_up_store.lock(connection, organization_id)
@@ -127,6 +132,10 @@ class TopUps:
             raise errors.PaymentProviderUnknown(provider=name or "that is meant")
         return name
 
+    def _smallest(self, policy: TopUpPolicy) -> Decimal:
+        provider = self._providers.get(policy.provider)
+        return CENT if provider is None else provider.smallest(policy.currency_code)
+
     async def run(self, every_s: float) -> NoReturn:
         """Look at all policies again and again."""
         await self._shards.visit(self.sweep, every_s=every_s)
@@ -162,8 +171,9 @@ class TopUps:
                 return policy, await store.find(connection, organization_id, policy.pending_payment_id)
             owned = await ledger_store.find_owned(connection, organization_id, organization_id)
             account = next((one for one in owned if policy and one.currency_code == policy.currency_code), None)
-            amount = ZERO if policy is None else policy.missing(ZERO if account is None else account.available)
-            if policy is None or not amount:
+            available = ZERO if account is None else account.available
+            amount = ZERO if policy is None else policy.missing(available, self._smallest(policy))
+            if policy is None or not amount or (account is not None and account.closed):
                 return None, None
             if not policy.allows(*await top_up_store.count(connection, organization_id, *beginnings(now))):
                 return None, None

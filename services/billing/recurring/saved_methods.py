@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING
 from typing import Final
 
 import structlog
@@ -21,7 +21,7 @@ from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import facts, store, top_up_store
-from services.billing.payment.domain import Brings, Credits, Field, Payment, PaymentType
+from services.billing.payment.domain import CENT, Brings, Credits, Field, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     MANUAL,
@@ -47,7 +47,6 @@ _ASKED_MAX: Final = 200
 _ASKED_FOR: Final = timedelta(hours=23)
 """For how long a charge is asked for again: providers know its id for a day. One that was made all the same is told of
 later, and pays what is owed then."""
-_CENT: Final = Decimal("0.01")
 _ACTOR: Final = "system"
 
 
@@ -121,6 +120,7 @@ class SavedMethods:
         provider = demand.subscription.collection_provider or ""
         try:
             customer = await self._customer(event.organization_id, provider)
+            await self._steps.require_open(event.organization_id, event.charge.currency_code)
             await self._references.claim([of_checkout(claim.payment_id)], claim, self._clock.now())
             return await self._steps.store(self._pending(demand, claim, customer))
         except Refusal as refusal:
@@ -130,8 +130,10 @@ class SavedMethods:
         event, subscription = demand.event, demand.subscription
         assert event.charge is not None
         provider, now = subscription.collection_provider or "", self._clock.now()
-        # A part of a period may cost parts of a cent. What is paid beyond it stays on the balance.
-        amount = event.charge.value.quantize(_CENT, rounding=ROUND_CEILING)
+        known = self._providers.get(provider)
+        smallest = CENT if known is None else known.smallest(event.charge.currency_code)
+        # A part of a period may cost parts of a cent, or of a yen. What is paid beyond it stays on the balance.
+        amount = event.charge.value.quantize(smallest, rounding=ROUND_CEILING)
         return Payment(
             organization_id=claim.organization_id,
             payment_id=claim.payment_id,

@@ -12,7 +12,7 @@ wait, and nothing else does.
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NoReturn
 
@@ -24,7 +24,7 @@ from libs.common.database import Database
 from libs.common.errors import Refusal, Unavailable
 from libs.common.shards import Shards
 from libs.common.text import storable
-from services.billing.clients.usages import Usages, WantedQuantity
+from services.billing.clients.usages import Usages, UsedQuantity, WantedQuantity
 from services.billing.ledger.domain import Decline
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.rendering import refusal_of
@@ -46,7 +46,7 @@ _AGAIN_AFTER: Final = timedelta(seconds=30)
 _DOUBLINGS_MAX: Final = 7
 """What fails is tried again after 30 seconds, then after twice as long each time, up to about an hour."""
 _ERROR_CHARS_MAX: Final = 256
-_ZERO: Final = Decimal(0)
+_NOTHING: Final = UsedQuantity(Decimal(0), ())
 
 
 class UsageCharges:
@@ -97,17 +97,21 @@ class UsageCharges:
 
     async def _look_at(self, database: Database, taken: Stored) -> None:
         """Charge what a time comes to, or give back what it comes to less."""
-        quantity = _ZERO if taken.charge is None else await self._used(taken)
+        used = _NOTHING if taken.charge is None else await self._used(taken)
         now = self._clock.now()
         async with database.raw_transaction() as connection:
             found = await store.lock(connection, taken)
             if found is None:
                 return
             stored, movement = found
-            again = now if movement is not None else next_look(stored.end, now)
+            if movement is None and used.dropped_months and not stored.is_new:
+                # What was counted before it was dropped stands, and nothing changes any more in a dropped month.
+                await store.done(connection, stored, now, None)
+                return
+            again = now if movement is not None else _next_look(stored, used, now)
             if movement is None:
                 if stored.charge is not None:
-                    amount = stored.charge.amount(quantity, stored.base)
+                    amount = stored.charge.amount(used.quantity, stored.base)
                 else:
                     charged, waits = await store.charged_within(connection, stored)
                     if waits:
@@ -115,8 +119,8 @@ class UsageCharges:
                         return
                     # It is looked at when one of those changes.
                     amount, again = minimum_amount(stored.base, charged), None
-                movement = stored.movement_to(quantity, amount)
-                await store.plan(connection, stored, quantity, movement, now)
+                movement = stored.movement_to(used.quantity, amount)
+                await store.plan(connection, stored, used.quantity, movement, now)
             if stored.charge is not None and (stored.is_new or movement is not None):
                 await store.wake_minimum(connection, stored, now)
             if movement is None:
@@ -129,7 +133,7 @@ class UsageCharges:
             if stored.charge is not None and stored.is_new:
                 await store.wake_minimum(connection, stored, now)
 
-    async def _used(self, taken: Stored) -> Decimal:
+    async def _used(self, taken: Stored) -> UsedQuantity:
         assert taken.charge is not None
         assert self._usages is not None
         key = taken.organization_id, taken.subscription_id, taken.with_unsubscribed
@@ -144,7 +148,16 @@ class UsageCharges:
                 unit=taken.charge.unit,
                 models=used.priced_models,
             )
-        return used.quantity
+        if used.dropped_months and taken.is_new:
+            _log.warning(
+                "usage was dropped before it was charged, and is not charged",
+                organization_id=taken.organization_id,
+                subscription_id=taken.subscription_id,
+                plan_code=taken.plan_code,
+                usage_charge_code=taken.code,
+                months=used.dropped_months,
+            )
+        return used
 
     async def _move(self, stored: Stored, movement: Movement) -> None:
         (answer,) = await self._engine.submit([stored.command(movement)])
@@ -171,3 +184,8 @@ class UsageCharges:
         async with database.raw_transaction() as connection:
             later = self._clock.now() + after
             await store.postpone(connection, taken, later, attempts, storable(text, _ERROR_CHARS_MAX))
+
+
+def _next_look(stored: Stored, used: UsedQuantity, now: datetime) -> datetime | None:
+    """Return when a time is looked at again; never where some of its usage was dropped."""
+    return None if used.dropped_months else next_look(stored.end, now)

@@ -12,6 +12,7 @@ from services.metering.charge.quantity_store import Span
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import REQUESTS
 from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.usage.dropped_store import month_text
 
 RANGE_MAX: Final = timedelta(days=3660)
 _CLASS_OF_UNIT: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()}
@@ -39,23 +40,31 @@ class Quantities:
         self._catalogue = catalogue
         self._clock = clock
 
-    async def used(self, wanted: Wanted) -> tuple[Decimal, list[str]]:
-        """Return how much was used, and the first models with a price of their own for the unit."""
+    async def used(self, wanted: Wanted) -> tuple[Decimal, list[str], list[str]]:
+        """Return how much was used, the first models with a price of their own for the unit, and the months of dropped
+        usage that is not in it.
+        """
+        span = span_of(wanted.start_time, wanted.end_time)
         subscription_ids = [wanted.subscription_id, *([""] if wanted.with_unsubscribed else [])]
         async with self._reports.of(wanted.organization_id).raw_connection() as connection:
             by_model = await quantity_store.used_by_model(
                 connection,
                 wanted.organization_id,
                 subscription_ids,
-                span_of(wanted.start_time, wanted.end_time),
+                span,
                 unit=wanted.unit,
                 token_class=_CLASS_OF_UNIT.get(wanted.unit),
                 is_requests=wanted.unit == REQUESTS,
                 models=wanted.models,
             )
+            dropped = await quantity_store.dropped_at_the_ends(connection, wanted.organization_id, span)
         await self._catalogue.refresh()
         priced = [model for model in sorted(by_model) if self._is_priced(model, wanted)]
-        return sum(by_model.values(), Decimal(0)), priced[:_MODELS_MAX]
+        quantity = sum(by_model.values(), Decimal(0))
+        if dropped:
+            # What corrections took out of dropped usage is known still, and the usage itself is not.
+            quantity = max(quantity, Decimal(0))
+        return quantity, priced[:_MODELS_MAX], sorted({*map(month_text, dropped)})
 
     def _is_priced(self, model: str, wanted: Wanted) -> bool:
         """Return whether a model's rate card in force asks for a price for the unit, or for one it falls back to."""

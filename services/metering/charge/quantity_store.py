@@ -66,6 +66,18 @@ _OF_UNIT: Final = _sums(
 )
 
 
+# A range of the primary key for each part of an hour.
+_DROPPED: Final = """
+    SELECT d.occur_time FROM (
+        (SELECT occur_time FROM dropped_usages
+        WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz AND occur_time < $3::timestamptz LIMIT 1)
+        UNION ALL
+        (SELECT occur_time FROM dropped_usages
+        WHERE organization_id = $1::uuid AND occur_time >= $4::timestamptz AND occur_time < $5::timestamptz LIMIT 1)
+    ) AS d ORDER BY d.occur_time
+"""
+
+
 async def used_by_model(
     connection: RawConnection,
     organization_id: str,
@@ -85,3 +97,11 @@ async def used_by_model(
         *(organization_id, list(subscription_ids), NIL, *span, unit, list(models)),
     )
     return {row[0]: Decimal(row[1]) for row in rows}
+
+
+async def dropped_at_the_ends(connection: RawConnection, organization_id: str, span: Span) -> list[datetime]:
+    """Return when usage was that was dropped, of each part of an hour that has some.
+
+    Ask for it after the usage was added up: what is moved away meanwhile is told then.
+    """
+    return [row[0] for row in await connection.fetch(_DROPPED, organization_id, *span)]

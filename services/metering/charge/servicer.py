@@ -100,8 +100,10 @@ class ChargeServicer(rpc.ChargeServiceServicer):
     async def GetUsedQuantity(
         self, request: pb.GetUsedQuantityRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetUsedQuantityResponse:
-        quantity, priced_models = await self._quantities.used(_read_wanted(request))
-        return pb.GetUsedQuantityResponse(quantity=format_amount(quantity), priced_models=priced_models)
+        quantity, priced_models, dropped_months = await self._quantities.used(_read_wanted(request))
+        return pb.GetUsedQuantityResponse(
+            quantity=format_amount(quantity), priced_models=priced_models, dropped_months=dropped_months
+        )
 
 
 def _read_wanted(request: pb.GetUsedQuantityRequest) -> Wanted:

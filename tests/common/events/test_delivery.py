@@ -258,6 +258,21 @@ async def test_an_endpoint_is_switched_off_after_five_days_of_failures_and_other
     assert left == {Status.FAILED}
 
 
+async def test_time_in_which_no_process_ran_switches_no_endpoint_off(house: House, receiver: Receiver) -> None:
+    org = new_id()
+    made = await house.add_endpoint(org, receiver.url)
+    receiver.answers = [status(500), status(500)]
+    await house.announce(org)
+    await house.deliver()
+    started = house.another()
+    house.clock.set(house.clock.now() + 90 * DAY)
+    await house.announce(org)
+    await started.deliver()
+    assert (await house.endpoints.get(org, made.endpoint.endpoint_id)).enabled
+    await started.pass_time(HOUR)
+    assert (await house.endpoints.get(org, made.endpoint.endpoint_id)).failing_since is None
+
+
 async def test_an_endpoint_that_answers_gone_is_switched_off_at_once(house: House, receiver: Receiver) -> None:
     org = new_id()
     made = await house.add_endpoint(org, receiver.url)

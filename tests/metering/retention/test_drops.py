@@ -21,8 +21,8 @@ from tests.metering.retention.calls import (
     send,
 )
 from tests.metering.support import Metering, Platform, refused, usage
+from tollhouse.metering.v1 import charge_pb2, usage_pb2
 from tollhouse.metering.v1 import retention_pb2 as pb
-from tollhouse.metering.v1 import usage_pb2
 
 pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
@@ -51,6 +51,20 @@ async def listed(metering: Metering, organization_id: str) -> usage_pb2.ListUsag
     return await metering.usage.ListUsage(request, metadata=metering.operator)
 
 
+async def requests(metering: Metering, organization_id: str, minutes: int = 60) -> tuple[str, list[str]]:
+    """Return how often was used within some minutes from one o'clock, and the months of which that lacks some."""
+    request = charge_pb2.GetUsedQuantityRequest(
+        organization_id=organization_id,
+        subscription_id=new_id(),
+        with_unsubscribed=True,
+        unit="requests",
+        start_time=at(MONTH, days=2, hours=1),
+        end_time=at(MONTH, days=2, hours=1, minutes=minutes),
+    )
+    answer = await metering.charge.GetUsedQuantity(request, metadata=metering.operator)
+    return answer.quantity, list(answer.dropped_months)
+
+
 async def recorded(platform: Platform, organization_id: str) -> None:
     """Record usage of the month of which some is corrected, one is free and one is of a test."""
     metering = platform.metering
@@ -68,6 +82,8 @@ async def test_dropped_month_stays_answerable_and_checked(platform: Platform, me
     organization_id, _ = await identity.create_organization()
     other_id, _ = await identity.create_organization()
     await recorded(platform, organization_id)
+    used, dropped = await requests(metering, organization_id, minutes=30), await requests(metering, organization_id)
+    assert (used, dropped) == (("4", []), ("4", []))
     await metering.record(old_usage(other_id, "other"))
     await platform.settled()
     before, charges = await sums(metering, organization_id), await metering.charges()
@@ -81,6 +97,9 @@ async def test_dropped_month_stays_answerable_and_checked(platform: Platform, me
     assert await platform.value("SELECT count(*) FROM metering.usage_records") == 2
     assert await sums(metering, organization_id) == before
     assert await metering.charges() == charges
+    # All usage was at one. Of a full hour it is known still, of a part of it not, and the answer says so.
+    assert await requests(metering, organization_id) == ("4", [])
+    assert await requests(metering, organization_id, minutes=30) == ("0", [NAME])
     assert list((await listed(metering, organization_id)).dropped_months) == [NAME]
     assert (await months(metering, organization_id))[NAME].state == pb.USAGE_MONTH_STATE_DROPPED
     assert await metering.findings() == []

@@ -1178,7 +1178,7 @@ class SetInvoicePaidRequest(_message.Message):
     invoice_id: _builtins.str
     """The invoice."""
     payment_id: _builtins.str
-    """The payment that paid it."""
+    """The payment of the organization that paid it: completed, in the currency of the invoice, or bringing what it is in."""
     operation_id: _builtins.str
     """The operation of the movement of the organization that paid it."""
     def __init__(

@@ -192,8 +192,10 @@ class InvoiceServiceServicer:
     def SetInvoicePaid(self, request, context):
         """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-        Saying the same again changes nothing. Fails with NOT_FOUND, reason `TRANSACTION_NOT_FOUND` for an operation that has
-        moved nothing; and with FAILED_PRECONDITION, reason `INVOICE_STATE` for an invoice that is void or was paid otherwise.
+        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
+        reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
+        not completed or was given back, and for a payment or an operation in another currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

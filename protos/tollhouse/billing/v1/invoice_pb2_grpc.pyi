@@ -63,8 +63,10 @@ class InvoiceServiceStub:
     SetInvoicePaid: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoicePaidRequest, _invoice_pb2.SetInvoicePaidResponse]
     """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-    Saying the same again changes nothing. Fails with NOT_FOUND, reason `TRANSACTION_NOT_FOUND` for an operation that has
-    moved nothing; and with FAILED_PRECONDITION, reason `INVOICE_STATE` for an invoice that is void or was paid otherwise.
+    Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
+    reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+    `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
+    not completed or was given back, and for a payment or an operation in another currency.
     """
     SetInvoiceUncollectible: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoiceUncollectibleRequest, _invoice_pb2.SetInvoiceUncollectibleResponse]
     """Says that an invoice will not be paid. It can still be paid or voided later. Saying it again changes nothing.
@@ -190,8 +192,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.SetInvoicePaidResponse]:
         """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-        Saying the same again changes nothing. Fails with NOT_FOUND, reason `TRANSACTION_NOT_FOUND` for an operation that has
-        moved nothing; and with FAILED_PRECONDITION, reason `INVOICE_STATE` for an invoice that is void or was paid otherwise.
+        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
+        reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
+        not completed or was given back, and for a payment or an operation in another currency.
         """
 
     @_abc_1.abstractmethod

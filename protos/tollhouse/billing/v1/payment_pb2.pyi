@@ -2023,12 +2023,14 @@ class TopUpPolicy(_message.Message):
 
     @_builtins.property
     def top_up_amount(self) -> _amount_pb2.Amount:
-        """How much each top-up is; absent where there is a target balance. At most 1,000,000, with at most 2 fraction digits."""
+        """How much each top-up is; absent where there is a target balance. At most 1,000,000, with at most 2 fraction digits,
+        and what the provider can charge in the currency: of yen whole ones alone.
+        """
 
     @_builtins.property
     def target_balance(self) -> _amount_pb2.Amount:
         """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at most
-        1,000,000. What is missing is rounded up to 2 fraction digits.
+        1,000,000. What is missing is rounded up to what the provider can charge, such as a cent or a yen.
         """
 
     @_builtins.property

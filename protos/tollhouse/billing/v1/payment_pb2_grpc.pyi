@@ -71,8 +71,8 @@ class PaymentServiceStub:
     same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
     `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
     `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
-    provider refuses, and reason `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot
-    be reached: then repeat it.
+    provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, and reason
+    `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot be reached: then repeat it.
     """
     CreateCheckout: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateCheckoutRequest, _payment_pb2.CreateCheckoutResponse]
     """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
@@ -90,8 +90,9 @@ class PaymentServiceStub:
     ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
     `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
     `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
-    changed to, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; with PERMISSION_DENIED, reason
-    `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the provider cannot be reached.
+    changed to, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that
+    the payment is for is closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the
+    provider cannot be reached.
     """
     ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
     """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
@@ -261,8 +262,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
         `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
         `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
-        provider refuses, and reason `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot
-        be reached: then repeat it.
+        provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, and reason
+        `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot be reached: then repeat it.
         """
 
     @_abc_1.abstractmethod
@@ -286,8 +287,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
         `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
         `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
-        changed to, `PROVIDER_UNKNOWN`, and `PROVIDER_CANNOT` for the provider `manual`; with PERMISSION_DENIED, reason
-        `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the provider cannot be reached.
+        changed to, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that
+        the payment is for is closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the
+        provider cannot be reached.
         """
 
     @_abc_1.abstractmethod

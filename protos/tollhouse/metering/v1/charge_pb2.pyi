@@ -591,6 +591,7 @@ class GetUsedQuantityResponse(_message.Message):
 
     QUANTITY_FIELD_NUMBER: _builtins.int
     PRICED_MODELS_FIELD_NUMBER: _builtins.int
+    DROPPED_MONTHS_FIELD_NUMBER: _builtins.int
     quantity: _builtins.str
     """How much, as a plain decimal with at most 3 fraction digits."""
     @_builtins.property
@@ -599,15 +600,22 @@ class GetUsedQuantityResponse(_message.Message):
         usage costs something by itself: at most 10, in alphabetical order.
         """
 
+    @_builtins.property
+    def dropped_months(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Months, such as `2026-01`, of which usage was dropped that the quantity lacks. Full hours of UTC are added up from sums
+        that stay; usage within the parts of an hour at both ends of the time is gone when it was dropped.
+        """
+
     def __init__(
         self,
         *,
         quantity: _builtins.str = ...,
         priced_models: _abc.Iterable[_builtins.str] | None = ...,
+        dropped_months: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priced_models", b"priced_models", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_months", b"dropped_months", "priced_models", b"priced_models", "quantity", b"quantity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

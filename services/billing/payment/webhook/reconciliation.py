@@ -1,6 +1,7 @@
 """Asks providers for what changed, since a webhook may be lost: Lemon Squeezy gives up after three tries in 155 s.
 
-Each provider is asked for the last 72 hours every ten minutes, and for the last 35 days once a day. What it says is
+Each provider is asked for the last 72 hours every ten minutes, and for the last 35 days once a day, or since it was
+asked last, where that is longer ago. What it says is
 applied as webhooks are, so whatever is known already changes nothing. What is not known yet is not kept: it is asked
 for again.
 
@@ -30,6 +31,8 @@ _log = structlog.get_logger("reconciliation")
 
 SINCE_MAX: Final = timedelta(days=35)
 SINCE_DEFAULT: Final = timedelta(hours=72)
+_GAP_MAX: Final = timedelta(days=400)
+"""How far back a provider is asked at most after it could not be asked for long."""
 _TURN: Final = timedelta(minutes=30)
 _AGAIN_AFTER_FAILURE: Final = timedelta(minutes=2)
 _LOOK_EVERY_S: Final = 5.0
@@ -50,6 +53,13 @@ class Span(StrEnum):
     @property
     def every(self) -> timedelta:
         return timedelta(minutes=10) if self is Span.RECENT else timedelta(days=1)
+
+    def since(self, now: datetime, last_end_time: datetime | None) -> datetime:
+        """Return from when on a provider is asked; the long span has no gap after the last time it was asked."""
+        since = now - self.length
+        if self is Span.RECENT or last_end_time is None:
+            return since
+        return max(min(since, last_end_time - SINCE_DEFAULT), now - _GAP_MAX)
 
 
 @dataclass(slots=True)
@@ -95,10 +105,10 @@ class Reconciliation:
             for span in Span:
                 now = self._clock.now()
                 async with self._platform.raw_connection() as connection:
-                    has_turn = await store.take_turn(connection, provider, span, now, now + _TURN)
-                if has_turn:
+                    turn = await store.take_turn(connection, provider, span, now, now + _TURN)
+                if turn is not None:
                     asked += 1
-                    await self._ask_in_turn(provider, span)
+                    await self._ask_in_turn(provider, span, span.since(now, turn.last_end_time))
         return asked
 
     def ask(self, provider: str, since: datetime | None) -> AsyncGenerator[Found, None]:
@@ -121,8 +131,8 @@ class Reconciliation:
             async for found in self._ask_one(name, since):
                 yield found
 
-    async def _ask_in_turn(self, provider: str, span: Span) -> None:
-        pages = [found async for found in self._ask_one(provider, self._clock.now() - span.length)]
+    async def _ask_in_turn(self, provider: str, span: Span, since: datetime) -> None:
+        pages = [found async for found in self._ask_one(provider, since)]
         # All of them are one object, which says what was found in the end.
         found = pages[-1]
         now = self._clock.now()

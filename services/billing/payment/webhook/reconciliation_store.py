@@ -1,7 +1,7 @@
 """Statements on when providers are asked for what changed. All are by primary key, in billing's own schema."""
 
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from libs.common.database import RawConnection
 
@@ -11,7 +11,7 @@ _TAKE: Final = """
     VALUES ($1, $2, $3, $4, '')
     ON CONFLICT (provider, span) DO UPDATE SET turn_end_time = excluded.turn_end_time
     WHERE r.next_time <= $3 AND r.turn_end_time <= $3
-    RETURNING true
+    RETURNING last_end_time
 """
 _END: Final = """
     UPDATE billing.payment_reconciliations
@@ -21,9 +21,17 @@ _END: Final = """
 """
 
 
-async def take_turn(connection: RawConnection, provider: str, span: str, now: datetime, until: datetime) -> bool:
-    """Take the turn to ask, if it is time and nobody else has it; return whether it was taken."""
-    return await connection.fetchval(_TAKE, provider, span, now, until) is not None
+class Turn(NamedTuple):
+    """The turn to ask a provider."""
+
+    last_end_time: datetime | None
+    """When it was asked without a failure last; None where it never was."""
+
+
+async def take_turn(connection: RawConnection, provider: str, span: str, now: datetime, until: datetime) -> Turn | None:
+    """Take the turn to ask, if it is time and nobody else has it; return it if it was taken."""
+    row = await connection.fetchrow(_TAKE, provider, span, now, until)
+    return None if row is None else Turn(row[0])
 
 
 async def end_turn(

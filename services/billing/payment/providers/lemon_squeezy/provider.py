@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Final
 from urllib.parse import quote
@@ -30,7 +31,7 @@ from services.billing.payment.provider import (
 from services.billing.payment.providers.http import Answer, Api, readable_answers
 from services.billing.payment.providers.lemon_squeezy import objects, signature, webhooks
 from services.billing.payment.providers.lemon_squeezy.objects import DECIMALS, NAME, OUR_FIELD
-from services.billing.payment.providers.money import gross_of, to_minor
+from services.billing.payment.providers.money import from_minor, gross_of, to_minor
 from services.billing.payment.providers.reading import (
     Json,
     child,
@@ -72,6 +73,10 @@ class LemonSqueezy:
         self._store_id = store_id
         self._top_up_variant_id = top_up_variant_id
         self._clock = clock
+
+    def smallest(self, currency_code: str) -> Decimal:
+        """Return a hundredth, whatever the currency; see Provider.smallest."""
+        return from_minor(1, DECIMALS)
 
     def verify(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> None:
         """Check the header `X-Signature`, which says nothing of time; see Provider.verify."""

@@ -22,6 +22,13 @@ def decimals_of(currency_code: str) -> int:
     return 3 if currency_code in _THREE_DECIMALS else 2
 
 
+def smallest(currency_code: str) -> Decimal:
+    """Return the smallest amount that can be charged more or less in a currency."""
+    if currency_code in _ZERO_DECIMALS | _WHOLE_ALONE:
+        return Decimal(1)
+    return Decimal("0.01")
+
+
 def read_amount(units: int, currency_code: str) -> Decimal:
     """Return the amount that a whole number means."""
     return money.from_minor(units, decimals_of(currency_code))
@@ -33,5 +40,5 @@ def write_amount(amount: Decimal, currency_code: str) -> int:
     Raises:
         ProviderMisconfigured: Stripe cannot charge this amount.
     """
-    smallest = 10 if currency_code in _THREE_DECIMALS else 100 if currency_code in _WHOLE_ALONE else 1
-    return money.to_minor(amount, decimals_of(currency_code), smallest=smallest)
+    decimals = decimals_of(currency_code)
+    return money.to_minor(amount, decimals, smallest=int(smallest(currency_code).scaleb(decimals)))

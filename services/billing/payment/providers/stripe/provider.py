@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 from urllib.parse import quote
 
@@ -42,7 +43,7 @@ from services.billing.payment.providers.reading import (
     text,
 )
 from services.billing.payment.providers.stripe import events, payments, signature
-from services.billing.payment.providers.stripe.money import write_amount
+from services.billing.payment.providers.stripe.money import smallest, write_amount
 from services.billing.payment.providers.stripe.payments import NAME, OUR_FIELD
 
 _log = structlog.get_logger("stripe")
@@ -65,6 +66,10 @@ class Stripe:
         """`url` is that of the API, such as `https://api.stripe.com`."""
         self._api = Api(NAME, url, {"authorization": f"Bearer {secret_key}", "stripe-version": API_VERSION})
         self._clock = clock
+
+    def smallest(self, currency_code: str) -> Decimal:
+        """Return what it can charge more or less; see Provider.smallest."""
+        return smallest(currency_code)
 
     def verify(self, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> None:
         """Check the header `Stripe-Signature`; see Provider.verify."""

@@ -1,11 +1,9 @@
-"""Which shard an organization is in, how the schemas of shards are called, and the table that records their number."""
+"""Which shard an organization is in, and how the schemas of shards are called."""
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
-
-from sqlalchemy import Boolean, CheckConstraint, Column, Integer, MetaData, PrimaryKeyConstraint, Table, text
 
 from libs.common.ids import NIL
 
@@ -30,19 +28,6 @@ def shard_number(organization_id: str, count: int) -> int:
 def shard_schema(context: str, number: int) -> str:
     """Return the schema of a shard: `billing_00` for the first of billing."""
     return f"{context}_{number:02d}"
-
-
-def declare_sharding_table(metadata: MetaData) -> Table:
-    """Add the table that records the number of shards to a service's own schema."""
-    return Table(
-        "sharding",
-        metadata,
-        Column("singleton", Boolean, nullable=False, server_default=text("true")),
-        Column("shard_count", Integer, nullable=False),
-        PrimaryKeyConstraint("singleton", name="sharding_pkey"),
-        CheckConstraint("singleton", name="sharding_one_row"),
-        CheckConstraint(f"shard_count BETWEEN 1 AND {SHARDS_MAX}", name="sharding_shard_count"),
-    )
 
 
 def shard_migrations_folder(context: str, services: Path = SERVICES) -> Path:

@@ -80,7 +80,8 @@ async def write_export(
     """
     target = _target(file, resume=resume)
     with _locked(target.part) as part:
-        manifest = await _receive(stub, _Resumable(target, request, words), part, progress)
+        async with _Saving(_Resumable(target, request, words), part) as saving:
+            manifest = await _receive(stub, saving, progress)
         progress.note("finishing", manifest.row_count)
         return await asyncio.to_thread(_finish, target, manifest, str(words["format"]))
 
@@ -127,13 +128,13 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 
 async def _receive(
-    stub: usage_pb2_grpc.UsageServiceStub, resumable: "_Resumable", part: BinaryIO, progress: Progress
+    stub: usage_pb2_grpc.UsageServiceStub, saving: "_Saving", progress: Progress
 ) -> pb.UsageExportManifest:
     """Append what comes to the part until it is whole; a stream that breaks is begun again where it broke."""
-    size, request = resumable.find()
+    part, attempts = saving.part, 0
+    size, request = saving.resumable.find()
     part.truncate(size)
     part.seek(size)
-    attempts, saved_s = 0, time.monotonic()
     while True:
         try:
             async for piece in _pieces(stub, request):
@@ -148,13 +149,11 @@ async def _receive(
                         raise CommandFailed(f"{part.name} has another size than was sent: delete it, and begin again.")
                     return piece.manifest
                 request.resume_token = piece.resume_token
-                if time.monotonic() - saved_s > _SAFE_EVERY_S:
-                    await asyncio.to_thread(resumable.save, part, request)
-                    saved_s = time.monotonic()
+                await saving.save_at_times(request)
         except grpc.aio.AioRpcError as error:
             attempts += 1
             if error.code() not in _BROKEN or attempts > _ATTEMPTS:
-                await asyncio.to_thread(resumable.save, part, request)
+                await saving.save(request)
                 raise
             waiting = f"waiting, since {reason_of(error) or error.code().name}"
             progress.note(waiting)
@@ -198,15 +197,52 @@ class _Resumable:
             raise WrongUse(f"{target.part} was begun with other options.")
         return (size, resumed) if size <= target.part.stat().st_size else (0, afresh)
 
-    def save(self, part: BinaryIO, request: pb.ExportUsageRequest) -> None:
-        """Note that what the part has is safe, and what follows it."""
+    def save(self, part: BinaryIO, size: int, request: pb.ExportUsageRequest) -> None:
+        """Note that so much of the part is safe, and what follows it."""
         _make_safe(part)
         document = {
-            "size": part.tell(),
+            "size": size,
             "words": self.words,
             "request": MessageToDict(request, preserving_proto_field_name=True),
         }
         _write_whole(self.target.resume, document)
+
+
+class _Saving:
+    """Makes a part safe each second, while more of it is received."""
+
+    def __init__(self, resumable: _Resumable, part: BinaryIO) -> None:
+        self.resumable = resumable
+        self.part = part
+        self._began_s = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "_Saving":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def save_at_times(self, request: pb.ExportUsageRequest) -> None:
+        """Begin to save what the part has, which `request` follows, unless that was begun just now."""
+        if time.monotonic() - self._began_s > _SAFE_EVERY_S:
+            await self._end()
+            self._began_s, self._task = time.monotonic(), asyncio.create_task(self._save(request))
+
+    async def save(self, request: pb.ExportUsageRequest) -> None:
+        """Save what the part has, which `request` follows."""
+        await self._end()
+        await self._save(request)
+
+    async def _save(self, request: pb.ExportUsageRequest) -> None:
+        following = pb.ExportUsageRequest()
+        following.CopyFrom(request)
+        await asyncio.to_thread(self.resumable.save, self.part, self.part.tell(), following)
+
+    async def _end(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            await task
 
 
 def _make_safe(part: BinaryIO) -> None:

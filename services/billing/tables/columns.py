@@ -6,7 +6,7 @@ from sqlalchemy import DateTime, MetaData, Numeric, Text, Uuid
 
 from libs.common.audit.tables import declare_audit_tables
 from libs.common.events.tables import declare_event_tables
-from libs.common.sharding import declare_sharding_table
+from libs.common.sharding_table import declare_sharding_table
 
 SCHEMA: Final = "billing"
 metadata: Final = MetaData(schema=SCHEMA)

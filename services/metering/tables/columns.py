@@ -7,7 +7,7 @@ from sqlalchemy import DateTime, Index, MetaData, Numeric, Text, Uuid, text
 from libs.common.audit.tables import declare_audit_tables
 from libs.common.events.tables import declare_event_tables
 from libs.common.ids import NIL
-from libs.common.sharding import declare_sharding_table
+from libs.common.sharding_table import declare_sharding_table
 
 SCHEMA: Final = "metering"
 metadata: Final = MetaData(schema=SCHEMA)

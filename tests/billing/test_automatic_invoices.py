@@ -19,7 +19,7 @@ from services.billing.invoice.domain import automatic_end, recipients_tax
 from services.billing.invoice.invoices import Claim, Invoices
 from services.billing.ledger.engine import Engine
 from tests.billing import dying_automatic
-from tests.billing.invoice_calls import issue, list_all, set_issuer, set_paid, void
+from tests.billing.invoice_calls import issue, list_all, set_issuer, set_paid, set_recipient, void
 from tests.billing.plan_calls import credit
 from tests.billing.subscription_calls import Subscriptions, add_plan
 from tests.billing.support import BillingServer, Ledger, funded, organization, usd
@@ -109,6 +109,22 @@ async def test_each_month_is_issued_once_after_the_days_of_grace_unless_somebody
     await sweep(billing_shards, worker)
     assert await subtotals(ledger, org) == [("09-01", "1"), ("10-01", "5"), ("11-01", "7")]
     assert await subtotals(ledger, by_hand) == [("09-01", "2")]
+
+
+async def test_recipient_whose_invoices_are_issued_by_hand_is_left_out(
+    ledger: Ledger, clock: FixedClock, billing_shards: Shards
+) -> None:
+    worker = automatic(billing_shards, clock)
+    org = await funded(ledger, hold=None)
+    await ledger.debit(org, "august", "2")
+    await set_recipient(ledger, org, by_hand=True)
+    clock.set(utc("2026-09-04"))
+    await sweep(billing_shards, worker)
+    assert await list_all(ledger, org) == []
+    assert (await set_recipient(ledger, org)).by_hand is False
+    clock.set(utc("2026-10-04"))
+    await sweep(billing_shards, worker)
+    assert await subtotals(ledger, org) == [("10-01", "2")]
 
 
 async def test_processes_at_once_share_the_accounts_and_each_has_one_invoice(

@@ -236,7 +236,14 @@ async def test_grants_used_are_told_by_kind(timed: Ledger, clock: FixedClock) ->
     assert [(one.kind, one.amount.value) for one in first.credits_used] == [("PROMOTIONAL", "3")]
     await timed.debit(org, "more", "1")
     clock.set(datetime(2026, 10, 2, tzinfo=UTC))
-    assert list((await issue(timed, org)).credits_used) == []
+    second = await issue(timed, org)
+    assert list(second.credits_used) == []
+    for voided in (first, second):
+        await void(timed, voided)
+    again = await issue(timed, org)
+    assert [(one.kind, one.amount.value) for one in again.credits_used] == [("PROMOTIONAL", "3")]
+    await void(timed, again)
+    assert (await issue(timed, org)).credits_used == again.credits_used
 
 
 async def test_issue_without_an_issuer_is_refused(timed: Ledger, clock: FixedClock) -> None:

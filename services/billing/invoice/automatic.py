@@ -115,7 +115,12 @@ class AutomaticInvoices:
         """Issue an invoice; return why it could not be done."""
         try:
             async with database.raw_connection() as connection:
+                recipient = await party_store.find_recipient(connection, due.organization_id)
                 waits = await schedule_store.has_periods_due(connection, due.organization_id, due.end_time)
+            if recipient.by_hand:
+                async with database.raw_transaction() as connection:
+                    await schedule_store.done(connection, due)
+                return None
             if waits:
                 await self._postpone(database, due, _AGAIN_AFTER, due.attempts, "")
                 return None

@@ -62,10 +62,17 @@ class Collected:
     """Since the account was opened, by kind."""
     grants_used_before: Mapping[str, Decimal] = field(default_factory=dict)
 
+    grants_used_in_voided: Mapping[str, Decimal] = field(default_factory=dict)
+    """Of what voided invoices have said that this one says again, by kind."""
+
     @property
     def credits_used(self) -> dict[str, Decimal]:
-        """What was used of grants since the invoice before."""
-        changes = {kind: used - self.grants_used_before.get(kind, ZERO) for kind, used in self.grants_used.items()}
+        """What was used of grants since the invoice before, and for what the voided invoices covered."""
+        before, again = self.grants_used_before, self.grants_used_in_voided
+        changes = {
+            kind: self.grants_used.get(kind, ZERO) - before.get(kind, ZERO) + again.get(kind, ZERO)
+            for kind in {*self.grants_used, *again}
+        }
         return {kind: change for kind, change in sorted(changes.items()) if change > 0}
 
 
@@ -137,6 +144,8 @@ class Collection:
                 owed_before=await store.owed(connection, organization_id, account.account_id),
                 grants_used=await _grants_used(connection, account, self._clock.now()),
                 grants_used_before={} if head is None else head.grants_used,
+                # Each has said what those said that it had replaced.
+                grants_used_in_voided=await store.credits_used(connection, organization_id, [one[0] for one in free]),
             )
 
     async def _gather(self, collected: Collected) -> None:

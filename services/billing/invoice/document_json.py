@@ -116,6 +116,8 @@ def recipient_json(recipient: Recipient) -> str:
             "tax_place": recipient.tax_place,
             "tax_note": recipient.tax_note,
             "language": recipient.language,
+            # Left out where it is not so: the version before does not know it.
+            **({"by_hand": True} if recipient.by_hand else {}),
         },
         separators=_SEPARATORS,
     )

@@ -102,6 +102,8 @@ class Recipient:
     tax_place: str = ""
     tax_note: str = ""
     language: str = ""
+    by_hand: bool = False
+    """Whether their invoices are issued by hand alone."""
     revision: int = 0
 
     @property

@@ -101,6 +101,7 @@ def read_recipient(request: pb.SetInvoiceRecipientRequest) -> Recipient:
         tax_place=recipient.tax_place,
         tax_note=recipient.tax_note,
         language=recipient.language,
+        by_hand=recipient.by_hand,
     )
 
 

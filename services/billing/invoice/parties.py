@@ -80,7 +80,7 @@ class Parties:
             if etag and etag != before.etag:
                 raise StaleEtag(resource_type="invoice recipient")
             if is_limited() and _of_operators(before) != _of_operators(recipient):
-                raise errors.NotForSelfService(what="Changing the prefix or the tax of invoices")
+                raise errors.NotForSelfService(what="Changing the prefix or the tax of invoices, or who issues them")
             if replace(before, revision=0) == recipient:
                 return before
             now = self._clock.now()
@@ -96,15 +96,20 @@ class Parties:
                     Changed("prefix", before.prefix, recipient.prefix),
                     Changed("tax_percent", before.tax_percent, recipient.tax_percent),
                     Changed("tax_place", before.tax_place, recipient.tax_place),
+                    Changed("by_hand", _flag(before.by_hand), _flag(recipient.by_hand)),
                 ),
             )
             return replace(recipient, revision=before.revision + 1)
 
 
 def _automatic(issuer: Issuer) -> str:
-    return str(issuer.automatic_since is not None).lower()
+    return _flag(issuer.automatic_since is not None)
 
 
-def _of_operators(recipient: Recipient) -> tuple[str, ...]:
+def _flag(is_set: bool) -> str:
+    return str(is_set).lower()
+
+
+def _of_operators(recipient: Recipient) -> tuple[str | bool, ...]:
     """Return what only operators and services change."""
-    return recipient.prefix, recipient.tax_percent, recipient.tax_place, recipient.tax_note
+    return recipient.prefix, recipient.tax_percent, recipient.tax_place, recipient.tax_note, recipient.by_hand

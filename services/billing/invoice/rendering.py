@@ -148,4 +148,5 @@ def render_recipient(recipient: Recipient) -> pb.InvoiceRecipient:
         tax_note=recipient.tax_note,
         language=recipient.language,
         etag=recipient.etag,
+        by_hand=recipient.by_hand,
     )

@@ -57,6 +57,11 @@ _STEPS: Final = """
     WHERE organization_id = $1::uuid AND invoice_id = ANY($2::uuid[])
 """
 
+_CREDITS_USED: Final = """
+    SELECT (document -> 'credits_used')::text FROM invoices
+    WHERE organization_id = $1::uuid AND invoice_id = ANY($2::uuid[])
+"""
+
 # What invoices of an account have left to pay of what its balance lacks; by the partial index of unpaid ones.
 _OWED: Final = """
     SELECT coalesce(sum(greatest(subtotal - credits_applied - credited, 0)), 0) FROM invoices
@@ -205,6 +210,17 @@ async def find_free(
     """Return the voided invoices whose movements no other covers yet, each with those that it had replaced."""
     rows = await connection.fetch(_FREE, organization_id, account_id, limit)
     return tuple((row[0], *row[1]) for row in rows)
+
+
+async def credits_used(
+    connection: RawConnection, organization_id: str, invoice_ids: Sequence[str]
+) -> dict[str, Decimal]:
+    """Return what invoices say was used of grants, in all, by kind."""
+    sums: dict[str, Decimal] = {}
+    for row in await connection.fetch(_CREDITS_USED, organization_id, list(invoice_ids)):
+        for kind, used in amounts_of_json(json.loads(row[0])).items():
+            sums[kind] = sums.get(kind, Decimal(0)) + used
+    return sums
 
 
 async def find_steps(connection: RawConnection, organization_id: str, invoice_ids: Sequence[str]) -> list[Step]:

@@ -9,9 +9,10 @@ from libs.common.ids import NIL
 from libs.common.timestamps import EPOCH, time_of_text, time_text
 
 ROWS_MAX: Final = 20_000
-STEPS: Final = 3
+STEPS: Final = 4
 CONVERSATIONS: Final = 2
 """The step that is not done here."""
+_CALLS: Final = 3
 
 
 class Forgotten(NamedTuple):
@@ -21,7 +22,7 @@ class Forgotten(NamedTuple):
     emptied: int
     shard: int
     step: int
-    """0 for usage, 1 for the lines of corrections, 2 for conversations."""
+    """0 for usage, 1 for the lines of corrections, 2 for conversations, 3 for authorizations and parts of calls."""
     after: Sequence[str]
     """The key after which to go on; empty at the beginning of a step."""
     create_time: datetime
@@ -53,6 +54,7 @@ WHERE user_id = $1::uuid AND shard = $2 AND step = $3 AND after = $4 AND done_ti
 """
 _IN_USAGE: Final = "SELECT * FROM forget_user_in_usage($1::uuid, $2::uuid, $3, $4::uuid, $5::integer)"
 _IN_LINES: Final = "SELECT * FROM forget_user_in_lines($1::uuid, $2::uuid, $3::uuid, $4, $5, $6::integer)"
+_IN_CALLS: Final = "SELECT * FROM forget_user_in_calls($1::uuid, $2::uuid, $3, $4::integer)"
 
 
 async def find(connection: RawConnection, user_id: str) -> Forgotten | None:
@@ -87,6 +89,10 @@ async def empty(connection: RawConnection, one: Forgotten) -> tuple[int, Sequenc
         place = (one.after[0], time_of_text(one.after[1]), one.after[2]) if one.after else (NIL, EPOCH, NIL)
         (row,) = await connection.fetch(_IN_USAGE, one.user_id, *place, ROWS_MAX)
         return row[0], () if row[1] is None else (str(row[1]), time_text(row[2]), str(row[3]))
+    if one.step == _CALLS:
+        call = tuple(one.after) or (NIL, "")
+        (row,) = await connection.fetch(_IN_CALLS, one.user_id, *call, ROWS_MAX)
+        return row[0], () if row[1] is None else (str(row[1]), row[2])
     line = (*one.after[:2], int(one.after[2]), one.after[3] == "1") if one.after else (NIL, NIL, 0, False)
     (row,) = await connection.fetch(_IN_LINES, one.user_id, *line, ROWS_MAX)
     return row[0], () if row[1] is None else (str(row[1]), str(row[2]), str(row[3]), str(int(row[4])))

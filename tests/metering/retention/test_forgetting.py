@@ -15,8 +15,9 @@ from services.metering.retention.forgetting import Forgetting
 from tests.metering.conversations.calls import append, begin, conversation, message, penny
 from tests.metering.corrections.calls import amend, found
 from tests.metering.retention.calls import old_usage
-from tests.metering.support import Metering, Platform, eventually, refused, usage
+from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tollhouse.common.v1 import audit_pb2
+from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import retention_pb2 as pb
 
 pytestmark = [pytest.mark.own_database, pytest.mark.shards]
@@ -90,6 +91,44 @@ async def test_texts_of_a_user_are_gone_and_nothing_else_changes(platform: Platf
     )
     assert [one.resource_id for one in trail.events if one.resource_type == "forgotten_user"] == [ada]
     assert SECRET not in str(trail)
+
+
+async def test_what_calls_keep_of_a_user_until_they_are_recorded_is_gone(
+    platform: Platform, metering: Metering
+) -> None:
+    identity = await platform.start_identity()
+    (organization_id, _), ada, bob = await identity.create_organization(), new_id(), new_id()
+    await platform.fund(organization_id)
+    for user_id, name in ((ada, "ada"), (bob, "bob")):
+        for state in ("recorded", "open"):
+            principal = admission_pb2.Principal(organization_id=organization_id, user_id=user_id)
+            ask = admission_pb2.AuthorizeRequest(
+                operation_id=f"{name}-{state}",
+                principal=principal,
+                model="gpt-4o",
+                input_tokens=1000,
+                max_output_tokens=100,
+                labels={"note": SECRET},
+            )
+            assert (await metering.authorize(ask)).decision == admission_pb2.DECISION_ALLOWED
+            part = settlement(organization_id, f"{name}-{state}", error_message=SECRET)
+            part.final = False
+            await metering.settle(part)
+        # The last settlement says nothing of a person.
+        await metering.settle(settlement(organization_id, f"{name}-recorded"))
+    await platform.settled()
+
+    await metering.retention.ForgetUser(pb.ForgetUserRequest(user_id=ada), metadata=metering.operator)
+    assert (await forgotten(metering, ada)).emptied_count == 2
+
+    named = "SELECT string_agg(operation_id, ' ' ORDER BY operation_id) FROM metering"
+    assert await platform.value(f"{named}.authorizations WHERE labels IS NOT NULL") == "bob-open bob-recorded"
+    # A part of an open call is what is recorded, if nothing else comes.
+    assert await platform.value(f"{named}.settlement_parts WHERE request <> ''") == "ada-open bob-open bob-recorded"
+    await metering.settle(settlement(organization_id, "ada-open"))
+    await platform.settled()
+    assert await metering.findings() == []
+    assert await platform.verify() == []
 
 
 async def test_forgetting_that_dies_after_any_range_goes_on_where_it_was(

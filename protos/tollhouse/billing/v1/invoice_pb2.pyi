@@ -249,6 +249,7 @@ class InvoiceRecipient(_message.Message):
     TAX_NOTE_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    BY_HAND_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """What the numbers of their documents begin with; empty for the issuer's prefix. Operators and services alone change it."""
     tax_percent: _builtins.str
@@ -265,6 +266,10 @@ class InvoiceRecipient(_message.Message):
     """The language of their documents; empty for the issuer's."""
     etag: _builtins.str
     """What changes with every change."""
+    by_hand: _builtins.bool
+    """Whether invoices of this organization are issued by hand alone, also where the issuer's are automatic. Operators and
+    services alone change it.
+    """
     @_builtins.property
     def party(self) -> Global___InvoiceParty:
         """The recipient as it is printed."""
@@ -279,10 +284,11 @@ class InvoiceRecipient(_message.Message):
         tax_note: _builtins.str = ...,
         language: _builtins.str = ...,
         etag: _builtins.str = ...,
+        by_hand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["party", b"party"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "language", b"language", "party", b"party", "prefix", b"prefix", "tax_note", b"tax_note", "tax_percent", b"tax_percent", "tax_place", b"tax_place"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_hand", b"by_hand", "etag", b"etag", "language", b"language", "party", b"party", "prefix", b"prefix", "tax_note", b"tax_note", "tax_percent", b"tax_percent", "tax_place", b"tax_place"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,7 +414,9 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def credits_used(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceCredits]:
-        """How much of grants was used since the invoice before, by kind of grant. It is a part of credits_applied."""
+        """How much of grants was used since the invoice before, and for what the voided invoices had that this one covers again,
+        by kind of grant. It is a part of credits_applied.
+        """
 
     @_builtins.property
     def issuer(self) -> Global___InvoiceParty:

@@ -166,6 +166,34 @@ async def test_window_that_takes_too_long_is_divided_by_time_and_organizations(d
         await database.close()
 
 
+async def test_violations_are_read_of_suspects_alone_and_rows_of_all_are_counted(billing_shards: Shards) -> None:
+    sweep = Sweep(
+        "declines",
+        Column("create_time", "timestamptz"),
+        (RULE,),
+        "SELECT 'nothing_is_wrong', organization_id, operation_id, '' FROM declines WHERE {window}",
+        unit=timedelta(hours=1),
+        suspects="SELECT DISTINCT organization_id FROM declines WHERE {window} AND operation_id = 'suspect'",
+    )
+    organization_ids = [new_id() for _ in range(3)]
+    for organization_id, operations in zip(organization_ids, (("a",), ("b", "suspect"), ("c", "d")), strict=True):
+        async with billing_shards.of(organization_id).raw_connection() as connection:
+            for operation_id in operations:
+                await connection.execute(
+                    "INSERT INTO declines (organization_id, operation_id, slot, reason, request, facts, create_time)"
+                    " VALUES ($1, $2, 'HOLD', 'none', '{}', '{}', now())",
+                    organization_id,
+                    operation_id,
+                )
+    pieces = await _pieces(Verification(billing_shards, SystemClock(), [sweep]))
+    found = [(piece.organization_id, piece.resource) for piece in pieces if isinstance(piece, Finding)]
+    assert sorted(one for one in found if one[0] in organization_ids) == [
+        (organization_ids[1], "b"),
+        (organization_ids[1], "suspect"),
+    ]
+    assert _summary(pieces).checks[0].rows_examined >= 5
+
+
 def test_digests_of_equal_rows_leave_no_difference_and_any_other_row_leaves_one() -> None:
     one, other = new_id(), new_id()
     differences = Differences()

@@ -78,7 +78,7 @@ def _statements(context: str) -> dict[str, str]:
     return statements
 
 
-async def _plan(connection: RawConnection, statement: str) -> _Node:
+async def plan_of(connection: RawConnection, statement: str) -> _Node:
     await connection.execute(f"PREPARE planned AS {statement}")
     try:
         count = await connection.fetchval(
@@ -112,7 +112,9 @@ async def test_statements_planned_over_empty_tables_find_rows_by_key(
             await execute_in_shards(database_admin_url, f"VACUUM ANALYZE {context}.{table}")
     shards = open_shards(database_urls[context], schema=context, count=SHARDS, plan_by_key=True)
     async with next(iter(shards)).raw_connection() as connection:
-        found = {name: _read_without_key(await _plan(connection, text)) for name, text in _statements(context).items()}
+        found = {
+            name: _read_without_key(await plan_of(connection, text)) for name, text in _statements(context).items()
+        }
     await shards.close()
     assert len(found) > 30
     assert {name: read for name, read in found.items() if read} == {}

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from libs.common.amount import format_amount
+from libs.common.by_key import by_key
 from libs.common.database import RawConnection
 from services.metering.admission.domain import Allowance, Ask, Pinned, State, Stored
 from services.metering.model.units import thousandths_of
@@ -41,18 +42,16 @@ _HAS_LEASE: Final = """EXISTS (
     WHERE q.organization_id = ANY (ARRAY[{0}.organization_id]) AND q.operation_id = {0}.operation_id
         AND q.spent IS NOT NULL
 )"""
-_IS_NEW: Final = """NOT EXISTS (
+_ITEMS_KEY: Final = by_key("item.organization_id", "operation_id", "item.operation_id")
+_IS_NEW: Final = f"""NOT EXISTS (
         SELECT FROM item CROSS JOIN LATERAL (
-            SELECT FROM usage_operations o
-            WHERE o.organization_id = item.organization_id AND o.operation_id = item.operation_id OFFSET 0
+            SELECT FROM usage_operations WHERE {_ITEMS_KEY}
         ) AS recorded WHERE item.counters IS NOT NULL
     ) AND NOT EXISTS (
         SELECT FROM item CROSS JOIN LATERAL (
-            SELECT FROM quota_allocations q
-            WHERE q.organization_id = item.organization_id AND q.operation_id = item.operation_id
-                AND q.spent IS NOT NULL OFFSET 0
-        ) AS leased
-    )"""
+            SELECT spent FROM quota_allocations WHERE {_ITEMS_KEY}
+        ) AS allocated WHERE allocated.spent IS NOT NULL
+    )"""  # noqa: S608 -- made of constants of ours alone.
 _CHANGED: Final = quick_store.counters_changed(
     25, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
 )

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
+from libs.common.by_key import by_key
 from libs.common.database import RawConnection
 from libs.common.ids import MAX, NIL
 
@@ -88,7 +89,7 @@ JOIN limit_counters c
 """
 # Locks in the order of the keys, which are sorted before any row is looked for: sorted after that, Postgres could read
 # the whole index in its order instead. It waits for decisions of other processes on the same limits.
-_LOCK: Final = """
+_LOCK: Final = f"""
 SELECT c.organization_id::text, c.counter_id::text, c.used, c.reserved
 FROM (
     SELECT organization_id, counter_id FROM unnest($1::uuid[], $2::uuid[]) AS t(organization_id, counter_id)
@@ -96,9 +97,9 @@ FROM (
 ) AS wanted
 CROSS JOIN LATERAL (
     SELECT * FROM limit_counters
-    WHERE organization_id = wanted.organization_id AND counter_id = wanted.counter_id FOR NO KEY UPDATE
+    WHERE {by_key("wanted.organization_id", "counter_id", "wanted.counter_id")} FOR NO KEY UPDATE
 ) AS c
-"""
+"""  # noqa: S608 -- made of constants of ours alone.
 
 # Whatever it is for: who has read the counter without a lock finds that it has changed.
 _ADD: Final = """
@@ -138,28 +139,30 @@ WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.co
 
 # Takes of several counters what all of them leave, or nothing of any: it locks them in the order of their keys, as
 # _LOCK does, compares what they have then, and changes them only if each has enough.
-_TAKE_IF_LEFT: Final = """
+_TAKE_IF_LEFT: Final = f"""
 WITH wanted AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
         AS t(organization_id, counter_id, used, maximum)
     ORDER BY organization_id, counter_id
 ), found AS MATERIALIZED (
-    SELECT wanted.organization_id, wanted.counter_id, c.used, c.reserved,
-        c.used + c.reserved + wanted.used::numeric <= wanted.maximum::numeric AS is_left
+    SELECT wanted.organization_id, wanted.counter_id, wanted.used::numeric AS wanted, c.used, c.reserved,
+        c.used + c.reserved + wanted.used::numeric <= wanted.maximum::numeric AS is_left,
+        c.limit_id, c.subject, c.window_start
     FROM wanted
     CROSS JOIN LATERAL (
-        SELECT used, reserved FROM limit_counters
-        WHERE organization_id = wanted.organization_id AND counter_id = wanted.counter_id FOR NO KEY UPDATE
+        SELECT * FROM limit_counters
+        WHERE {by_key("wanted.organization_id", "counter_id", "wanted.counter_id")} FOR NO KEY UPDATE
     ) AS c
 ), changed AS (
-    UPDATE limit_counters c SET used = c.used + d.used::numeric, hits = c.hits + d.used::numeric
-    FROM wanted AS d
+    UPDATE limit_counters c SET used = c.used + d.wanted, hits = c.hits + d.wanted
+    FROM found AS d
     WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+        AND c.limit_id = d.limit_id AND c.subject = d.subject AND c.window_start = d.window_start
         AND (SELECT count(*) = cardinality($1::uuid[]) AND bool_and(is_left) FROM found)
     RETURNING c.counter_id
 )
 SELECT organization_id::text, counter_id::text, used, reserved FROM found WHERE EXISTS (SELECT FROM changed)
-"""
+"""  # noqa: S608 -- made of constants of ours alone.
 
 _METRICS: Final = """
 SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code

@@ -5,6 +5,7 @@ from types import EllipsisType
 from typing import Final, NamedTuple
 
 from libs.common import ids
+from libs.common.by_key import by_key
 from services.metering.quota import quick_store
 from services.metering.tables import DIMENSIONS, HOUR_KEY, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
 from services.metering.usage.beginnings import beginning
@@ -227,8 +228,8 @@ def _record_counted(units: str, summed: str) -> str:
     locked = " + ".join(f"(SELECT count(*) FROM {part})" for part in ("summed", "finished", *summed.split()))
     only_if = f"""(SELECT count(*) FROM claimed) = cardinality($1) AND {locked} >= 0 AND NOT EXISTS (
         SELECT FROM item CROSS JOIN LATERAL (
-            SELECT a.counters IS NOT NULL AS reserved, a.limits_released FROM authorizations a
-            WHERE a.organization_id = item.organization_id AND a.operation_id = item.operation_id OFFSET 0
+            SELECT counters IS NOT NULL AS reserved, limits_released FROM authorizations
+            WHERE {by_key("item.organization_id", "operation_id", "item.operation_id")}
         ) AS a WHERE a.reserved AND a.limits_released = item.reserves
     )"""
     # What is settled here concerns usage of the same batch alone: each kind looks for its own.

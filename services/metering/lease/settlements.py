@@ -44,6 +44,7 @@ from services.metering.usage.dropped_store import find_dropped, repeat_of_droppe
 from services.metering.usage.leased import Leased
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
+from services.metering.usage.rows import rows_of
 from services.metering.usage.store import Key
 from services.metering.usage.tries import tries
 
@@ -222,7 +223,7 @@ class Settlements:
             new_ids: set[str] = set()
             if recorded:
                 due_time = now + self._relay_after
-                new_ids = await store.record(connection, recorded, now=now, due_time=due_time, done=())
+                new_ids = await store.record(connection, rows_of(recorded), now=now, due_time=due_time, done=())
                 new = [one for one in recorded if one.usage_id in new_ids]
             changed, rest = settle(lease, (used[one.usage_id] for one in new), now, end=batch.end)
             given_back = {(batch.key[0], counter_id): value for counter_id, value in rest.items()}

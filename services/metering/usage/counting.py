@@ -10,7 +10,7 @@ same locks, and looks for usage first. So each reservation goes once.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -79,7 +79,7 @@ class _Plan:
 
     def holds(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> bool:
         return (
-            self.applied == applied
+            (self.applied is applied or self.applied == applied)
             and self.start <= occur_time
             and (self.end is None or occur_time < self.end)
             and (self.kept_until is None or now < self.kept_until)
@@ -122,35 +122,41 @@ class Counting:
         Raises:
             Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
         """
-        callers = [None if one is not None else caller_of(recorded) for recorded, one in proposed]
-        found = await self._found({caller for caller in callers if caller is not None})
-        now = self._clock.now()
-        counted: list[Recorded] = []
-        used: dict[int, tuple[str, _Plan]] = {}
+        counted = [recorded for recorded, _ in proposed]
+        by_caller: dict[Caller, list[int]] = {}
         settled: list[Recorded] = []
         places: dict[Key, Place] = {}
-        for (recorded, authorization), caller in zip(proposed, callers, strict=True):
-            counts = None
-            if authorization is not None and authorization.reservations:
+        for number, (recorded, authorization) in enumerate(proposed):
+            if authorization is None:
+                by_caller.setdefault(caller_of(recorded), []).append(number)
+            elif authorization.reservations:
                 counts = self._counts_of_reserved(recorded, authorization, places)
-            elif caller is not None:
-                subscription_id, applied = under_subscription(caller, found[caller], recorded.work.occur_time)
+                counted[number] = _with_counts(recorded, counts)
+                settled.append(counted[number])
+        now = self._clock.now()
+        used: dict[int, tuple[str, _Plan]] = {}
+        for caller, found in (await self._found(by_caller.keys())).items():
+            for number in by_caller[caller]:
+                recorded = counted[number]
+                subscription_id, applied = under_subscription(caller, found, recorded.work.occur_time)
                 if subscription_id != caller.subscription_id:
-                    recorded = with_subscription(recorded, subscription_id)
+                    recorded = counted[number] = with_subscription(recorded, subscription_id)
                 if applied:
                     plan = self._plan(caller, applied, recorded.work.occur_time, now)
                     counts = self._counts_of_free(recorded, plan, places)
+                    counted[number] = _with_counts(recorded, counts)
                     if counts.amounts:
                         used[id(plan)] = caller.organization_id, plan
-            # Quicker than `_replace`: the last field is the one to be set.
-            counted.append(recorded if counts is None else Recorded(*recorded[:-1], counts))
-            if counts is not None and counts.reservations:
-                settled.append(counted[-1])
         for organization_id, plan in used.values():
             places.update(((organization_id, place.counter.counter_id), place) for place in plan.places)
         if settled:
             places.update(await self._find_places(database, settled))
-        missing = [each for each in used.values() if not each[1].is_created]
+        await self._create_missing(database, used.values())
+        return counted
+
+    async def _create_missing(self, database: Database, used: Iterable[tuple[str, _Plan]]) -> None:
+        """Create the counters of organizations' plans that are not known to exist."""
+        missing = [each for each in used if not each[1].is_created]
         if missing:
             takes = (
                 (organization_id, Take(Place(place.counter), _ZERO, asked=False))
@@ -160,7 +166,6 @@ class Counting:
             await self._counters.create(database, takes)
             for _, plan in missing:
                 plan.is_created = True
-        return counted
 
     async def propose_in_lease(
         self, database: Database, proposed: Sequence[Recorded], lease: Leased
@@ -195,7 +200,7 @@ class Counting:
             plan = self._new_plan(beside, recorded.work.occur_time, now)
             used |= self._counts_of_free(recorded, plan, places).amounts
             free |= {place.counter.counter_id: place for place in plan.places if place.counter.counter_id in used}
-            counted.append(Recorded(*recorded[:-1], Counts(used, NOTHING_RESERVED, places)))
+            counted.append(_with_counts(recorded, Counts(used, NOTHING_RESERVED, places)))
         takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
         await self._counters.create(database, takes)
         places |= await self._find_places(database, counted)
@@ -333,6 +338,7 @@ class Counting:
             self._plans[caller] = plan
             if len(self._plans) > _KNOWN_MAX:
                 self._plans.popitem(last=False)
+        plan.applied = applied  # An equal list that is the same object is found equal at once the next time.
         return plan
 
     def _new_plan(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
@@ -431,6 +437,11 @@ class Counting:
         if len(self._places) > _IDENTITIES_MAX:
             self._places.popitem(last=False)
         return place
+
+
+def _with_counts(recorded: Recorded, counts: Counts) -> Recorded:
+    """Return usage with what it counts. This is quicker than `_replace`: the last field is the one to be set."""
+    return Recorded(*recorded[:-1], counts)
 
 
 def _counted_of(new: Sequence[Recorded]) -> list[tuple[str, str, Counts]]:

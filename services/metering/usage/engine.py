@@ -1,11 +1,16 @@
 """Records usage in batches (see `libs.common.group_commit`): one transaction, then one call to billing for all charges.
 
-The transaction writes the usage with its charges in the outbox, so a usage is durable before billing is asked. The next
-batch is written while billing still answers this one. The relay sends every charge again that billing does not confirm.
+The transaction writes the usage with its charges in the outbox, so a usage is durable before billing is asked. The
+relay sends every charge again that billing does not confirm.
+
+While Postgres writes a batch, the next one is priced and counted, and billing is asked for the one before. The batches
+of a shard are written one after another, in the order in which they began; one that fails and is tried again may come
+after the next.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -45,6 +50,7 @@ from services.metering.usage.dropped_store import find_dropped, repeat_of_droppe
 from services.metering.usage.last_settlements import LastRecorded, LastSettlements
 from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
+from services.metering.usage.rows import NO_ROWS, Rows, rows_of
 from services.metering.usage.store import Key
 
 _log = structlog.get_logger("usage")
@@ -85,6 +91,16 @@ class _Batch:
     fresh: list[tuple[int, Recorded]] = field(default_factory=list)
     twins: list[tuple[int, int]] = field(default_factory=list)
     """Places of works whose operation id occurs earlier in the batch, each with the place of its first occurrence."""
+    proposed: list[tuple[int, Recorded]] = field(default_factory=list)
+    """Usages as they are to be written, with their places."""
+    rows: Rows = NO_ROWS
+    """The same as rows."""
+    changes: Sequence[tuple[Key, QuickChange]] = ()
+    """What they change in counters of limits if all of them are new."""
+    counted: Mapping[Key, Counted] = field(default_factory=dict)
+    """What these counters have after it."""
+    repeats: list[tuple[int, Work]] = field(default_factory=list)
+    """Works that may have been recorded before, with their places."""
     in_parts: dict[int, Work] = field(default_factory=dict)
     """Works of calls that were settled in parts until now, by place."""
     limits: dict[str, Sequence[LimitState]] = field(default_factory=dict)
@@ -117,6 +133,8 @@ class UsageEngine:
         self._commits: GroupCommit[Work, Accepted] = GroupCommit(
             "usage", self._run, shards, writer_limits(BATCH_MAX, queue_max), lambda work: work.organization_id
         )
+        self._turns = {database: asyncio.Lock() for database in shards}
+        """Held by the batch of each shard that is being written."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
@@ -159,8 +177,14 @@ class UsageEngine:
         self, database: Database, works: Sequence[Work], let_next_begin: Callable[[], None]
     ) -> list[Outcome]:
         batch = _Batch(database, works, [None] * len(works))
-        await self._write(batch)
-        let_next_begin()
+        now = self._clock.now()
+        await self._propose(batch, now)
+        async with self._turns[database]:
+            let_next_begin()
+            new_ids = await self._write(batch, now) if batch.proposed else ()
+        await self._note_new(batch, new_ids)
+        if batch.repeats:
+            await self._answer_repeats(batch)
         if batch.in_parts:
             await self._record_last(batch)
         try:
@@ -169,15 +193,14 @@ class UsageEngine:
             _log.error("a batch of charges failed and is left to the relay", exc_info=error)
         return _outcomes(batch)
 
-    async def _write(self, batch: _Batch) -> None:
+    async def _propose(self, batch: _Batch, now: datetime) -> None:
+        """Price the works of a batch, and find out what they count in limits. Only counters are created here."""
         await self._catalogue.refresh()
         places = self._first_places(batch)
         authorizations = await self._authorizations_of(batch)
-        now = self._clock.now()
         wanted = [(batch.works[place], _of(batch.works[place], authorizations)) for place in places]
         await self._proposals.know_prices(wanted)
         proposed: list[tuple[int, Recorded]] = []
-        repeats: list[tuple[int, Work]] = []
         refused = dict(await self._named_subscriptions.refusals(wanted))
         for number, (place, (work, authorization)) in enumerate(zip(places, wanted, strict=True)):
             if number not in refused:
@@ -188,20 +211,15 @@ class UsageEngine:
                     refused[number] = too_large
             # Unless it is a repeat: what was recorded of it holds.
             batch.outcomes[place] = refused[number]
-            repeats.append((place, work))
+            batch.repeats.append((place, work))
         if proposed:
             counted = await self._counting.propose(
                 batch.database, [(one, authorizations.get(_key(one.work))) for _, one in proposed]
             )
-            proposed = [(place, one) for (place, _), one in zip(proposed, counted, strict=True)]
-        new = await self._commit(batch, [one for _, one in proposed], now) if proposed else set()
-        for place, recorded in proposed:
-            if recorded.usage_id in new:
-                batch.fresh.append((place, recorded))
-            else:
-                repeats.append((place, recorded.work))
-        if repeats:
-            await self._answer_repeats(batch, repeats)
+            batch.proposed = [(place, one) for (place, _), one in zip(proposed, counted, strict=True)]
+            batch.rows = rows_of(counted)
+            batch.changes = self._counting.changes(counted)
+            await store.know_dimensions(batch.database, self._dimensions, counted)
 
     @staticmethod
     def _first_places(batch: _Batch) -> list[int]:
@@ -233,93 +251,94 @@ class UsageEngine:
                     found[authorization.organization_id, authorization.operation_id] = authorization
         return found
 
-    async def _commit(self, batch: _Batch, proposed: list[Recorded], now: datetime) -> set[str]:
-        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime.
+    async def _write(self, batch: _Batch, now: datetime) -> Collection[str]:
+        """Write what is proposed, and with it delete the outbox rows of charges that billing has confirmed meanwhile.
 
-        One statement is enough, unless limits count some of it and something is not as it seems, or some of it is
-        announced: then it is one transaction.
+        Return the ids of the usages that were new. One statement is enough, unless limits count some of it and
+        something is not as it seems, or some of it is announced: then it is one transaction.
+        """
+        wanted = await self._events.wanted(batch.database, batch.rows.recorded)
+        done = self._charging.take_done(batch.database)
+        try:
+            if all(one.counts is None for one in batch.rows.recorded):
+                return await self._record(batch, wanted, now, done)
+            if not self._careful_batches and batch.changes:
+                if await self._record_counted(batch, wanted, now, done):
+                    return {one.usage_id for one in batch.rows.recorded}
+            else:
+                self._careful_batches = max(0, self._careful_batches - 1)
+            return await self._record_carefully(batch, wanted, now, done)
+        except BaseException:
+            self._charging.keep_done(batch.database, done)
+            raise
+
+    async def _record(
+        self, batch: _Batch, wanted: Sequence[Recorded], now: datetime, done: Collection[Key]
+    ) -> Collection[str]:
+        """Write a batch that no limit counts; return the ids of what was new."""
+        database = batch.database
+        async with database.raw_transaction() if wanted else database.raw_connection() as connection:
+            new_ids = await store.record(connection, batch.rows, now=now, due_time=self._due(now), done=done)
+            await announce_usage(connection, wanted, new_ids, now)
+        return new_ids
+
+    async def _record_counted(
+        self, batch: _Batch, wanted: Sequence[Recorded], now: datetime, done: Collection[Key]
+    ) -> bool:
+        """Write and count a batch whose every usage is new.
+
+        False if it must be done the careful way: nothing is written then.
         """
         database = batch.database
-        await store.know_dimensions(database, self._dimensions, proposed)
-        wanted = await self._events.wanted(database, proposed)
-        done = self._charging.take_done(database)
-        due_time = now + self._relay_after
-        try:
-            if not any(one.counts is not None for one in proposed):
-                async with database.raw_transaction() if wanted else database.raw_connection() as connection:
-                    new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
-                    await announce_usage(connection, wanted, new_ids, now)
-                    return new_ids
-            changes = self._counting.changes(proposed)
-            new, added = await self._record_quickly(
-                database, proposed, wanted, changes, now=now, due_time=due_time, done=done
-            ) or await self._record_carefully(database, proposed, wanted, now=now, due_time=due_time, done=done)
-        except BaseException:
-            self._charging.keep_done(database, done)
-            raise
-        batch.limits |= await self._counting.states(database, new, added)
-        return {one.usage_id for one in new}
-
-    async def _record_quickly(
-        self,
-        database: Database,
-        proposed: list[Recorded],
-        wanted: Sequence[Recorded],
-        changes: Sequence[tuple[Key, QuickChange]],
-        *,
-        now: datetime,
-        due_time: datetime,
-        done: Collection[Key],
-    ) -> tuple[list[Recorded], dict[Key, Counted]] | None:
-        """Write and count a batch whose every usage is new; return it, and the counters as they are then.
-
-        None if it must be done the careful way: nothing is written then.
-        """
-        if self._careful_batches:
-            self._careful_batches -= 1
-            return None
-        if not changes:
-            return None
         try:
             async with database.raw_transaction() if wanted else database.raw_connection() as connection:
                 counted = await store.record_counted(
-                    connection, proposed, changes, now=now, due_time=due_time, done=done
+                    connection, batch.rows, batch.changes, now=now, due_time=self._due(now), done=done
                 )
                 if counted:
                     await announce_usage(connection, wanted, {one.usage_id for one in wanted}, now)
         except ConstraintViolation:
             self._careful_batches = CAREFUL_BATCHES
-            return None
+            return False
         if not counted:
-            return None
-        self._counting.forget(proposed)
-        return proposed, {key: found for (key, _), found in zip(changes, counted, strict=True)}
+            return False
+        self._counting.forget(batch.rows.recorded)
+        batch.counted = {key: found for (key, _), found in zip(batch.changes, counted, strict=True)}
+        return True
 
     async def _record_carefully(
-        self,
-        database: Database,
-        proposed: list[Recorded],
-        wanted: Sequence[Recorded],
-        *,
-        now: datetime,
-        due_time: datetime,
-        done: Collection[Key],
-    ) -> tuple[list[Recorded], dict[Key, Counted]]:
-        """Write a batch and count what is new of it; return that, and the counters as they are then."""
-        async with database.raw_transaction() as connection:
-            new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
-            new = [one for one in proposed if one.usage_id in new_ids]
-            added = await self._counting.add(connection, new)
+        self, batch: _Batch, wanted: Sequence[Recorded], now: datetime, done: Collection[Key]
+    ) -> Collection[str]:
+        """Write a batch and count what is new of it; return the ids of that."""
+        async with batch.database.raw_transaction() as connection:
+            new_ids = await store.record(connection, batch.rows, now=now, due_time=self._due(now), done=done)
+            new = [one for one in batch.rows.recorded if one.usage_id in new_ids]
+            batch.counted = await self._counting.add(connection, new)
             await announce_usage(connection, wanted, new_ids, now)
-            return new, added
+        return new_ids
 
-    async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
+    def _due(self, now: datetime) -> datetime:
+        """Return when the relay sends a charge that billing has not confirmed."""
+        return now + self._relay_after
+
+    async def _note_new(self, batch: _Batch, new_ids: Collection[str]) -> None:
+        """Tell what of a written batch is new, and where the limits stand that it is counted in."""
+        for place, recorded in batch.proposed:
+            if recorded.usage_id in new_ids:
+                batch.fresh.append((place, recorded))
+            else:
+                batch.repeats.append((place, recorded.work))
+        if batch.counted:
+            new = [recorded for _, recorded in batch.fresh]
+            batch.limits |= await self._counting.states(batch.database, new, batch.counted)
+
+    async def _answer_repeats(self, batch: _Batch) -> None:
         """Answer works whose operation ids are taken, by usage or by parts of the same call, or that cost too much."""
-        keys = [_key(work) for _, work in repeats]
+        keys = [_key(work) for _, work in batch.repeats]
         async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
             dropped = await find_dropped(connection, set(keys) - stored.keys())
-        for (place, work), key in zip(repeats, keys, strict=True):
+        for (place, work), key in zip(batch.repeats, keys, strict=True):
             if key in stored:
                 batch.outcomes[place] = repeat_of(*stored[key], work)
             elif key in dropped:

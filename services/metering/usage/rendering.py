@@ -11,7 +11,7 @@ from libs.common.timestamps import fill_time, render_time
 from services.metering.clients.billing import AccountBalance
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Units, quantity_text, total_tokens
-from services.metering.quota.rendering import fill_statuses, render_status
+from services.metering.quota.rendering import fill_status, fill_statuses
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Cost, LimitState, Recorded, Work
@@ -19,7 +19,7 @@ from services.metering.usage.latencies import percentile_ms
 from services.metering.usage.query import ORGANIZATION, UNIT
 from services.metering.usage.summaries import Summary
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import admission_pb2, model_pb2, quota_pb2, unit_pb2
+from tollhouse.metering.v1 import admission_pb2, model_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _NAMES: Final = {UNIT: "unit"}
@@ -137,13 +137,18 @@ def fill_limits(
     if are_all:
         fill_statuses(response, [(one.place, one.standing) for one in limits])
     else:
-        response.limits.extend(map(_render_limit, limits))
+        response.MergeFromString(b"".join(_rendered_limit(type(response), one) for one in limits))
 
 
 @lru_cache(maxsize=_STATES_KNOWN_MAX)
-def _render_limit(state: LimitState) -> quota_pb2.LimitStatus:
-    """Return where a limit stands. Answers to usage that was recorded together share the message."""
-    return render_status(state.place, state.standing)
+def _rendered_limit(answer: type[admission_pb2.SettleResponse | pb.RecordUsageResponse], state: LimitState) -> bytes:
+    """Return where a limit stands, serialized as the `limits` of an answer.
+
+    Answers to usage that was recorded together share it: to parse many at once is quicker than to copy messages.
+    """
+    alone = answer()
+    fill_status(alone.limits.add(), state.place, state.standing)
+    return alone.SerializeToString()
 
 
 def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:

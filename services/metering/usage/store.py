@@ -1,7 +1,7 @@
 """The statements of usage, on the driver's own connection; the text of the long ones is in `statements`."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -13,14 +13,14 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import AFTER_TEXT, MAX, NIL
 from services.metering.clients.billing import Charge
-from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
+from services.metering.model.units import CLASS_OF_UNIT, Quantities, thousandths_of
 from services.metering.quota import counter_store, quick_store
 from services.metering.quota.counter_store import Counted
 from services.metering.quota.domain import Reservations
 from services.metering.quota.quick_store import QuickChange
 from services.metering.tables import DIMENSIONS
 from services.metering.usage import statements
-from services.metering.usage.dimensions import PLAIN, Dimensions, KnownDimensions, dimension_id
+from services.metering.usage.dimensions import PLAIN, Dimensions, KnownDimensions
 from services.metering.usage.domain import (
     NO_QUANTITIES,
     PENDING_PRICE,
@@ -33,13 +33,16 @@ from services.metering.usage.domain import (
     Stated,
     Work,
 )
+from services.metering.usage.rows import Rows, rows_of
+from services.metering.usage.rows import columns_of as columns_of
+from services.metering.usage.rows import counts_text as counts_text
+from services.metering.usage.rows import quantities_text as quantities_text
 
 Key = tuple[str, str]
 """The organization and the operation id, which together name a usage and its charge."""
 
 SCAN_MAX: Final = 5_000
 DIMENSIONS_MAX: Final = 10_000
-_NO_COST: Final = (None,) * len(Cost._fields)
 
 
 class Filters(NamedTuple):
@@ -68,7 +71,7 @@ class DueCharge(NamedTuple):
 
 async def record(
     connection: RawConnection,
-    recorded: Sequence[Recorded],
+    rows: Rows,
     *,
     now: datetime,
     due_time: datetime,
@@ -76,21 +79,20 @@ async def record(
 ) -> set[str]:
     """Write usages, their summaries and their charges in one statement; return the ids of the usages that were new."""
     done_keys = list(done)
-    has_units = any(one.work.quantities for one in recorded)
     new = await connection.fetchval(
-        statements.RECORD_UNITS if has_units else statements.RECORD,
-        *columns_of(recorded),
+        statements.RECORD_UNITS if rows.has_units else statements.RECORD,
+        *rows.columns,
         now,
         due_time,
         [organization_id for organization_id, _ in done_keys],
         [operation_id for _, operation_id in done_keys],
     )
-    return {one.usage_id for one in recorded} if new is None else set(new)
+    return {one.usage_id for one in rows.recorded} if new is None else set(new)
 
 
 async def record_counted(
     connection: RawConnection,
-    recorded: Sequence[Recorded],
+    rows: Rows,
     changes: Sequence[tuple[Key, QuickChange]],
     *,
     now: datetime,
@@ -105,12 +107,11 @@ async def record_counted(
         ConstraintViolation: a usage was recorded before, a reservation is not as the usage says, or a counter is gone
             or was changed meanwhile. Nothing was written.
     """
-    has_units = any(one.work.quantities for one in recorded)
-    reserves = [None if one.counts is None else bool(one.counts.reservations) for one in recorded]
+    reserves = [None if one.counts is None else bool(one.counts.reservations) for one in rows.recorded]
     return await quick_store.run(
         connection,
-        statements.RECORD_COUNTED_UNITS if has_units else statements.RECORD_COUNTED,
-        *columns_of(recorded),
+        statements.RECORD_COUNTED_UNITS if rows.has_units else statements.RECORD_COUNTED,
+        *rows.columns,
         now,
         due_time,
         [organization_id for organization_id, _ in done],
@@ -138,13 +139,21 @@ async def record_last(
     """
     rows = await connection.fetch(
         statements.RECORD_LAST,
-        *columns_of([one.recorded for one in last]),
+        *rows_of([one.recorded for one in last]).columns,
         now,
         due_time,
         [one.seen_usage_id for one in last],
         [one.recorded.captured_before.amount if one.recorded.captured_before else "0" for one in last],
     )
     return {row[0] for row in rows}
+
+
+# Combinations of dimensions that this process has not seen of an organization yet.
+_ADD_DIMENSIONS: Final = f"""
+INSERT INTO usage_dimensions (organization_id, dimension_id, {", ".join(DIMENSIONS)})
+SELECT * FROM unnest($1::uuid[], $2::uuid[], {", ".join(f"${n}::text[]" for n in range(3, 3 + len(DIMENSIONS)))})
+ORDER BY 1, 2 ON CONFLICT DO NOTHING
+"""  # noqa: S608 -- names of columns.
 
 
 async def know_dimensions(database: Database, known: KnownDimensions, recorded: Iterable[Recorded]) -> None:
@@ -155,7 +164,7 @@ async def know_dimensions(database: Database, known: KnownDimensions, recorded: 
     organization_ids, ids = zip(*unknown, strict=True)
     async with database.raw_connection() as connection:
         values = map(list, zip(*unknown.values(), strict=True))
-        await connection.execute(statements.ADD_DIMENSIONS, organization_ids, ids, *values)
+        await connection.execute(_ADD_DIMENSIONS, organization_ids, ids, *values)
     for key in unknown:
         known.add(key)
 
@@ -342,39 +351,6 @@ async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, st
     )
 
 
-def columns_of(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
-    """Turn usages into columns, as the statement takes them; a column without any value is sent as an empty array."""
-    for column, values in zip(statements.ROW, zip(*map(_row, recorded), strict=True), strict=True):
-        yield () if values.count(column.absent) == len(values) else values
-
-
-def _row(recorded: Recorded) -> tuple[object, ...]:
-    work = recorded.work
-    cost = recorded.cost or _NO_COST
-    return (
-        *work[:3],
-        recorded.usage_id,
-        *work[3:9],
-        *work.tokens,
-        *work[10:17],
-        *cost[:4],
-        dimension_id(recorded.dimensions),
-        quantities_text(work.quantities) if work.quantities else None,
-        work.items,
-        *cost[4:],
-        work.stated is not None,
-        recorded.lease_id,
-        *counts_text({} if recorded.counts is None else recorded.counts.amounts),
-    )
-
-
-def counts_text(amounts: Mapping[str, Decimal]) -> tuple[str | None, str | None]:
-    """Return the counters and the amounts as Postgres writes arrays; nothing where there are none."""
-    if not amounts:
-        return None, None
-    return f"{{{','.join(amounts)}}}", f"{{{','.join(map(str, amounts.values()))}}}"
-
-
 def recorded_of(row: asyncpg.Record) -> Recorded:
     (organization_id, operation_id, usage_id, occur_time), plain = row[:4], row[4:9]
     labels = row["labels"]
@@ -417,11 +393,6 @@ def recorded_of(row: asyncpg.Record) -> Recorded:
     return Recorded(
         work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions, before, row["lease_id"]
     )
-
-
-def quantities_text(quantities: Quantities) -> str:
-    """Return quantities as a JSON object of decimals, sorted by unit."""
-    return "{" + ",".join(f'"{unit}":{quantity_text(value)}' for unit, value in sorted(quantities.items())) + "}"
 
 
 def read_quantities(text: str | None) -> Quantities:

@@ -206,6 +206,20 @@ async def test_corrections_at_once_come_one_after_another(
     assert await metering.findings() == []
 
 
+async def test_one_correction_sent_twice_at_once_is_one_for_both(metering: Metering, organization_id: str) -> None:
+    calls = [f"call-{number}" for number in range(60)]
+    for call in calls:
+        await metering.record(usage(organization_id, call))
+    answers = await asyncio.gather(
+        *(
+            amend(metering, organization_id, call, f"amend-{call}", tokens=tokens(500, 100))
+            for call in calls
+            for _ in range(2)
+        )
+    )
+    assert sum(answer.replayed for answer in answers) == len(calls)
+
+
 async def test_usage_has_at_most_a_hundred_corrections_and_the_last_is_a_void(
     metering: Metering, organization_id: str
 ) -> None:

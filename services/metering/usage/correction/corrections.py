@@ -244,7 +244,6 @@ class Corrections:
     async def _read(self, database: Database, wanted: Sequence[Wanted]) -> _Read:
         usage_keys = {one.usage_key for one in wanted}
         async with database.raw_connection() as connection:
-            known = await store.find_corrections(connection, [one.key for one in wanted])
             states = await store.find_states(connection, usage_keys)
             originals = {(key[0], state.original.usage_id): state.original for key, state in states.items()}
             sources = await store.find_sources(connection, originals) if originals else {}
@@ -252,6 +251,8 @@ class Corrections:
             dropped = await find_dropped(connection, usage_keys - states.keys())
             counters = {(key[0], counter_id) for key, state in states.items() for counter_id in state.counted}
             metrics = await counter_store.metrics(connection, counters) if counters else {}
+            # Last: a correction that another call has made is known then, if what it changed was read.
+            known = await store.find_corrections(connection, [one.key for one in wanted])
         found = {(one.organization_id, one.operation_id): one for one in authorizations}
         if any(
             usage.cost is not None

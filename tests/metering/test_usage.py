@@ -80,7 +80,7 @@ BAD = {
     "negative tokens": ["tokens.input", usage(new_id(), tokens=model_pb2.TokenCounts(input=-1))],
     "too many tokens": ["tokens.output", usage(new_id(), tokens=model_pb2.TokenCounts(output=10**9 + 1))],
     "past": ["occur_time", usage(new_id(), occur_time=stamp(days=-36))],
-    "future": ["occur_time", usage(new_id(), occur_time=stamp(hours=1))],
+    "future": ["occur_time", usage(new_id(), occur_time=stamp(days=30))],
 }
 
 

@@ -38,6 +38,18 @@ async def test_debit_repeated_with_same_operation_id_charges_once(ledger: Ledger
     assert again.balance == first.balance
 
 
+async def test_every_operation_id_of_a_batch_is_its_own(ledger: Ledger) -> None:
+    """The statement for accounts that were written before takes ids as one text: none may end another there."""
+    org = organization()
+    ids = ["NULL", '"', "\\", '\\"', "'", "','", ",", "{", "}", "{}", '","', "a,b", '{"a"}', "$1", "plain"]
+    await ledger.credit(org, "top-up", "100")
+    first = await asyncio.gather(*(ledger.debit(org, id_, f"0.{place:02}1") for place, id_ in enumerate(ids)))
+    again = await asyncio.gather(*(ledger.debit(org, id_, f"0.{place:02}1") for place, id_ in enumerate(ids)))
+    assert [answer.transaction for answer in again] == [answer.transaction for answer in first]
+    assert [answer.transaction.operation_id for answer in first] == ids
+    assert all(answer.replayed for answer in again)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from libs.common.array_text import array_text
 from libs.common.database import RawConnection
 from services.billing.ledger.books import Books
 from services.billing.ledger.domain import Account, Hold, Metadata, Movement
@@ -30,7 +31,7 @@ _ACCOUNTS: Final = """
 """
 _ALL_MOVED: Final = """
     (SELECT count(*) FROM moved) = cardinality($1::uuid[]) AND NOT EXISTS (
-        SELECT FROM unnest($7::uuid[], $8::text[]) AS k (organization_id, operation_id)
+        SELECT FROM unnest($7::uuid[], $8::text::text[]) AS k (organization_id, operation_id)
         CROSS JOIN LATERAL (
             SELECT FROM declines d
             WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id AND d.slot = 'MOVEMENT'
@@ -38,23 +39,28 @@ _ALL_MOVED: Final = """
         ) AS declined
     )
 """
-_INSERT_MOVEMENTS: Final = """
+
+
+def _insert_movements(*, held_amount: str, more_columns: str = "", more_names: str = "") -> str:
+    return f"""
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
         create_time, held_amount, actor
     )
     SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id,
-        ($15::text[])[v.common], ($16::uuid[])[v.common], ($17::uuid[])[v.common], v.sequence, 'DEBIT',
-        ($18::text[])[v.common], v.amount::numeric, v.balance_after::numeric,
-        coalesce(($19::text[])[v.common], v.amount)::numeric, ($20::text[])[v.common], ($21::boolean[])[v.common],
-        'REVENUE', ($22::text[])[v.common], ($23::text[])[v.common]::jsonb, ($24::timestamptz[])[v.common],
-        v.held_amount::numeric, ($25::text[])[v.common]
+        ($14::text[])[v.common], ($15::uuid[])[v.common], ($16::uuid[])[v.common], v.sequence, 'DEBIT',
+        ($17::text[])[v.common], v.amount::numeric, v.balance_after::numeric,
+        coalesce(($18::text[])[v.common], v.amount)::numeric, ($19::text[])[v.common], ($20::boolean[])[v.common],
+        'REVENUE', ($21::text[])[v.common], ($22::text[])[v.common]::jsonb, ($23::timestamptz[])[v.common],
+        {held_amount}, ($24::text[])[v.common]
     FROM assumed
     CROSS JOIN unnest(
-        $7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::integer[]
-    ) AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, held_amount, common)
-"""
+        $7::uuid[], $8::text::text[], $9::uuid[], $10::bigint[], $11::text::text[], $12::text::text[],
+        $13::integer[]{more_columns}
+    ) AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common{more_names})
+"""  # noqa: S608 -- the parts are constants of this file.
+
 
 _POST_DEBITS: Final = f"""
     WITH moved AS (
@@ -63,7 +69,7 @@ _POST_DEBITS: Final = f"""
         {_ACCOUNTS.format(more_columns="", more_names="")}
     ),
     assumed AS MATERIALIZED (SELECT {_ALL_MOVED} AS holds)
-    {_INSERT_MOVEMENTS}
+    {_insert_movements(held_amount="NULL::numeric")}
 """  # noqa: S608 -- made of the constants above alone.
 
 # The same for batches with holds to place or to capture.
@@ -72,18 +78,18 @@ _POST: Final = f"""
         UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
             last_movement_time = v.last_movement_time, revision = v.revision + 1,
             held = v.held::numeric, hold_expiry_from = v.hold_expiry_from
-        {_ACCOUNTS.format(more_columns=", $26::text[], $27::timestamptz[]", more_names=", held, hold_expiry_from")}
+        {_ACCOUNTS.format(more_columns=", $25::text[], $26::timestamptz[]", more_names=", held, hold_expiry_from")}
     ),
     captured AS (
-        UPDATE holds h SET state = 'CAPTURED', end_time = $30::timestamptz
-        FROM unnest($28::uuid[], $29::text[]) AS v (organization_id, operation_id)
+        UPDATE holds h SET state = 'CAPTURED', end_time = $29::timestamptz
+        FROM unnest($27::uuid[], $28::text[]) AS v (organization_id, operation_id)
         WHERE h.organization_id = ANY (ARRAY[v.organization_id]) AND h.operation_id = v.operation_id
             AND h.end_time IS NULL
         RETURNING 1
     ),
     assumed AS MATERIALIZED (
-        SELECT {_ALL_MOVED} AND (SELECT count(*) FROM captured) = cardinality($28::uuid[]) AND NOT EXISTS (
-            SELECT FROM unnest($31::uuid[], $32::text[]) AS k (organization_id, operation_id)
+        SELECT {_ALL_MOVED} AND (SELECT count(*) FROM captured) = cardinality($27::uuid[]) AND NOT EXISTS (
+            SELECT FROM unnest($30::uuid[], $31::text[]) AS k (organization_id, operation_id)
             CROSS JOIN LATERAL (
                 SELECT FROM declines d
                 WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id AND d.slot = 'HOLD'
@@ -98,17 +104,17 @@ _POST: Final = f"""
         )
         SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.hold_id, v.project_id,
             v.account_id, v.currency_code, v.amount::numeric, v.ttl_ms, 'OPEN', v.description, v.metadata::jsonb,
-            $30::timestamptz, v.expire_time, v.actor, v.user_id, v.model
+            $29::timestamptz, v.expire_time, v.actor, v.user_id, v.model
         FROM assumed
         CROSS JOIN unnest(
-            $31::uuid[], $32::text[], $33::uuid[], $34::uuid[], $35::uuid[], $36::text[], $37::text[], $38::bigint[],
-            $39::text[], $40::text[], $41::timestamptz[], $42::text[], $43::uuid[], $44::text[]
+            $30::uuid[], $31::text[], $32::uuid[], $33::uuid[], $34::uuid[], $35::text[], $36::text[], $37::bigint[],
+            $38::text[], $39::text[], $40::timestamptz[], $41::text[], $42::uuid[], $43::text[]
         ) AS v (
             organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, description,
             metadata, expire_time, actor, user_id, model
         )
     )
-    {_INSERT_MOVEMENTS}
+    {_insert_movements(held_amount="v.held::numeric", more_columns=", $44::text[]", more_names=", held")}
 """  # noqa: S608 -- made of the constants above alone.
 
 _Common: TypeAlias = tuple[object, ...]
@@ -126,6 +132,7 @@ async def post(connection: RawConnection, books: Books, now: datetime) -> None:
         books.changed_accounts.values(), key=lambda account: (account.organization_id, account.account_id)
     )
     movements = (*_account_columns(accounts), *_movement_columns(books.new_movements))
+    # A capture ends its hold, so these are debits alone.
     if not books.new_holds and not books.changed_holds:
         await connection.execute(_POST_DEBITS, *movements)
         return
@@ -138,6 +145,7 @@ async def post(connection: RawConnection, books: Books, now: datetime) -> None:
         [operation_id for _, operation_id in books.changed_holds],
         now,
         *(zip(*map(_hold_row, books.new_holds), strict=True) if books.new_holds else _NO_HOLDS),
+        [None if m.held_amount is None else str(m.held_amount) for m in books.new_movements],
     )
 
 
@@ -157,12 +165,11 @@ def _movement_columns(movements: Sequence[Movement]) -> tuple[Sequence[object], 
     common = [numbers.setdefault(_common_of(movement), len(numbers) + 1) for movement in movements]
     return (
         [m.organization_id for m in movements],
-        [m.operation_id for m in movements],
+        array_text([m.operation_id for m in movements]),
         [m.transaction_id for m in movements],
         [m.sequence for m in movements],
-        [str(m.amount) for m in movements],
-        [str(m.balance_after) for m in movements],
-        [None if m.held_amount is None else str(m.held_amount) for m in movements],
+        array_text([str(m.amount) for m in movements]),
+        array_text([str(m.balance_after) for m in movements]),
         common,
         *(zip(*numbers, strict=True) if numbers else _NOTHING_COMMON),
     )

@@ -134,11 +134,6 @@ class GroupCommit(Generic[_Item, _Answer]):
             answers.update(zip(part, answered, strict=True))
         return [answers[place] for place in range(len(items))]
 
-    @property
-    def submitted_count(self) -> int:
-        """How many times items were submitted."""
-        return self._submitted
-
     async def drain(self) -> None:
         """Take no more items, and return when every submitted one is answered."""
         self._draining = True

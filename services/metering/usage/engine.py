@@ -9,6 +9,7 @@ after the next.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class UsageEngine:
         queue_max: int,
         relay_after: timedelta,
     ) -> None:
+        self.on_recorded: Callable[[float], None] = lambda began_s: None
+        """Called when works were recorded, with the time of the monotonic clock at which that began."""
         self._events = events
         self._named_subscriptions = named_subscriptions
         self._shards = shards
@@ -150,13 +153,11 @@ class UsageEngine:
         Raises:
             Overloaded: too many works are waiting already; none was taken.
         """
+        began_s = time.monotonic()
         await self._named_subscriptions.know(works)
-        return await self._commits.submit(works)
-
-    @property
-    def recorded_count(self) -> int:
-        """How many times this process was asked to record works."""
-        return self._commits.submitted_count
+        outcomes = await self._commits.submit(works)
+        self.on_recorded(began_s)
+        return outcomes
 
     def remember(self, authorization: Authorization) -> None:
         """Cache an authorization for the settlement that is likely to follow."""

@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 
 from libs.common.ids import new_id
-from services.metering.usage.correction import store
+from services.metering.usage.rerate import change_store, job_store
+from services.metering.usage.rerate.domain import Change
 from services.metering.usage.rerate.worker import RerateWorker
 from tests.metering.corrections.calls import charged, found
 from tests.metering.rerates import dying_worker
@@ -73,19 +74,45 @@ async def test_what_is_wrong_with_one_usage_keeps_no_other_from_its_price(
         await metering.record(usage(organization_id, f"call-{number}"))
     poisoned = (await metering.get(organization_id, "call-4")).usage_id
     await metering.set_price(price_in="5", price_out="20", effective_time=later(2))
-    write = store.write
+    write = change_store.write
 
-    async def fail(connection: object, planned: list[store.Planned], **named: object) -> None:
-        if any(one.usage_key[1] == poisoned for one in planned):
+    async def fail(connection: object, correcting: object, changes: list[Change]) -> None:
+        if any(one.usage.seen.usage_id == poisoned for one in changes):
             raise ValueError("poison")
-        await write(connection, planned, **named)  # type: ignore[arg-type]
+        await write(connection, correcting, changes)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "write", fail)
+    monkeypatch.setattr(change_store, "write", fail)
     monkeypatch.setattr("services.metering.usage.rerate.worker._AGAIN_AFTER", timedelta(0))
     last = await done(metering, rerate(organization_id))
     assert last.sums.changed_count == 6
     assert [(one.reason, one.usage_count) for one in last.sums.failures] == [("INTERNAL", 1)]
     assert not (await found(metering, organization_id, "call-4")).corrections
+    assert await metering.findings() == []
+
+
+async def test_parts_beside_recorded_usage_and_turns_that_end_within_a_slice_do_each_usage_once(
+    platform: Platform, metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await metering.record_batch([usage(organization_id, f"call-{number}") for number in range(30)])
+    await metering.set_price(price_in="5", price_out="20", effective_time=later(2))
+    monkeypatch.setattr("services.metering.usage.rerate.worker.PART_MAX", 4)
+    monkeypatch.setattr("services.metering.usage.rerate.worker._TURN_S", 0.01)
+    monkeypatch.setattr("services.metering.usage.rerate.worker._AGAIN_AFTER", timedelta(0))
+    other = new_id()
+    parts: list[int] = []
+    advance = job_store.advance
+
+    async def record(*arguments: object) -> bool:
+        parts.append(len(parts))
+        await metering.record(usage(other, f"beside-{len(parts)}"))
+        return await advance(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job_store, "advance", record)
+    last = await done(metering, rerate(organization_id))
+    assert (last.sums.changed_count, last.sums.usage_count) == (30, 30)
+    assert len(parts) == 7
+    await platform.settled()
+    assert await charged(platform, organization_id) == Decimal("0.21")
     assert await metering.findings() == []
 
 

@@ -75,6 +75,50 @@ async def test_usage_is_priced_again_at_what_is_in_force_and_back(
     assert await platform.ledger.findings() == []
 
 
+async def test_usage_that_cost_nothing_is_counted_as_spent_when_it_has_a_price_and_no_more_without(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.add_model("free")
+    free = await metering.set_price("free", price_in="0", price_out="0")
+    await limit(metering, organization_id)
+    for name in ("a", "b"):
+        await metering.record(usage(organization_id, name, model="free"))
+    before = await counted(metering, organization_id)
+    assert before["spend"] == 0
+    await metering.set_price("free", effective_time=later(2))
+    for version, spent in (("", "0.007"), (free.price_version_id, "0"), ("", "0.007")):
+        last = await done(metering, rerate(organization_id, price_version_id=version))
+        assert last.sums.changed_count == 2
+        assert await counted(metering, organization_id) == before | {"spend": Decimal(spent)}
+        await platform.settled()
+        assert await charged(platform, organization_id) == Decimal(spent)
+    assert await metering.findings() == []
+    assert await platform.ledger.findings() == []
+
+
+async def test_sums_are_kept_by_the_currency_in_which_the_provider_is_paid_then(
+    metering: Metering, organization_id: str
+) -> None:
+    await metering.record(usage(organization_id, "a"))
+    for number, currency_code in enumerate(("EUR", "EUR", "USD"), start=2):
+        rates = [
+            model_pb2.Rate(unit=f"{side}_tokens", price=str(number), per=1_000_000, provider_cost=str(number))
+            for side in ("input", "output")
+        ]
+        request = model_pb2.SetPriceRequest(
+            request_id=new_id(),
+            model_id="gpt-4o",
+            currency_code="USD",
+            rate_card=model_pb2.RateCard(rates=rates, provider_currency_code=currency_code),
+            effective_time=later(number),
+        )
+        await metering.models.SetPrice(request, metadata=metering.operator)
+        assert (await done(metering, rerate(organization_id))).sums.changed_count == 1
+        (correction, *_) = (await found(metering, organization_id, "a")).corrections
+        assert correction.after.provider_cost.currency_code == currency_code
+        assert await metering.findings() == []
+
+
 async def test_what_cannot_be_priced_again_is_counted_with_its_reason_and_stays(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

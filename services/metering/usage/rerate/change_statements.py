@@ -26,13 +26,30 @@ _CHANGES: Final = ", ".join(_CHANGED.get(name, "0") for name in HOUR_SUMS)
 _ADD_CHANGES: Final = ", ".join(f"{name} = h.{name} + excluded.{name}" for name in _CHANGED)
 
 
-def _was(kept: str, priced: str, found: str) -> str:
-    return f"""SELECT {", ".join(f"{kept}.{name}" for name in _KEPT)}, {priced}, item.*
-    FROM item {found}"""
+def _was(found: str, priced: str, further: str = "") -> str:
+    # OFFSET 0 keeps the look-up of each row by itself: joined, Postgres may read all lines of the organization.
+    return f"""SELECT {", ".join(f"u.{name}" for name in _KEPT)}, {priced}, item.*
+    FROM item CROSS JOIN LATERAL ({found} OFFSET 0) AS u {further}"""
 
 
-_RECORDED: Final = ", ".join(f"coalesce(r.{name}, p.{name}) AS {name}" for name in _PRICED)
-_CORRECTED: Final = ", ".join(f"l.{name}" for name in _PRICED)
+_RECORDED: Final = _was(
+    """
+        SELECT * FROM usage_records
+        WHERE organization_id = $1::uuid AND occur_time = recorded_time AND usage_id = changed_id""",
+    ", ".join(f"coalesce(u.{name}, p.{name}) AS {name}" for name in _PRICED),
+    """
+    LEFT JOIN LATERAL (
+        SELECT * FROM usage_pricings WHERE organization_id = $1::uuid AND usage_id = changed_id AND u.cost IS NULL
+        OFFSET 0
+    ) AS p ON true WHERE changed_number = 1""",
+)
+_CORRECTED: Final = _was(
+    """
+        SELECT * FROM usage_correction_lines
+        WHERE organization_id = $1::uuid AND usage_id = changed_id AND number = changed_number - 1 AND added""",
+    ", ".join(f"u.{name}" for name in _PRICED),
+    "WHERE changed_number > 1",
+)
 
 # Corrects usages of one organization ($1), each of which had so many corrections as it is said to have: if it has more,
 # the number of the correction is taken, which violates a unique key. A usage has one row of values for each movement of
@@ -53,27 +70,9 @@ WITH item AS MATERIALIZED (
             new_rate_hours, old_counters, old_counted, new_counters, new_counted, charge_id, charge_amount,
             charge_currency_code, reverses_operation_id)
 ), was AS MATERIALIZED (
-    {
-    _was(
-        "r",
-        _RECORDED,
-        '''
-    JOIN usage_records r ON r.organization_id = $1::uuid AND r.occur_time = recorded_time AND r.usage_id = changed_id
-    LEFT JOIN usage_pricings p ON p.organization_id = $1::uuid AND p.usage_id = changed_id AND r.cost IS NULL
-    WHERE changed_number = 1''',
-    )
-}
+    {_RECORDED}
     UNION ALL
-    {
-    _was(
-        "l",
-        _CORRECTED,
-        '''
-    JOIN usage_correction_lines l
-        ON l.organization_id = $1::uuid AND l.usage_id = changed_id AND l.number = changed_number - 1 AND l.added
-    WHERE changed_number > 1''',
-    )
-}
+    {_CORRECTED}
 ), corrected AS (
     INSERT INTO usage_corrections (organization_id, operation_id, fingerprint, kind, usage_operation_id, usage_id,
         number, reason, actor, create_time)

@@ -130,7 +130,8 @@ RETURNING true
 """
 _FINISH: Final = f"DELETE FROM rerate_slices {_AS_IT_WAS}"  # noqa: S608 -- made of the constant above alone.
 _ADVANCE: Final = f"""
-UPDATE rerate_slices SET after_time = $6::timestamptz, after_usage_id = $7::uuid, lease_time = $8::timestamptz
+UPDATE rerate_slices SET after_time = $6::timestamptz, after_usage_id = $7::uuid, lease_time = $8::timestamptz,
+    attempt_count = 1
 {_AS_IT_WAS}
 """  # noqa: S608
 _LOCK_SUMS: Final = """

@@ -128,7 +128,7 @@ class Previews:
             ids = organizations_of_shard(self._shards, scope, number)
             async with self._shards[number].raw_connection() as connection:
                 found = await store.next_slice(connection, scope, ids, place, _SLICE_MAX)
-                seen = await store.find_seen(connection, scope, found) if found else []
+                seen = (await store.find_seen(connection, scope, found, _SLICE_MAX))[0] if found else []
             taken = list(takewhile(lambda one: _add(sums, one, size), self.judge(scope, seen)))
             digest = digests_added(digest, digest_of(taken))
             looked_at += _SLICE_MAX

@@ -25,6 +25,7 @@ from libs.common.shards import Shards
 from services.metering.clients.billing import Charge
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
+from services.metering.usage import store as usage_store
 from services.metering.usage.correction import counter_changes
 from services.metering.usage.correction.corrections import Corrected, Corrections, Outcome, Wanted
 from services.metering.usage.correction.domain import CorrectionKind, Source, State, due_at, movements
@@ -155,16 +156,25 @@ class Rerating:
         changes: Sequence[Change],
         also: Callable[[RawConnection], Awaitable[None]],
     ) -> None:
+        """Write corrections, and delete charges that billing has confirmed, so that no recorded usage has to do it."""
         organization_id, now = part.until.organization_id, self._clock.now()
         correcting = Correcting(
             *(organization_id, task.job.job_id, task.reason, task.job.actor, now, now + self._corrections.relay_after)
         )
-        async with database.raw_transaction() as connection:
-            if changes:
-                await change_store.write(connection, correcting, changes)
-            await also(connection)
-            counted = [(organization_id, one.usage.counted, one.counted) for one in changes if one.usage.counted]
-            await counter_changes.change_counters(connection, counted)
+        charging = self._corrections.charging
+        done = charging.take_done(database)
+        try:
+            async with database.raw_transaction() as connection:
+                if done:
+                    await usage_store.finish(connection, done)
+                if changes:
+                    await change_store.write(connection, correcting, changes)
+                await also(connection)
+                counted = [(organization_id, one.usage.counted, one.counted) for one in changes if one.usage.counted]
+                await counter_changes.change_counters(connection, counted)
+        except BaseException:
+            charging.keep_done(database, done)
+            raise
 
     async def _charge(self, database: Database, charges: Sequence[Charge]) -> None:
         try:

@@ -11,12 +11,13 @@ from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.ids import NIL
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.correction.domain import Source
+from services.metering.usage.correction.domain import Counted, Source
 from services.metering.usage.dimensions import PLAIN
 from services.metering.usage.domain import Cost, Work
 from services.metering.usage.rerate.domain import ChargedUsage, Scope, Seen
 from services.metering.usage.store import read_quantities
 
+_NOTHING_COUNTED: Final[Counted] = {}
 _SKIPPED_MAX: Final = 100
 """How many organizations without usage in the range are passed over at once."""
 
@@ -80,9 +81,9 @@ _OF_SLICE: Final = """
 _NAMED: Final = f"SELECT usage_id::text, operation_id, occur_time {_OF_SLICE}"
 
 
-def _seen_with(further: str, limit: str) -> str:
+def _seen_with(further: str) -> str:
     return f"""
-SELECT r.organization_id::text, r.operation_id, r.usage_id::text, r.model, {_as_is("occur_time")},
+SELECT r.organization_id::text, r.operation_id, r.usage_id::text AS usage_id, r.model, {_as_is("occur_time")},
     r.occur_time AS recorded_time,
     {", ".join(map(_as_is, TOKEN_CLASSES))}, {", ".join(map(_priced, _PRICED))},
     (CASE WHEN l.number IS NULL THEN coalesce(r.price_version_id, p.price_version_id)
@@ -90,7 +91,7 @@ SELECT r.organization_id::text, r.operation_id, r.usage_id::text, r.model, {_as_
     (CASE WHEN l.number IS NULL THEN r.quantities ELSE l.quantities END)::text AS quantities,
     {_as_is("stated")}, NOT coalesce(l.added, true) AS voided, coalesce(l.number, 0) AS corrections,
     d.service_tier, d.environment{further}
-FROM (SELECT * {_OF_SLICE} {limit}) AS r
+FROM (SELECT * {_OF_SLICE} LIMIT $11) AS r
 LEFT JOIN usage_pricings p
     ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
 LEFT JOIN LATERAL (
@@ -107,8 +108,8 @@ ORDER BY r.occur_time, r.usage_id
 
 # A range of the primary key of each month's partition; everything else by primary and unique keys. The last line of the
 # corrections says what usage is, or was before it was voided.
-_SEEN: Final = _seen_with("", "")
-# The same for the first usages of a slice, with what their money and their limits follow from.
+_SEEN: Final = _seen_with("")
+# The same with what their money and their limits follow from.
 _CHARGED: Final = _seen_with(
     """,
     r.project_id::text AS project_id, r.user_id::text AS user_id, r.captured_before IS NOT NULL AS in_parts,
@@ -118,8 +119,7 @@ _CHARGED: Final = _seen_with(
     (CASE WHEN l.number IS NULL THEN r.counters ELSE l.counters END)::text[] AS counters,
     CASE WHEN l.number IS NULL THEN r.counted ELSE l.counted END AS counted,
     CASE WHEN l.number IS NULL THEN p.counters::text[] END AS priced_counters,
-    CASE WHEN l.number IS NULL THEN p.counted END AS priced_counted""",
-    "LIMIT $11",
+    CASE WHEN l.number IS NULL THEN p.counted END AS priced_counted"""
 )
 
 
@@ -160,22 +160,27 @@ async def find_named(connection: RawConnection, scope: Scope, wanted: Slice) -> 
     return [(row[0], row[1], row[2]) for row in await connection.fetch(_NAMED, *_values(scope, wanted))]
 
 
-async def find_seen(connection: RawConnection, scope: Scope, wanted: Slice) -> list[Seen]:
-    """Return the usage of a slice that the filters let through, in the order of its times."""
-    rows = await connection.fetch(_SEEN, *_values(scope, wanted))
-    return [one for one in map(_seen, rows) if _is_sought(scope, one)]
+async def find_seen(connection: RawConnection, scope: Scope, wanted: Slice, limit: int) -> tuple[list[Seen], Slice]:
+    """Return the first usages of a slice that the filters let through, in the order of the times at which they were
+    recorded, and the part of the slice that they are in."""
+    rows = await connection.fetch(_SEEN, *_values(scope, wanted), limit)
+    return [one for one in map(_seen, rows) if _is_sought(scope, one)], _part_of(wanted, rows, limit)
 
 
 async def find_charged(
     connection: RawConnection, scope: Scope, wanted: Slice, limit: int
 ) -> tuple[list[ChargedUsage], Slice]:
-    """Return the first usages of a slice that the filters let through, and the part of the slice that they are in."""
+    """Return the same with what their money and their limits follow from."""
     rows = await connection.fetch(_CHARGED, *_values(scope, wanted), limit)
-    part = wanted
-    if len(rows) == limit:
-        last = rows[-1]
-        part = Slice(wanted.after, Place(wanted.until.organization_id, last["recorded_time"], last[2]))
-    return [one for one in map(_charged, rows) if _is_sought(scope, one.seen)], part
+    return [one for one in map(_charged, rows) if _is_sought(scope, one.seen)], _part_of(wanted, rows, limit)
+
+
+def _part_of(wanted: Slice, rows: Sequence[asyncpg.Record], limit: int) -> Slice:
+    """Return the part of a slice that the first rows of it are in: all of it where there are fewer than the limit."""
+    if len(rows) < limit:
+        return wanted
+    place = Place(wanted.until.organization_id, rows[-1]["recorded_time"], rows[-1]["usage_id"])
+    return Slice(wanted.after, place)
 
 
 def _is_sought(scope: Scope, seen: Seen) -> bool:
@@ -213,10 +218,10 @@ def _seen(row: asyncpg.Record) -> Seen:
 
 
 def _charged(row: asyncpg.Record) -> ChargedUsage:
-    seen = _seen(row)
-    own = None
+    seen, own, counted = _seen(row), None, _NOTHING_COUNTED
     if row["charge_kind"] is not None and row["charged_amount"]:
         own = Source(seen.work.operation_id, row["charged_amount"], row["charged_currency_code"])
-    counted = dict(zip(row["counters"] or (), row["counted"] or (), strict=True))
-    counted |= zip(row["priced_counters"] or (), row["priced_counted"] or (), strict=True)
+    if row["counters"] or row["priced_counters"]:
+        counted = dict(zip(row["counters"] or (), row["counted"] or (), strict=True))
+        counted |= zip(row["priced_counters"] or (), row["priced_counted"] or (), strict=True)
     return ChargedUsage(seen, row["project_id"], row["user_id"], own, row["in_parts"], row["in_lease"], counted)

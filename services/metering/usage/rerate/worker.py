@@ -6,8 +6,9 @@ a process may die at any point, and no usage is done or counted twice. Whose lea
 only one of the two can take the slice away, and the other's corrections are undone with its transaction. The job is
 locked in that transaction, too: once it is paused or canceled, nothing more is corrected for it.
 
-All processes work on all jobs. A process works on few slices at a time. Where it records usage meanwhile, it takes
-smaller ones and pauses after each, so that the job takes a part of what the machine can do.
+All processes work on all jobs. A process works on few slices at a time. A slice is corrected in parts, each in such a
+second transaction, which moves the beginning of the slice. Beside usage that is recorded a process does one small part
+at a time and pauses after it (see `pace`), so that the job takes a part of what the machine can do.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from services.metering.usage.rerate import job_store, store
 from services.metering.usage.rerate.domain import Fate, Sums, digest_of, digests_added
 from services.metering.usage.rerate.job_store import ACTIVE, Given, Job, Part, State
 from services.metering.usage.rerate.jobs import RerateJobs
+from services.metering.usage.rerate.pace import Pace
 from services.metering.usage.rerate.parsing import read_kept
 from services.metering.usage.rerate.previews import Previews, organizations_of_shard
 from services.metering.usage.rerate.rerating import Rerating, Task
@@ -39,23 +41,17 @@ _log = structlog.get_logger("rerate")
 
 SLICE_MAX: Final = 400
 PART_MAX: Final = 400
-"""How many usages of a slice are corrected in one transaction."""
-_PART_BESIDE: Final = 50
-"""The same beside usage that is recorded: nothing else runs in the process while it is decided."""
-_BESIDE_S: Final = 1.0
-"""For how long usage counts as recorded beside."""
+"""How many usages of a slice are corrected in one transaction; fewer beside usage that is recorded, see `pace`."""
 LEASE: Final = timedelta(seconds=30)
 _LOOK_EVERY_S: Final = 1.0
-_LANES: Final = 2
-"""How many slices of a job a process works on at a time: one is charged while the other is written."""
+_LANES: Final = 3
+"""How many slices of a job a process works on at a time: one is read while others are written and charged."""
 _TURN_S: Final = 5.0
 """After how long another job has its turn."""
 _AGAIN_AFTER: Final = timedelta(seconds=1)
 _ATTEMPTS_MAX: Final = 5
 """How often a single usage is tried that fails for no known reason."""
 _FAILED: Final = "INTERNAL"
-_PAUSE_FACTOR: Final = 3.0
-"""How long a lane pauses beside usage that is recorded, as a multiple of what its slice took."""
 
 
 class Stopped(Exception):
@@ -91,10 +87,11 @@ class RerateWorker:
         self._rerating = rerating
         self._previews = previews
         self._jobs = jobs
-        self._engine = engine
         self._clock = clock
-        self._recorded = 0
-        self._beside_until_s = 0.0
+        self._pace = Pace()
+        self._alone = asyncio.Lock()
+        """Held by who does a part beside usage that is recorded."""
+        engine.on_recorded = lambda began_s: self._pace.note(began_s, time.monotonic())
 
     async def run(self) -> None:
         """Do what there is to do whenever this process makes a job, and look every second for those of others."""
@@ -145,7 +142,7 @@ class RerateWorker:
                     continue
                 did_some = True
                 try:
-                    await self._do(_Work(task, shard, given))
+                    await self._do(_Work(task, shard, given), ends_s)
                 except Stopped:
                     return did_some
                 except Exception as error:  # noqa: BLE001 -- the slice is done when its lease has ended.
@@ -176,21 +173,29 @@ class RerateWorker:
             await job_store.move(connection, job_id, shard, Part(found.until, walked=False))
         return given
 
-    async def _do(self, given: _Work) -> None:
-        """Do a slice, part by part."""
+    async def _do(self, given: _Work, ends_s: float) -> None:
+        """Do a slice, part by part: beside usage that is recorded one at a time, with a pause after it.
+
+        When the turn is over, what is left of the slice is left to whoever takes it next.
+        """
         work: _Work | None = given
         while work is not None:
-            began_s = time.monotonic()
-            work = await self._do_part(work)
-            if self._is_beside():
-                await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
+            if work is not given and time.monotonic() > ends_s:
+                await self._leave(work)
+                return
+            if not self._pace.is_beside(time.monotonic()):
+                work = await self._do_part(work, PART_MAX)
+                continue
+            async with self._alone:
+                began_s = time.monotonic()
+                work = await self._do_part(work, min(self._pace.part, PART_MAX))
+                await asyncio.sleep(self._pace.pause_s(time.monotonic() - began_s))
 
-    async def _do_part(self, work: _Work) -> _Work | None:
-        """Do the first part of a slice; return what is left of it for this process."""
+    async def _do_part(self, work: _Work, limit: int) -> _Work | None:
+        """Do a part of a slice, of at most so many usages; return what is left of it for this process."""
+        self._pace.begin()
         try:
-            if work.task.job.checked:
-                return await self._rerate(work)
-            await self._check(work)
+            return await (self._rerate(work, limit) if work.task.job.checked else self._check(work, limit))
         except Stopped:
             raise
         except Unavailable as refusal:
@@ -198,28 +203,23 @@ class RerateWorker:
             await self._leave(work)
         except Exception as error:  # noqa: BLE001 -- what is wrong with one usage must not keep the others from it.
             await self._after_failure(work, error)
+        finally:
+            self._pace.end(time.monotonic())
         return None
 
-    def _is_beside(self) -> bool:
-        """Tell whether this process records usage."""
-        recorded, now_s = self._engine.recorded_count, time.monotonic()
-        if recorded > self._recorded:
-            self._recorded, self._beside_until_s = recorded, now_s + _BESIDE_S
-        return now_s < self._beside_until_s
-
-    async def _check(self, work: _Work) -> None:
-        """Add what a job would do in a slice to its digest."""
+    async def _check(self, work: _Work, limit: int) -> _Work | None:
+        """Add what a job would do to the first usages of a slice to its digest; return what is left of the slice."""
         await self._catalogue.refresh()
         async with self._shards[work.shard].raw_connection() as connection:
-            seen = await store.find_seen(connection, work.task.scope, work.given.wanted)
+            seen, part = await store.find_seen(connection, work.task.scope, work.given.wanted, limit)
         judged = self._previews.judge(work.task.scope, seen)
         sums = Sums()
         for one, verdict in judged:
             sums.add_verdict(one, verdict)
         async with self._shards[work.shard].raw_transaction() as connection:
-            await self._finish(connection, work, sums, digest_of(judged))
+            return await self._finish(connection, work, sums, digest_of(judged), part.until)
 
-    async def _rerate(self, work: _Work) -> _Work | None:
+    async def _rerate(self, work: _Work, limit: int) -> _Work | None:
         """Correct the first usages of a slice; return what is left of it, None when it is finished."""
         left: _Work | None = None
 
@@ -227,8 +227,7 @@ class RerateWorker:
             nonlocal left
             left = await self._finish(connection, work, sums, until=part.until)
 
-        limit = _PART_BESIDE if self._is_beside() else PART_MAX
-        await self._rerating.rerate(work.task, work.shard, work.given.wanted, min(limit, PART_MAX), finish)
+        await self._rerating.rerate(work.task, work.shard, work.given.wanted, limit, finish)
         return left
 
     async def _finish(

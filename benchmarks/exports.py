@@ -32,6 +32,11 @@ class _Run:
         self.cpu_s: dict[str, float] = {}
         self.rows = 0
 
+    @property
+    def busy(self) -> float:
+        """How many processors were busy for it on average."""
+        return sum(self.cpu_s.values()) / self.duration_s
+
 
 def measure_exports(usages: int, shards: int) -> Figure:
     """Exports all usage in each form; the rate of CSV counts, that of FOCUS counts its lines.
@@ -50,7 +55,7 @@ def measure_exports(usages: int, shards: int) -> Figure:
     csv = runs["csv"]
     rate = csv.rows / csv.duration_s
     told = [
-        f"{form} {run.rows / run.duration_s:,.0f} a second, peak MB "
+        f"{form} {run.rows / run.duration_s:,.0f} a second, {run.busy:.1f} processors busy, peak MB "
         + ", ".join(f"{name} {size / 1e6:.0f}" for name, size in run.peaks.items())
         for form, run in runs.items()
     ]

@@ -21,6 +21,8 @@ VERSION: Final = 1
 KeyTexts = tuple[str, str]
 """The occur_time and the id of a row's usage, as the file has them."""
 _EXACT: Final = Context(prec=200)
+_DECIMALS: Final = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal)
+"""Made once: `json.loads` makes one for each text that it reads with such functions."""
 _NO_DIGEST: Final = bytes(32)
 _REQUESTS: Final = PLACES["request_count"]
 _QUANTITIES: Final = PLACES["quantities"]
@@ -95,10 +97,10 @@ class Totals:
                     self.unpriced += count
         for row in rows:
             if row[_QUANTITIES] is not None:
-                for unit, value in read_numbers(str(row[_QUANTITIES])).items():
+                for unit, value in read_numbers(row[_QUANTITIES]).items():
                     _add(self.quantities, unit, value)
             if row[_MOVEMENTS] is not None:
-                for movement in json.loads(str(row[_MOVEMENTS]), parse_float=Decimal, parse_int=Decimal):
+                for movement in _DECIMALS.decode(row[_MOVEMENTS]):
                     _add(self.charges, movement["currency_code"], movement["amount"])
 
     @property
@@ -136,7 +138,7 @@ def _add(sums: dict[str, Decimal], name: object, value: Decimal) -> None:
 
 def read_numbers(text: str) -> dict[str, Decimal]:
     """Return the numbers of a JSON object, exactly."""
-    numbers: dict[str, Decimal] = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    numbers: dict[str, Decimal] = _DECIMALS.decode(text)
     return numbers
 
 

@@ -93,6 +93,7 @@ def lines_of(row: Row, catalogue: Catalogue, issuer: str, *, guarded: bool) -> I
     charge_start, charge_end = _hour(str(values["occur_time"])[:13])
     is_late_correction = values["correction_number"] is not None and str(values["occur_time"])[:7] < month
     is_free = values["environment"] == TEST
+    details = _details(str(values["service_tier"]), values["rate_hours"])
     for number, share in enumerate(_shares(row, values, catalogue)):
         meter = _harmless(share.meter) if guarded else share.meter
         counted_in = _harmless(share.counted_in) if guarded else share.counted_in
@@ -107,7 +108,7 @@ def lines_of(row: Row, catalogue: Catalogue, issuer: str, *, guarded: bool) -> I
             *(exact, share.unit_price, billed, None, issuer),
             *(exact, share.unit_price, "Standard", quantity, counted_in),
             *(issuer, values["provider"] or issuer, "AI and Machine Learning", values["model"], "Generative AI"),
-            *(f"{values['model']}/{share.unit_id}", meter, _details(values), _price_id(values, share)),
+            *(f"{values['model']}/{share.unit_id}", meter, details, _price_id(values, share)),
             *(values["project_id"], None, "Project" if values["project_id"] else None, values["labels"] or "{}"),
             *(values["api_key_id"], own[0], values["correction_number"], exact),
             *(values["endpoint"], values["environment"], own[1], values["occur_time"], values["operation_id"]),
@@ -119,10 +120,11 @@ def _signed(sign: str, text: str) -> str:
     return text if text == "0" else sign + text
 
 
-def _details(values: dict[str, str | int | None]) -> str:
-    details = {"x_ServiceTier": values["service_tier"]}
-    if values["rate_hours"]:
-        details["x_RateHours"] = values["rate_hours"]
+@lru_cache(maxsize=_KNOWN_MAX)
+def _details(service_tier: str, rate_hours: str | None) -> str:
+    details = {"x_ServiceTier": service_tier}
+    if rate_hours:
+        details["x_RateHours"] = rate_hours
     return json.dumps(details, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -139,7 +141,7 @@ def _shares(row: Row, values: dict[str, str | int | None], catalogue: Catalogue)
         hours = values["rate_hours"]
         part = version.parts.get(str(hours), version) if hours else version
         tokens = tuple(abs(int(row[place] or 0)) for place in _TOKENS)
-        listed = read_numbers(str(values["quantities"] or "{}"))
+        listed = read_numbers(str(values["quantities"])) if values["quantities"] else {}
         others = {unit_id: thousandths_of(abs(value)) for unit_id, value in listed.items()}
         used = all_quantities(part.card, tokens, others)
         shares = _shares_by_card(part.card, used, str(values["service_tier"]), catalogue.units, nanos)

@@ -20,6 +20,7 @@ from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
 from libs.common import pooler
 from libs.common.database_url import plain_url
+from libs.common.known_types import Connection
 from libs.common.session_settings import CLUSTER_SETTINGS, LOCK_TIMEOUT_MS
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def open_connections(
     async def connect(*_: object, **__: object) -> RawConnection:
         return await asyncpg.connect(
             dsn,
+            connection_class=Connection,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=statement_timeout_ms / 1000 + _COMMAND_MARGIN_S,
             server_settings=name if pooled else name | session_settings,

@@ -44,7 +44,8 @@ class SmtpSecurity(StrEnum):
 
 POOL_SIZE_MAX: Final = 32
 """The most connections that a pool has for the work of several shards, unless the environment says more."""
-_CONNECTIONS_OF_A_SHARD: Final = 4
+CONNECTIONS_OF_A_SHARD: Final = 4
+"""How many connections of such a pool are for each shard. Up to eight shards a connection belongs to one for good."""
 
 
 class ServiceSettings(BaseSettings):
@@ -192,7 +193,7 @@ class ShardedSettings(ServiceSettings):
     def _pool_grows_with_the_shards(self) -> Self:
         """A connection that turns to another shard plans its statements anew, so most should stay with theirs."""
         if "pool_size" not in self.model_fields_set:
-            self.pool_size = min(max(self.pool_size, _CONNECTIONS_OF_A_SHARD * self.shards), POOL_SIZE_MAX)
+            self.pool_size = min(max(self.pool_size, CONNECTIONS_OF_A_SHARD * self.shards), POOL_SIZE_MAX)
         return self
 
 

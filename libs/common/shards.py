@@ -17,6 +17,7 @@ import structlog
 from libs.common.connections import STATEMENT_TIMEOUT_MS, RawConnection, open_connections
 from libs.common.database import Database, open_database
 from libs.common.errors import Refusal, Unavailable
+from libs.common.settings import CONNECTIONS_OF_A_SHARD
 from libs.common.sharding import PLATFORM, newest_shard_version, shard_number, shard_schema
 
 _log = structlog.get_logger("shards")
@@ -128,7 +129,8 @@ def open_shards(
     """One pool of connections for all shards of a service whose own schema is `schema`.
 
     `check` is awaited before anything is done over the first connection; what it raises is raised by that use. The
-    number of connections is `pool_size` for any number of shards. A single shard may use half of them.
+    number of connections is `pool_size` for any number of shards. A single shard may use its share of them, or if that
+    is less, four, but no more than half.
     """
     connections = open_connections(
         url,
@@ -150,7 +152,7 @@ def open_shards(
                 connections,
                 schema=shard_schema(schema, number),
                 search_path=_search_path(schema, number),
-                connections_max=max(1, pool_size // 2),
+                connections_max=max(1, pool_size // count, min(pool_size // 2, CONNECTIONS_OF_A_SHARD)),
             )
             for number in range(count)
         ]

@@ -3,9 +3,9 @@
 
 Most usage is plain: it was priced at once, charged as a whole, and never corrected. Of such usage this statement
 checks everything that `invariants` does, but says only in which organization something is wrong. It compares a digest
-of the hourly sums with one of the sums of usage, where the other joins them and compares column by column. Of one
-million usages Postgres takes 3.2 s of CPU for this, and 5.8 s for the other, with ten usages in an hour of an
-organization; with one in an hour it takes 4.9 and 12.0 s. Organizations with other usage are always returned.
+of the hourly sums with one of the sums of usage, where the other joins them and compares column by column. With ten
+usages an hour in each of 1,000 organizations Postgres takes 3.8 µs of CPU a usage for this, and 6.1 µs for the other;
+with one usage an hour 8.7 and 11.5 µs. Organizations with other usage are always returned.
 """
 
 from typing import Final

@@ -71,6 +71,25 @@ async def test_cluster_does_not_look_through_its_shards_for_the_drivers_queries(
     assert warnings == []
 
 
+async def test_built_in_types_are_asked_about_once_in_a_process_and_others_by_each_connection(url: str) -> None:
+    await execute(url, ["CREATE TYPE room.colour AS ENUM ('red', 'green')"])
+    asked: list[list[str]] = []
+    for _ in range(2):
+        database = open_database(url, schema="room", pool_size=1)
+        async with database.raw_connection() as connection:
+            queries: list[str] = []
+            asked.append(queries)
+            with connection.query_logger(lambda record, into=queries: into.append(record.query)):
+                found = await connection.fetchval("SELECT $1::uuid[]", ["018f3f2c-6f0e-7cc3-9a55-0d6a2b1c4e01"])
+                assert str(found[0]) == "018f3f2c-6f0e-7cc3-9a55-0d6a2b1c4e01"
+                assert await connection.fetchval("SELECT $1::macaddr[]", ["08:00:2b:01:02:03"]) is not None
+                assert await connection.fetchval("SELECT $1::colour", "green") == "green"
+        await database.close()
+    lookups = [sum("typeinfo" in query for query in queries) for queries in asked]
+    assert lookups[0] >= 2
+    assert lookups[1] == 1
+
+
 async def test_transaction_commits_when_the_body_ends(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))

@@ -63,7 +63,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"|libs\.cli\.installation\.shard_store"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
     r"|libs\.common\.events\.(delivery_store|migration|outbox|store|tables)"
-    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|migrate|pooler)"
+    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|known_types|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several resources of identity run within their transactions.

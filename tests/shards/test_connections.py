@@ -129,6 +129,23 @@ async def test_shard_that_uses_half_of_the_pool_leaves_the_other_half(url: str) 
     await shards.close()
 
 
+async def test_connection_belongs_to_one_shard_where_the_pool_has_four_for_each(url: str) -> None:
+    shards = open_shards(url, schema="room", count=4, pool_size=16, acquire_timeout_ms=30_000)
+    users: dict[int, set[int]] = {}
+
+    async def ask(number: int) -> None:
+        async with shards[number].raw_connection() as raw:
+            users.setdefault(raw.get_server_pid(), set()).add(number)
+            await raw.execute("SELECT pg_sleep(0.001)")
+
+    for number in range(4):
+        await asyncio.gather(*(ask(number) for _ in range(20)))
+    await asyncio.gather(*(ask(turn % 4) for turn in range(80)))
+    assert len(users) <= 16
+    assert all(len(numbers) == 1 for numbers in users.values())
+    await shards.close()
+
+
 @pytest.mark.parametrize("pool_size", [1, 2, 3])
 async def test_smallest_pools_serve_every_shard(url: str, pool_size: int) -> None:
     shards = open_shards(url, schema="room", count=ROOMS, pool_size=pool_size, acquire_timeout_ms=30_000)

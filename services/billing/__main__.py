@@ -121,6 +121,7 @@ class _Paying:
     steps: Steps
     payments: Payments
     saved_methods: SavedMethods
+    top_ups: TopUps
 
 
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
@@ -230,7 +231,11 @@ def _add_subscriptions(
     service.before_drain(feed.close)
     if to_identity:
         handler = OrganizationSubscriptions(
-            shards, creation, subscriptions, free_plan_for_new_users=settings.free_plan_for_new_users
+            shards,
+            creation,
+            subscriptions,
+            paying.top_ups.switch_off,
+            free_plan_for_new_users=settings.free_plan_for_new_users,
         )
         watch = OrganizationWatch(to_identity, platform, clock, handler.handle)
         service.background(watch.run, "identity's organizations")
@@ -287,7 +292,8 @@ def _build_paying(settings: BillingSettings, databases: ShardedDatabases, engine
     payments = Payments(shards, references, steps, clock)
     is_test = settings.payments_test_mode
     saved_methods = SavedMethods(shards, references, steps, payments, asked, clock, is_test=is_test)
-    return _Paying(found, asked, references, steps, payments, saved_methods)
+    top_ups = TopUps(shards, references, payments, asked, clock, is_test=is_test)
+    return _Paying(found, asked, references, steps, payments, saved_methods, top_ups)
 
 
 def _add_payments(
@@ -309,7 +315,7 @@ def _add_payments(
         Sales(shards, Offers(platform), _self_service(settings)),
         is_test=settings.payments_test_mode,
     )
-    top_ups = TopUps(shards, references, payments, asked, clock, is_test=settings.payments_test_mode)
+    top_ups = paying.top_ups
     service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
     webhooks = _add_webhooks(service, settings, databases, paying.configured, payments, clock)
     service.add(

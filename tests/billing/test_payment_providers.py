@@ -16,6 +16,7 @@ from services.billing.clients.subjects import Subjects
 from services.billing.errors import AccountClosed
 from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import Payment, PaymentStatus, PaymentType
+from services.billing.payment.parsing import read_purchase
 from services.billing.payment.products import Products
 from services.billing.payment.provider import (
     Changes,
@@ -39,6 +40,8 @@ from services.billing.subscription.offers import Offers
 from services.billing.subscription.self_service import SelfService
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
 from tests.support.clock import ShiftedClock
+from tollhouse.billing.v1 import payment_pb2 as pb
+from tollhouse.common.v1.amount_pb2 import Amount
 
 pytestmark = pytest.mark.shards
 
@@ -329,3 +332,29 @@ async def test_provider_is_not_asked_for_a_refund_that_a_closed_account_cannot_r
     with pytest.raises(AccountClosed):
         await shop.refund(payment, "closed", "4")
     assert shop.asked_for(payment) == []
+
+
+async def test_address_of_a_payer_reaches_the_provider_and_is_not_kept(shop: Shop) -> None:
+    org = new_id()
+    asked = pb.CreateCheckoutRequest(
+        organization_id=org,
+        request_id="buy",
+        user_id=new_id(),
+        email="ada@acme.test",
+        top_up_amount=Amount(currency_code="USD", value="10"),
+        success_url="https://example.com/",
+        cancel_url="https://example.com/",
+    )
+    payment, _ = await shop.checkouts.open(read_purchase(asked))
+    assert shop.acme.checkouts[payment.payment_id].email == "ada@acme.test"
+    address = """'{"email": "ada@acme.test"}'::jsonb"""
+    of_org = "WHERE organization_id = $1::uuid"
+    async with shop.house.shards.of(org).raw_connection() as connection:
+        assert await connection.fetchval(f"SELECT request @> {address} FROM payments {of_org}", org) is False  # noqa: S608
+        assert (await shop.checkouts.open(read_purchase(asked)))[1]
+        # What the version before has kept.
+        await connection.execute(f"UPDATE payments SET request = request || {address} {of_org}", org)  # noqa: S608
+    assert (await shop.checkouts.open(read_purchase(asked)))[1]
+    asked.email = "bob@acme.test"
+    with pytest.raises(RequestIdReused):
+        await shop.checkouts.open(read_purchase(asked))

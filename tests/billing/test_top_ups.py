@@ -112,6 +112,25 @@ async def test_nobody_is_charged_for_an_account_that_is_closed(shop: Shop) -> No
     assert (await shop.top_ups.get(org)).pending_payment_id is None
 
 
+async def test_a_deleted_organization_is_not_topped_up_and_what_was_asked_for_is_found_out(shop: Shop) -> None:
+    idle, pending = await shop.customer(), await shop.customer()
+    for org in (idle, pending):
+        await shop.policy(org, max_per_day=5)
+    await shop.house.spend(pending, "6", "USD")
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    await shop.sweep()
+    for org in (idle, pending):
+        for _ in range(2):
+            await shop.top_ups.switch_off(org, "the organization was deleted")
+        await shop.house.spend(org, "40", "USD")
+    await shop.top_ups.switch_off(new_id(), "the organization was deleted")
+    await shop.sweep()
+    await shop.sweep()
+    assert [shop.charged(org) for org in (idle, pending)] == [[], [20]]
+    off = await shop.top_ups.get(pending)
+    assert (off.enabled, off.paused_reason, off.pending_payment_id) == (False, "the organization was deleted", None)
+
+
 async def test_a_currency_without_cents_is_topped_up_by_whole_units(shop: Shop) -> None:
     org = await shop.customer()
     yen: dict[str, object] = {"currency_code": "JPY", "threshold": Decimal(100)}

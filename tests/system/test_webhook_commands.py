@@ -15,4 +15,5 @@ def test_webhooks_are_listed_and_none_is_tried_again_that_there_is_not(installat
 
 def test_providers_without_a_key_are_not_asked(installation: Installation) -> None:
     assert json.loads(done(installation, "webhook", "reconcile", "--since", "7d", "--json")) == []
+    assert "No provider was asked" in installation.command("webhook", "reconcile").stderr
     assert "no such provider" in refused(installation, 1, "webhook", "reconcile", "--provider", "stripe")

@@ -85,6 +85,8 @@ async def reconcile(
     else:
         rows = [[one.provider, *(f"{getattr(one, f'{name}_count'):,}" for name in _COUNTS)] for one in reports]
         output.table(("provider", *_COUNTS), rows)
+        if not reports:
+            output.remark("No provider was asked: none has a key for its API.")
         for one in reports:
             if one.failure:
                 output.remark(f"{one.provider} could not be asked: {one.failure}")

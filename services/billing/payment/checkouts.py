@@ -16,7 +16,7 @@ from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
 from services.billing.payment import store
-from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, without_address
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.products import Products
 from services.billing.payment.provider import (
@@ -147,7 +147,8 @@ class Checkouts:
         async with self._shards.of(new.organization_id).raw_connection() as connection:
             known = await store.find_by_operation(connection, new.organization_id, new.request_id)
         if known is not None:
-            field = differing(known.request or {}, new.request)
+            # A version before this one has kept the address itself.
+            field = differing(without_address(known.request or {}), new.request)
             if field is not None:
                 raise RequestIdReused(request_id=new.request_id, field=field)
         return known

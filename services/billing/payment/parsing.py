@@ -17,7 +17,7 @@ from libs.common.pages import decode_page_token
 from libs.common.text import lengths_of, storable
 from libs.common.timestamps import parse_range, parse_time
 from services.billing.payment.checkouts import NewPurchase
-from services.billing.payment.domain import Brings, Credits, PaymentStatus, PaymentType
+from services.billing.payment.domain import Brings, Credits, PaymentStatus, PaymentType, without_address
 from services.billing.payment.product_domain import FIELDS, NewProduct, Place
 from services.billing.payment.provider import Method, Reference, ReferenceKind
 from services.billing.payment.records import NewRecord
@@ -283,7 +283,7 @@ def read_purchase(request: pb.CreateCheckoutRequest) -> NewPurchase:
         cancel_url=request.cancel_url,
         description=request.description,
         metadata=dict(request.metadata) or None,
-        request=_fields("CreateCheckout", request),
+        request=without_address(_fields("CreateCheckout", request)),
     )
 
 

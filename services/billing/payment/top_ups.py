@@ -123,6 +123,25 @@ class TopUps:
             )
         return after
 
+    async def switch_off(self, organization_id: str, reason: str) -> None:
+        """Switch an organization's policy off; nothing where it is off, or has none. What is pending is found out."""
+        now = self._clock.now()
+        async with self._shards.of(organization_id).raw_transaction() as connection:
+            policy = await top_up_store.lock(connection, organization_id)
+            if policy is None or not policy.enabled:
+                return
+            await top_up_store.put(
+                connection, replace(policy, enabled=False, paused_reason=reason, actor=_ACTOR, update_time=now)
+            )
+            await record_event(
+                connection,
+                now=now,
+                organization_id=organization_id,
+                resource_type="top_up_policy",
+                resource_id=organization_id,
+                changed=(Changed("enabled", "True", "False"), Changed("reason", None, reason)),
+            )
+
     def _provider_name(self, name: str) -> str:
         if name == MANUAL:
             raise errors.PaymentProviderCannot(provider=MANUAL, what="charge a saved method")
@@ -200,9 +219,9 @@ class TopUps:
             current = await top_up_store.lock(connection, policy.organization_id)
             if current is not None and current.pending_payment_id == payment.payment_id:
                 enabled = current.enabled and not reason
+                paused = (reason or current.paused_reason)[:256]
                 await top_up_store.put(
-                    connection,
-                    replace(current, pending_payment_id=None, enabled=enabled, paused_reason=reason[:256]),
+                    connection, replace(current, pending_payment_id=None, enabled=enabled, paused_reason=paused)
                 )
 
     async def _asked(self, policy: TopUpPolicy, payment: Payment) -> PaymentFact | None:

@@ -1,6 +1,7 @@
 """What subscriptions do when identity tells of an organization."""
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from libs.common.shards import Shards
 from services.billing import errors
@@ -12,14 +13,26 @@ from services.billing.subscription.subscriptions import Subscriptions
 
 _AT_A_TIME: Final = 200
 _DELETED: Final = "the organization was deleted"
+StopTopUps: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""Switches the automatic top-ups of an organization off, for a reason."""
 
 
 class OrganizationSubscriptions:
-    """Subscribes a new user's personal organization to the free plan, and ends the subscriptions of a deleted one."""
+    """Subscribes a new user's personal organization to the free plan, and ends the subscriptions of a deleted one.
+
+    What ends them may be charged to the balance, so its automatic top-ups are switched off before.
+    """
 
     def __init__(
-        self, shards: Shards, creation: Creation, subscriptions: Subscriptions, *, free_plan_for_new_users: bool
+        self,
+        shards: Shards,
+        creation: Creation,
+        subscriptions: Subscriptions,
+        stop_top_ups: StopTopUps,
+        *,
+        free_plan_for_new_users: bool,
     ) -> None:
+        self._stop_top_ups = stop_top_ups
         self._shards = shards
         self._creation = creation
         self._subscriptions = subscriptions
@@ -28,6 +41,7 @@ class OrganizationSubscriptions:
     async def handle(self, organization: Organization) -> None:
         """Do what is to be done about an organization. Doing it again changes nothing."""
         if organization.delete_time is not None:
+            await self._stop_top_ups(organization.organization_id, _DELETED)
             await self._end_all(organization.organization_id)
         elif organization.personal and self._free_plan_for_new_users:
             await self._creation.subscribe_to_free(organization.organization_id)

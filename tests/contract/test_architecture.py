@@ -61,7 +61,8 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"libs\.cli\.(commands\.(migrate|shards|up)|installation\.stack)"
     # Statements of `tollhouse shards`.
     r"|libs\.cli\.installation\.shard_store"
-    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
+    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables))"
+    r"|libs\.common\.(shard_migration|sharding_table|shards)"
     r"|libs\.common\.events\.(delivery_store|migration|outbox|store|tables)"
     r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|known_types|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"

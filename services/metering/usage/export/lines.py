@@ -6,36 +6,35 @@ it uses 1.5 to decode, and Postgres 3.2 more. The bytes are those of Python's `c
 
 from typing import Final
 
-from services.metering.usage.export.columns import COLUMNS, Column, Kind, harmless
+from services.metering.usage.export.columns import COLUMNS, Kind, harmless
 
-# Text that is not itself in CSV: in quotes, or also with an apostrophe before it.
+# Which text is not itself in CSV: it stands in quotes, or also has an apostrophe before it.
 _QUOTED: Final = r"""'[,"\r\n]'"""
 _QUOTED_OR_GUARDED: Final = r"""'^[''=+@\t\r\n-]|[,"\r\n]'"""
+_EMPTY_OBJECT: Final = "'{}'"
 
 
 def csv_line(*, of_lines: bool, guarded: bool) -> str:
     """Return the SQL for a line of CSV by RFC 4180, as bytes; null is an empty cell."""
-    cells = ", ".join(f"coalesce({_csv_cell(column, of_lines, guarded)}, '')" for column in COLUMNS)
-    return rf"convert_to(concat_ws(',', {cells}) || E'\r\n', 'UTF8')"
+    cells = [_csv_cell(column.kind, column.sql(of_lines=of_lines), guarded=guarded) for column in COLUMNS]
+    made = ", ".join(f"coalesce({cell}, '')" for cell in cells)
+    return rf"convert_to(concat_ws(',', {made}) || E'\r\n', 'UTF8')"
 
 
-def _csv_cell(column: Column, of_lines: bool, guarded: bool) -> str:
-    sql = column.sql(of_lines=of_lines)
-    if column.kind is Kind.NUMBER:
+def _csv_cell(kind: Kind, sql: str, *, guarded: bool) -> str:
+    if kind is Kind.NUMBER:
         return f"({sql})::text"
-    if column.kind is Kind.JSON:
+    if kind is Kind.JSON:
         # Only the empty object has no quotation marks.
-        return f"coalesce({_in_quotes(f'nullif({sql}, {_EMPTY})')}, {sql})"
-    if column.kind is not Kind.TEXT:
+        return f"coalesce({_in_quotes(f'nullif({sql}, {_EMPTY_OBJECT})')}, {sql})"
+    if kind is not Kind.TEXT:
         return sql
     if not guarded:
         return f"CASE WHEN {sql} ~ {_QUOTED} THEN {_in_quotes(sql)} ELSE {sql} END"
+    # Most text needs neither, so it is looked at once.
     safe = harmless(sql)
     within = f"CASE WHEN {sql} ~ {_QUOTED} THEN {_in_quotes(safe)} ELSE {safe} END"
     return f"CASE WHEN {sql} ~ {_QUOTED_OR_GUARDED} THEN {within} ELSE {sql} END"
-
-
-_EMPTY: Final = "'{}'"
 
 
 def _in_quotes(sql: str) -> str:
@@ -46,14 +45,10 @@ def json_line(*, of_lines: bool) -> str:
     """Return the SQL for a line of JSON, as bytes; fields without a value are left out."""
     template, values = "", []
     for column in COLUMNS:
-        name = f'{"," if template else ""}"{column.name}":'
-        sql = column.sql(of_lines=of_lines)
-        value = f"to_json({sql})::text" if column.kind is Kind.TEXT else sql
         mark = '"' if column.kind is Kind.WORD else ""
-        if column.always:
-            template += f"{name}{mark}%s{mark}"
-            values.append(value)
-        else:
-            template += "%s"
-            values.append(f"'{name}{mark}' || ({value}){f''' || '{mark}' ''' if mark else ''}")
+        before = f'{"," if template else ""}"{column.name}":{mark}'
+        sql = column.sql(of_lines=of_lines)
+        value = f"to_json({sql})::text" if column.kind is Kind.TEXT else f"({sql})"
+        template += f"{before}%s{mark}" if column.always else "%s"
+        values.append(value if column.always else f"'{before}' || {value} || '{mark}'")
     return f"convert_to(format('{{{template}}}\n', {', '.join(values)}), 'UTF8')"

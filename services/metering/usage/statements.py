@@ -167,10 +167,9 @@ _GROUP_UNITS: Final = f"{_GROUP}, unit_id"
 _ORDER_UNITS: Final = f"{_ORDER}, unit_id"
 
 
-# One statement, one round trip, one transaction. It first claims the dedupe rows, in the order of their keys. All
-# other rows are made from those that were claimed, so a duplicate writes nothing. The hourly summaries are updated in
-# the order of their keys, so that two processes cannot deadlock. IS TRUE keeps the planner from turning the test for
-# claimed rows into a join: it uses a hash table whatever the size of the batch.
+# One transaction. It first claims the dedupe rows, in the order of their keys. All other rows are made from those that
+# were claimed, so a duplicate writes nothing. The hourly summaries are updated in the order of their keys, so that two
+# processes cannot deadlock. IS TRUE keeps the test for claimed rows from becoming a join: it uses a hash table.
 def _record(
     *, item: str, claimed: str, stored: str, amount: str, units: str, further: str, result: str, recorded: str = ""
 ) -> str:

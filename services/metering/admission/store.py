@@ -25,6 +25,7 @@ Place = tuple[datetime, str]
 """A place in the order of the list: create_time and operation id."""
 
 SCAN_MAX: Final = 5_000
+PRIMARY_KEY: Final = "authorizations_pkey"
 
 
 class Filters(NamedTuple):
@@ -56,7 +57,8 @@ _CHANGED: Final = quick_store.counters_changed(
     25, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
 )
 _NOT_LEASED: Final = f"item WHERE {_HAS_LEASE.format('item')} IS NOT TRUE"
-_FITTING: Final = "item CROSS JOIN changed WHERE changed.holds"
+_IF_CHANGED: Final = "CASE WHEN changed.holds THEN operation_id END"
+_FITTING: Final = "item CROSS JOIN changed WHERE changed.begun"
 _ITEM: Final = """item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
@@ -69,7 +71,7 @@ _INTO: Final = """
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
         labels, subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
-    SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
+    SELECT organization_id, {operation_id}, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
         items, labels::jsonb, subscription_id, fingerprint, price_version_id, currency_code, amount::numeric,
         create_time, counters::uuid[], reserved::numeric[]
@@ -85,17 +87,18 @@ _NOTED: Final = """
 # before, which is nearly always none, and those of leases. IS NOT TRUE keeps the planner from turning the look for a
 # lease into a join, so that it is one by the primary key.
 _ADD: Final = f"""
-WITH {_ITEM}, added AS ({_INTO.format(source=_NOT_LEASED)}
+WITH {_ITEM}, added AS ({_INTO.format(source=_NOT_LEASED, operation_id="operation_id")}
     ON CONFLICT DO NOTHING{_NOTED}
 SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """  # noqa: S608 -- made of constants of ours alone.
 # The same where limits are in force and all calls fit into them: also changes the counters, of which it returns what
 # they have then (see `quota.quick_store`). Nothing is returned or written where a call does not fit, its usage is
-# recorded, it is a lease, or a counter was changed meanwhile. It fails where an operation was authorized before.
+# recorded, or it is a lease. It fails, for want of an operation id, where a counter was changed meanwhile so that the
+# calls do not fit or their usage may be recorded, and by the primary key where an operation was authorized before.
 _ADD_WITHIN_LIMITS: Final = f"""
 WITH {_ITEM}, {_CHANGED}, added AS (
-    {_INTO.format(source=_FITTING)}{_NOTED}
+    {_INTO.format(source=_FITTING, operation_id=_IF_CHANGED)}{_NOTED}
 {quick_store.AFTERWARDS}
 """
 
@@ -213,11 +216,11 @@ async def add_within_limits(
 ) -> list[Counted]:
     """Insert authorizations and change counters, which come in the order of their keys, or do nothing.
 
-    Return what each counter has afterwards; nothing where not all calls fit, the usage of one is recorded already, or a
-    counter was changed meanwhile.
+    Return what each counter has afterwards; nothing where not all calls fit, or the usage of one is recorded already.
 
     Raises:
-        ConstraintViolation: an operation was authorized before.
+        ConstraintViolation: an operation was authorized before (`PRIMARY_KEY`), or a counter was changed meanwhile.
+            Nothing was written.
     """
     parameters = (*_columns(pinned), *quick_store.columns(changes))
     return await quick_store.run(connection, _ADD_WITHIN_LIMITS, *parameters)

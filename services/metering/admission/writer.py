@@ -144,8 +144,10 @@ class Writer:
         try:
             async with database.raw_connection() as connection:
                 counted = await store.add_within_limits(connection, [one.pinned for one in waiting], plan.changes)
-        except ConstraintViolation:
-            return []
+        except ConstraintViolation as violation:
+            if violation.constraint == store.PRIMARY_KEY:
+                return []
+            counted = []
         if not counted:
             self._careful_batches = CAREFUL_BATCHES
         return counted

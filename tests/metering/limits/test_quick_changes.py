@@ -6,6 +6,7 @@ A call of `ask` is for 1,000 input and 1,000 output tokens.
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import asyncpg
@@ -17,6 +18,7 @@ from libs.common.errors import Unavailable
 from services.metering.admission import store as admission_store
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change
+from services.metering.quota.decisions import place_of
 from services.metering.quota.domain import Limit, Window
 from services.metering.usage import store as usage_store
 from tests.metering.limits.settling import ZERO, Limits, limits_of, of, processes, settling
@@ -153,6 +155,23 @@ async def test_limit_that_fills_up_while_a_call_waits_for_its_counter_refuses_th
     assert await limits.counted(organization_id, tokens) == (1_000, ZERO)
 
 
+async def test_limit_that_fills_up_after_another_counter_was_changed_leaves_that_one_as_it_was(
+    metering: Metering, limits: Limits, organization_id: str
+) -> None:
+    filling = await limits.set(organization_id, TOKENS, "2500")
+    earlier = await limits.set(organization_id, CALLS)
+    while _counter_id(earlier) > _counter_id(filling):
+        earlier = await limits.set(organization_id, CALLS)
+    async with _held(limits, organization_id, [filling]) as (connection, keys):
+        waiting = asyncio.create_task(metering.authorize(ask(organization_id, "call")))
+        await _until_waiting(limits.platform)
+        await counter_store.add(connection, dict.fromkeys(keys, Change(Decimal(1_000), ZERO)))
+        limits.damaged = True  # Nothing that is stored says who has used it.
+    assert (await waiting).decision == DENIED
+    assert await limits.counted(organization_id, earlier) == (ZERO, ZERO)
+    assert await limits.counted(organization_id, filling) == (1_000, ZERO)
+
+
 async def test_usage_recorded_while_its_authorization_waits_leaves_nothing_reserved(
     metering: Metering, limits: Limits, organization_id: str
 ) -> None:
@@ -200,6 +219,10 @@ async def test_counter_in_which_a_careful_decision_reserves_nothing_is_changed_a
     async with limits.database(organization_id).raw_connection() as connection:
         numbers = "SELECT authorized FROM limit_counters WHERE organization_id = $1 AND limit_id = $2"
         assert await connection.fetchval(numbers, organization_id, tokens.limit_id) == 1
+
+
+def _counter_id(limit: Limit) -> str:
+    return place_of(limit, "", datetime.now(UTC)).counter.counter_id
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """A connection that asks Postgres about its built-in types once in a process, and not once a connection.
 
-The driver asks about each type that it meets first on a connection, such as arrays. An answer takes Postgres 10 to 25
+The driver asks about each type that it meets first on a connection, such as arrays. An answer takes Postgres 5 to 25
 ms, and a connection needs two or three. With eight shards a service opens 32 connections and more.
 """
 

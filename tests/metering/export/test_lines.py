@@ -147,3 +147,8 @@ async def test_what_is_taken_out_is_below_zero_in_each_unit(metering: Metering, 
     assert file.objects()[1]["quantities"] == taken
     assert b'"quantities":{"images": -2, "input_seconds": -1.5}' in file.data
     assert [(one.unit, one.value) for one in file.manifest.quantities][:2] == [("images", "0"), ("input_seconds", "0")]
+
+
+def test_driver_keeps_each_statement() -> None:
+    statements = [text for pair in store._STATEMENTS.values() for text in pair]
+    assert max(map(len, statements)) <= 15 * 1024, "asyncpg would prepare it anew for each page"

@@ -6,10 +6,11 @@ it uses 1.5 to decode, and Postgres 3.2 more. The bytes are those of Python's `c
 
 from typing import Final
 
-from services.metering.usage.export.columns import COLUMNS, Kind, harmless
+from services.metering.usage.export.columns import COLUMNS, Kind
 
-# Which text is not itself in CSV: it stands in quotes, or also has an apostrophe before it.
+# Which text is not itself in CSV: it stands in quotes, or has an apostrophe before it, or both.
 _QUOTED: Final = r"""'[,"\r\n]'"""
+_GUARDED: Final = r"""'^[''=+@\t\r\n-]'"""
 _QUOTED_OR_GUARDED: Final = r"""'^[''=+@\t\r\n-]|[,"\r\n]'"""
 _EMPTY_OBJECT: Final = "'{}'"
 
@@ -31,14 +32,14 @@ def _csv_cell(kind: Kind, sql: str, *, guarded: bool) -> str:
         return sql
     if not guarded:
         return f"CASE WHEN {sql} ~ {_QUOTED} THEN {_in_quotes(sql)} ELSE {sql} END"
-    # Most text needs neither, so it is looked at once.
-    safe = harmless(sql)
-    within = f"CASE WHEN {sql} ~ {_QUOTED} THEN {_in_quotes(safe)} ELSE {safe} END"
+    # Most text needs neither, so it is looked at once. The driver keeps no statement longer than 15 KiB.
+    apostrophe = f"CASE WHEN {sql} ~ {_GUARDED} THEN '''' ELSE '' END"
+    within = f"CASE WHEN {sql} ~ {_QUOTED} THEN {_in_quotes(sql, apostrophe)} ELSE '''' || {sql} END"
     return f"CASE WHEN {sql} ~ {_QUOTED_OR_GUARDED} THEN {within} ELSE {sql} END"
 
 
-def _in_quotes(sql: str) -> str:
-    return f"""'"' || replace({sql}, '"', '""') || '"'"""
+def _in_quotes(sql: str, before: str = "''") -> str:
+    return f"""'"' || {before} || replace({sql}, '"', '""') || '"'"""
 
 
 def json_line(*, of_lines: bool) -> str:

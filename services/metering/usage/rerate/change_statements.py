@@ -26,16 +26,18 @@ _CHANGES: Final = ", ".join(_CHANGED.get(name, "0") for name in HOUR_SUMS)
 _ADD_CHANGES: Final = ", ".join(f"{name} = h.{name} + excluded.{name}" for name in _CHANGED)
 
 
-def _was(found: str, priced: str, further: str = "") -> str:
-    # OFFSET 0 keeps the look-up of each row by itself: joined, Postgres may read all lines of the organization.
+def _was(found: str, priced: str, further: str) -> str:
     return f"""SELECT {", ".join(f"u.{name}" for name in _KEPT)}, {priced}, item.*
-    FROM item CROSS JOIN LATERAL ({found} OFFSET 0) AS u {further}"""
+    FROM item CROSS JOIN LATERAL ({found}) AS u {further}"""
 
 
+# OFFSET 0 and LIMIT 1 keep the look-up of each row by itself: joined, Postgres may read all lines of the organization.
+# Their order is that of the unique key: without one, a plan over empty tables may take any index that begins with the
+# organization.
 _RECORDED: Final = _was(
     """
         SELECT * FROM usage_records
-        WHERE organization_id = $1::uuid AND occur_time = recorded_time AND usage_id = changed_id""",
+        WHERE organization_id = $1::uuid AND occur_time = recorded_time AND usage_id = changed_id OFFSET 0""",
     ", ".join(f"coalesce(u.{name}, p.{name}) AS {name}" for name in _PRICED),
     """
     LEFT JOIN LATERAL (
@@ -45,17 +47,17 @@ _RECORDED: Final = _was(
 )
 _CORRECTED: Final = _was(
     """
-        SELECT * FROM usage_correction_lines
-        WHERE organization_id = $1::uuid AND usage_id = changed_id AND number = changed_number - 1 AND added""",
+        SELECT * FROM usage_correction_lines WHERE organization_id = $1::uuid AND usage_id = changed_id
+        ORDER BY number DESC, added DESC LIMIT 1""",
     ", ".join(f"u.{name}" for name in _PRICED),
-    "WHERE changed_number > 1",
+    "WHERE changed_number > 1 AND u.number = changed_number - 1 AND u.added",
 )
 
-# Corrects usages of one organization ($1), each of which had so many corrections as it is said to have: if it has more,
-# the number of the correction is taken, which violates a unique key. A usage has one row of values for each movement of
-# money, or one without a movement; only the first (`place` 0) writes the correction. By primary and unique keys. The
-# hourly sums are changed in the order of their keys, after everything else is written, because other transactions wait
-# for them. The result is how many usages were corrected.
+# Corrects usages of one organization ($1), each of which had so many corrections as it is said to have. If it has more,
+# the number of the correction is taken, which violates a unique key, or its last line is another, and it is left out. A
+# usage has one row of values for each movement of money, or one without a movement; only the first (`place` 0) writes
+# the correction. By primary and unique keys. The hourly sums are changed in the order of their keys, after everything
+# else is written, because other transactions wait for them. The result is how many usages were corrected.
 CORRECT: Final = f"""
 WITH item AS MATERIALIZED (
     SELECT changed_id, recorded_time, changed_number, coalesce(place, 0) AS place, new_cost::numeric AS new_cost,

@@ -55,7 +55,7 @@ async def write(connection: RawConnection, correcting: Correcting, changes: Sequ
 
     Raises:
         ConstraintViolation: one of the usages was corrected meanwhile.
-        Conflict: one of them is not there any more.
+        Conflict: the same, or one of them is not there any more.
     """
     rows = [row for change in changes for row in _rows(change)]
     count = await connection.fetchval(

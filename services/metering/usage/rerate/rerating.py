@@ -108,7 +108,7 @@ class Rerating:
             try:
                 async with self._corrections.turns[database]:
                     await self._write(database, task, read.part, changes, partial(_with, also, read.part, sums))
-            except ConstraintViolation:
+            except (Conflict, ConstraintViolation):
                 continue  # Another process has corrected one of the usages meanwhile.
             await self._charge(database, change_store.charges_of(organization_id, changes))
             return

@@ -188,12 +188,16 @@ class RerateWorker:
                 continue
             async with self._alone:
                 began_s = time.monotonic()
-                work = await self._do_part(work, min(self._pace.part, PART_MAX))
-                await asyncio.sleep(self._pace.pause_s(time.monotonic() - began_s))
+                self._pace.begin(began_s)
+                try:
+                    work = await self._do_part(work, min(self._pace.part, PART_MAX))
+                finally:
+                    ended_s = time.monotonic()
+                    self._pace.end(ended_s)
+                await asyncio.sleep(self._pace.pause_s(ended_s - began_s))
 
     async def _do_part(self, work: _Work, limit: int) -> _Work | None:
         """Do a part of a slice, of at most so many usages; return what is left of it for this process."""
-        self._pace.begin()
         try:
             return await (self._rerate(work, limit) if work.task.job.checked else self._check(work, limit))
         except Stopped:
@@ -203,8 +207,6 @@ class RerateWorker:
             await self._leave(work)
         except Exception as error:  # noqa: BLE001 -- what is wrong with one usage must not keep the others from it.
             await self._after_failure(work, error)
-        finally:
-            self._pace.end(time.monotonic())
         return None
 
     async def _check(self, work: _Work, limit: int) -> _Work | None:

@@ -163,7 +163,7 @@ class Reading:
             first = pages.end
 
     async def _pages_of(self, walk: Walk) -> int:
-        return await self._tried(partial(store.count_pages, table=walk.table), walk, "")
+        return await self._tried(partial(store.count_pages, table=walk.table), walk, "in all pages")
 
     async def _check_pages(self, walk: Walk, pages: Pages, tx: Transaction) -> Piece:
         piece = await self._look(tx, walk, pages)

@@ -17,7 +17,7 @@ async def test_credits_for_a_user_are_granted_listed_and_shown(installation: Ins
     assert hers == granted
     text = done(installation, "credits", "show", org, "TOKEN", "--user", anna, *scope)
     shown = {line[:24].strip(): line[25:] for line in text.splitlines()}
-    amount = "currency_code TOKEN, value 1000"
+    amount = "1000 TOKEN"
     assert shown["available"] == amount
     assert f"{amount}, of which {amount} is left" in text
     assert shown["scoped"] == ""

@@ -42,11 +42,6 @@ BROKEN: Final = (
         f"invoices SET step_amount = step_amount - 1, rest_amount = rest_amount + 1 {_OF_SECOND}",
     ),
     (
-        """transactions SET metadata = '{"credit_note_id": "x"}' WHERE operation_id = 'second'""",
-        {"invoices_equal_the_ledger"},
-        "transactions SET metadata = NULL WHERE operation_id = 'second'",
-    ),
-    (
         "invoices SET credited = credited - 1 WHERE credited = 2",
         {"credit_notes_stay_within_invoices"},
         "invoices SET credited = credited + 1 WHERE credited = 1 AND state <> 'VOID'",

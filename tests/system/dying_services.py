@@ -43,7 +43,7 @@ from services.metering.usage.engine import UsageEngine
 from tests.support.sharded import SHARDS, keep_shards_apart
 
 _COMMAND_MAX_BYTES: Final = 65_536
-_COMMITS_OF_USAGE: Final = ("_commit", "_record_quickly", "_record_carefully")
+_COMMITS_OF_USAGE: Final = ("_record", "_record_counted", "_record_carefully")
 CONFIRMED: Final = "the deletion of confirmed charges"
 _things: ContextVar[frozenset[tuple[str, str]]] = ContextVar("what is committed", default=frozenset())
 """Names for what is committed, each with the function that commits it."""
@@ -193,8 +193,8 @@ def _commands(_engine: object, _database: object, commands: Collection[object]) 
     return {f"a {type(command).__name__}" for command in commands}
 
 
-def _works(_engine: object, _batch: object, proposed: Collection[Any], *_rest: object, **_options: object) -> set[str]:
-    return {"a settlement" if one.work.settles else "usage" for one in proposed}
+def _works(_engine: object, batch: Any, *_rest: object, **_options: object) -> set[str]:
+    return {"a settlement" if one.work.settles else "usage" for one in batch.rows.recorded}
 
 
 def _prepare() -> None:

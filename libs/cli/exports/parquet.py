@@ -6,13 +6,16 @@ break, and pyarrow takes 150 MB that no service should carry. It comes with the 
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from libs.cli.failures import CommandFailed
 
-_BLOCK: Final = 1 << 24
-"""How many bytes of CSV become one row group."""
+_BLOCK: Final = 1 << 20
+"""How many bytes of CSV are read at once, more than any row has. pyarrow reads some of these ahead."""
+_BLOCKS_OF_A_GROUP: Final = 16
+"""How many of these become one row group."""
 _WHOLE: Final = (
     *("request_count", "correction_number", "items", "status_code", "latency_ms"),
     *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"),
@@ -56,8 +59,10 @@ def write_parquet(source: Path, target: Path) -> None:
     kinds = {name: kinds.get(name, arrow.string()) for name in names}
     schema = arrow.schema(list(kinds.items()))
     with arrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
-        for batch in _batches(arrow, source, kinds):
-            writer.write_batch(batch)
+        batches = _batches(arrow, source, kinds)
+        # Not `write_batch`, which keeps what is written in memory until a row group has a million rows.
+        while group := list(islice(batches, _BLOCKS_OF_A_GROUP)):
+            writer.write_table(arrow.Table.from_batches(group))
 
 
 def _batches(arrow: Any, source: Path, kinds: Mapping[str, Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ import structlog
 from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor
 from libs.common.clock import Clock
-from libs.common.database import Database
+from libs.common.database import Database, RawConnection
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from libs.common.ids import NIL, new_id
 from libs.common.shards import Shards
@@ -109,17 +109,12 @@ class TopUps:
                 after = replace(after, pending_payment_id=before.pending_payment_id)
             after = replace(after, update_time=now)
             await top_up_store.put(connection, after)
-            await record_event(
+            await _record_change(
                 connection,
-                now=now,
-                organization_id=organization_id,
-                resource_type="top_up_policy",
-                resource_id=organization_id,
-                changed=(
-                    Changed("enabled", None if before is None else str(before.enabled), str(after.enabled)),
-                    Changed("threshold", None, f"{after.threshold.normalize():f} {after.currency_code}"),
-                    Changed("provider", None if before is None else before.provider, after.provider),
-                ),
+                after,
+                Changed("enabled", None if before is None else str(before.enabled), str(after.enabled)),
+                Changed("threshold", None, f"{after.threshold.normalize():f} {after.currency_code}"),
+                Changed("provider", None if before is None else before.provider, after.provider),
             )
         return after
 
@@ -130,16 +125,10 @@ class TopUps:
             policy = await top_up_store.lock(connection, organization_id)
             if policy is None or not policy.enabled:
                 return
-            await top_up_store.put(
-                connection, replace(policy, enabled=False, paused_reason=reason, actor=_ACTOR, update_time=now)
-            )
-            await record_event(
-                connection,
-                now=now,
-                organization_id=organization_id,
-                resource_type="top_up_policy",
-                resource_id=organization_id,
-                changed=(Changed("enabled", "True", "False"), Changed("reason", None, reason)),
+            after = replace(policy, enabled=False, paused_reason=reason, actor=_ACTOR, update_time=now)
+            await top_up_store.put(connection, after)
+            await _record_change(
+                connection, after, Changed("enabled", "True", "False"), Changed("reason", None, reason)
             )
 
     def _provider_name(self, name: str) -> str:
@@ -252,6 +241,18 @@ class TopUps:
             found = await store.find(connection, payment.organization_id, payment.payment_id)
         assert found is not None, "payments are never deleted"
         return found
+
+
+async def _record_change(connection: RawConnection, policy: TopUpPolicy, *changed: Changed) -> None:
+    """Write the audit event of a policy as it was changed."""
+    await record_event(
+        connection,
+        now=policy.update_time,
+        organization_id=policy.organization_id,
+        resource_type="top_up_policy",
+        resource_id=policy.organization_id,
+        changed=changed,
+    )
 
 
 def _pending(policy: TopUpPolicy, claim: Claim, value: Decimal, *, is_test: bool) -> Payment:

@@ -10,6 +10,7 @@ from benchmarks.load import LoadError
 
 _PEERS = Path(__file__).resolve().parent / "peers"
 _CLIENTS_TRIED = (1, 2, 4, 8, 16, 64)
+_TRY_S = 2
 _TIMEOUT_S = 60
 
 
@@ -38,10 +39,10 @@ class Pgbench:
         options = ["-qX", "-v", "ON_ERROR_STOP=1", *self._defines("-v")]
         self._call([self._psql, *options, "-f", _PEERS / tables, self._url])
 
-    def best_clients(self, seconds: int = 2) -> int:
+    def best_clients(self) -> int:
         """Returns the number of clients at which the peer is fastest."""
-        self.run(_CLIENTS_TRIED[0], seconds)  # Warm-up.
-        return max(_CLIENTS_TRIED, key=lambda clients: self.run(clients, seconds).rate_per_s)
+        self.run(_CLIENTS_TRIED[0], _TRY_S)  # Warm-up.
+        return max(_CLIENTS_TRIED, key=lambda clients: self.run(clients, _TRY_S).rate_per_s)
 
     def run(self, clients: int, seconds: int) -> Run:
         """Runs for `seconds`.

@@ -107,9 +107,9 @@ _STATEMENTS = (
 )
 
 
-async def load_subscriptions(url: str, count: int, shards: int = 1, now: datetime | None = None) -> None:
+async def load_subscriptions(url: str, count: int, shards: int = 1) -> None:
     """Add so many subscriptions to all shards together."""
-    now = now or datetime.now(UTC).replace(microsecond=0)
+    now = datetime.now(UTC).replace(microsecond=0)
     last_month = now.replace(day=1) - timedelta(days=1)
     began = last_month.replace(day=min(now.day, last_month.day))
     ids = [new_id() for _ in range(count)]

@@ -178,7 +178,6 @@ def open_database(
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
     plan_by_key: bool = False,
-    application_name: str | None = None,
 ) -> Database:
     """A pool for one schema. Nothing is connected until first use; the options are those of `open_connections`."""
     connections = open_connections(
@@ -191,7 +190,7 @@ def open_database(
         idle_in_transaction_timeout_ms=idle_in_transaction_timeout_ms,
         statement_cache_size=statement_cache_size,
         plan_by_key=plan_by_key,
-        application_name=application_name or f"tollhouse-{schema}",
+        application_name=f"tollhouse-{schema}",
     )
     return Database(connections, schema=schema)
 

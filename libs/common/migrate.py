@@ -132,7 +132,7 @@ SELECT {count} WHERE NOT EXISTS (SELECT FROM {context}.sharding)
 """
 
 
-async def shard_count(url: str, *, services: Path = SERVICES) -> int | None:
+async def shard_count(url: str) -> int | None:
     """Return how many shards a database has; None where that is not decided yet. Nothing is written.
 
     A database from before shards has one, unless it has no organization yet.
@@ -143,7 +143,7 @@ async def shard_count(url: str, *, services: Path = SERVICES) -> int | None:
     count: int | None = None
     async with _connect(url, read_only=True) as connection:
         for context in CONTEXTS:
-            if has_shards(context, services):
+            if has_shards(context):
                 count = await _fitting_count(connection, context, count)
     return count
 

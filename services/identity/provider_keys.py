@@ -50,6 +50,7 @@ FETCH_WITHIN_S: Final = 4.0
 _WAIT_WITHIN_S: Final = 2.0
 _DOCUMENT_MAX_BYTES: Final = 512 * 1024
 _TOKEN_REFUSED: Final = (401, 403)
+_THREADS: Final = 4
 _CHUNK_BYTES: Final = 16 * 1024
 _KEYS_MAX: Final = 100
 _RSA_BITS: Final = range(2048, 8193)
@@ -186,8 +187,8 @@ async def fetch_provider_keys(issuer: str, fetch: Fetch) -> tuple[PublicKey, ...
 class DocumentFetcher:
     """Fetches JSON documents in threads of its own, so that a provider that hangs delays nothing else."""
 
-    def __init__(self, threads: int = 4) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="provider-keys")
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="provider-keys")
 
     async def fetch(self, address: str, *, bearer: str = "", ca_file: Path | None = None) -> object:
         """Return the document. `bearer` is a token to present; `ca_file` replaces the system's certificates.
@@ -299,7 +300,7 @@ def _keys_address(issuer: str, document: object) -> str:
     return address
 
 
-def _fetch_json(address: str, bearer: str = "", ca_file: Path | None = None) -> object:
+def _fetch_json(address: str, bearer: str, ca_file: Path | None) -> object:
     problem = address_problem(address)
     if problem is not None:
         raise UnusableAnswer(f"the address {problem}")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,6 @@ _BROKEN: Final = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
-_READ: Final = 1 << 20
 
 
 class Target:
@@ -273,12 +272,7 @@ def _sync_folder(file: Path) -> None:
         os.close(folder)
 
 
-def sha256_of(file: Path, note: Callable[[int], None] = lambda _: None) -> str:
+def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    digest, done = hashlib.sha256(), 0
     with file.open("rb") as opened:
-        while block := opened.read(_READ):
-            digest.update(block)
-            done += len(block)
-            note(done)
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from libs.common.channel import ClientTls
 
+_ANSWER_WITHIN_S: Final = 2.0
 
-async def is_serving(target: str, timeout_s: float = 2.0, tls: ClientTls | None = None) -> bool:
+
+async def is_serving(target: str, tls: ClientTls | None = None) -> bool:
     """Return whether the service is serving; asks once."""
     async with _channel(target, tls) as channel:
         check = channel.unary_unary(
@@ -18,7 +21,7 @@ async def is_serving(target: str, timeout_s: float = 2.0, tls: ClientTls | None 
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer = await check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_WITHIN_S)
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -141,10 +141,10 @@ def _bounded_log(name: str, path: Path | None) -> logging.Logger:
     return logger
 
 
-def tail(path: Path, lines: int = 3) -> str:
-    """Return the last lines of a log, for a message about a service that does not start."""
+def tail(path: Path) -> str:
+    """Return the last three lines of a log, for a message about a service that does not start."""
     try:
-        return " | ".join(path.read_text(errors="replace").splitlines()[-lines:])
+        return " | ".join(path.read_text(errors="replace").splitlines()[-3:])
     except OSError:
         return "its log cannot be read"
 

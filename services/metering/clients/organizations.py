@@ -38,10 +38,9 @@ _NONE: Final[frozenset[str]] = frozenset()
 class Organizations:
     """Finds ids that are no organization's, with a cache."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, known_max: int = _KNOWN_MAX) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self._organizations: rpc.OrganizationServiceStub = rpc.OrganizationServiceStub(channel)
         self._known: dict[str, None] = {}
-        self._known_max = known_max
         self._unknown_until_s: dict[str, float] = {}
         self._waiting: dict[str, asyncio.Future[bool]] = {}
         self._asker: asyncio.Task[None] | None = None
@@ -119,7 +118,7 @@ class Organizations:
         for id_ in known:
             self._known[id_] = None
             self._unknown_until_s.pop(id_, None)
-        while len(self._known) > self._known_max:
+        while len(self._known) > _KNOWN_MAX:
             del self._known[next(iter(self._known))]
         until_s = time.monotonic() + _UNKNOWN_FOR_S
         for id_ in unknown:

@@ -67,9 +67,8 @@ class Subscription:
 class SubscriptionsClient:
     """Says which subscriptions organizations have."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, known_max: int = _KNOWN_MAX) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self._subscriptions: rpc.SubscriptionServiceStub = rpc.SubscriptionServiceStub(channel)
-        self._known_max = known_max
         self._subjects: OrderedDict[tuple[str, str], Subject] = OrderedDict()
         self._missing_until_s: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._questions = asyncio.Semaphore(_QUESTIONS_MAX)
@@ -92,11 +91,11 @@ class SubscriptionsClient:
         if found is None:
             self._missing_until_s.pop(key, None)
             self._missing_until_s[key] = time.monotonic() + _MISSING_FOR_S
-            if len(self._missing_until_s) > self._known_max:
+            if len(self._missing_until_s) > _KNOWN_MAX:
                 self._missing_until_s.popitem(last=False)
             return None
         self._subjects[key] = found.subject
-        if len(self._subjects) > self._known_max:
+        if len(self._subjects) > _KNOWN_MAX:
             self._subjects.popitem(last=False)
         return found.subject
 

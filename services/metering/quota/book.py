@@ -33,9 +33,8 @@ Known = Sequence[Limit] | Unavailable
 class LimitBook:
     """Reads and caches the limits of organizations."""
 
-    def __init__(self, shards: Shards, *, known_max: int = _KNOWN_MAX) -> None:
+    def __init__(self, shards: Shards) -> None:
         self._shards = shards
-        self._known_max = known_max
         self._known: OrderedDict[str, Sequence[Limit]] = OrderedDict()
         self._reading: dict[str, asyncio.Task[dict[str, Known]]] = {}
         """The reads that have not ended, by the organizations they are for: calls that come meanwhile share them."""
@@ -112,7 +111,7 @@ class LimitBook:
                 del self._reading[organization_id]
                 self._known.pop(organization_id, None)
                 self._known[organization_id] = limits
-        while len(self._known) > self._known_max:
+        while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
         return dict(read)
 

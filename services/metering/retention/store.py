@@ -55,7 +55,6 @@ async def set_retention(connection: RawConnection, organization_id: str, months:
 _DROP: Final = """organization_id::text, month, state, usage_count, totals::text, digest, refusal_reason,
     refusal_message, actor, create_time, update_time"""
 _FIND_DROP: Final = f"SELECT {_DROP} FROM usage_drops WHERE organization_id = $1::uuid AND month = $2"
-_LOCK_DROP: Final = f"{_FIND_DROP} FOR UPDATE"
 _SEAL: Final = f"""
 INSERT INTO usage_drops (organization_id, month, state, usage_count, totals, digest, actor, create_time, update_time,
     lease_time)
@@ -79,10 +78,8 @@ WHERE organization_id = $1::uuid AND month = $2 AND state = $3
 """
 
 
-async def find_drop(
-    connection: RawConnection, organization_id: str, month: datetime, *, lock: bool = False
-) -> Drop | None:
-    row = await connection.fetchrow(_LOCK_DROP if lock else _FIND_DROP, organization_id, month)
+async def find_drop(connection: RawConnection, organization_id: str, month: datetime) -> Drop | None:
+    row = await connection.fetchrow(_FIND_DROP, organization_id, month)
     return None if row is None else _drop(row)
 
 

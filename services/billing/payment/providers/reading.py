@@ -161,11 +161,11 @@ def optional_moment(document: Json, name: str) -> datetime | None:
     return None if document.get(name) is None else moment(document, name)
 
 
-def currency(document: Json, name: str = "currency") -> str:
-    """Return a currency's code in capitals."""
-    code = text(document, name).upper()
+def currency(document: Json) -> str:
+    """Return the code in the field `currency`, in capitals."""
+    code = text(document, "currency").upper()
     if len(code) != 3 or not code.isascii() or not code.isalpha():
-        raise Unreadable(f"{name} is no currency.")
+        raise Unreadable("currency is no currency.")
     return code
 
 

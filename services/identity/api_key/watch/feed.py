@@ -4,7 +4,6 @@ Each round reads all changes after the last revision seen.
 """
 
 import time
-from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -39,12 +38,10 @@ class ChangeFeed:
         database: Database,
         audiences: list[Audience],
         prefixes: ImportedPrefixes | None = None,
-        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._audiences = audiences
         self._prefixes = prefixes or ImportedPrefixes()
-        self._monotonic_s = monotonic_s
         self._seen_revision: int | None = None
 
     async def run(self) -> None:
@@ -54,7 +51,7 @@ class ChangeFeed:
     async def catch_up(self, connection: RawConnection) -> None:
         """Read every change after the last revision seen, and deliver it."""
         while True:
-            confirmed_s = self._monotonic_s()
+            confirmed_s = time.monotonic()
             after = self._seen_revision
             read = await read_changes(connection, 0 if after is None else after, CHANGES_AT_ONCE)
             current, changes = read.current, read.changes

@@ -32,7 +32,7 @@ from services.billing.plan.domain import (
     VersionState,
 )
 from services.billing.subscription import event_store, store
-from services.billing.subscription.charger import Charger, LedgerCharger
+from services.billing.subscription.charger import Charged, Charger, Demand, charged, movement
 from services.billing.subscription.domain import AgreedPlan, Event, Subject, Subscription, WaitsFor, due_time_of
 from services.billing.subscription.offers import LIMITS_OF_MODELS, Offers
 from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
@@ -111,6 +111,16 @@ def pending(
         update_time=start,
     )
     return replace(made, due_time=due_time_of(made))
+
+
+class LedgerCharger:
+    """Takes everything from the balance, so that a test needs no payment providers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def charge(self, demands: Sequence[Demand]) -> Sequence[Charged]:
+        return list(map(charged, await self._engine.submit([movement(one.event) for one in demands])))
 
 
 @dataclass(slots=True)

@@ -12,12 +12,12 @@ from services.billing.clients.subjects import Subjects
 from services.billing.ledger.engine import Engine
 from services.billing.payment_errors import NoSavedMethod
 from services.billing.plan.experiments import Experiments
-from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
 from services.billing.subscription.domain import Subscription
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
+from tests.billing.period_house import LedgerCharger
 from tests.billing.plan_calls import archived, found
 from tests.billing.subscription_calls import Subscriptions, state
 from tests.billing.support import Ledger, balance_of, organization

@@ -16,7 +16,7 @@ from services.billing.ledger.grants import GrantKind
 from services.billing.subscription import execution
 from services.billing.subscription.domain import Subscription
 from services.billing.subscription.minimum_store import spent
-from services.billing.subscription.minimums import Spending, counts, short_of, shortfall
+from services.billing.subscription.minimums import short_of
 from services.billing.subscription.self_service import is_downgrade
 from services.billing.subscription.states import EventKind, State
 from tests.billing import plan_calls
@@ -268,14 +268,6 @@ def test_what_is_short_is_never_negative_and_never_above_the_minimum(minimum: De
     assert short == minimum or short + spent_ >= minimum
 
 
-@given(st.lists(st.tuples(st.sampled_from([None, *SystemAccount]), st.integers(-9, 9), st.booleans())))
-def test_only_charges_that_are_of_no_subscription_count(rows: list[tuple[SystemAccount | None, int, bool]]) -> None:
-    movements = [Spending(account, Decimal(taken), of_subscription) for account, taken, of_subscription in rows]
-    usage = sum(taken for account, taken, own in rows if account is SystemAccount.REVENUE and not own)
-    assert sum(map(counts, movements)) == usage
-    assert shortfall(Decimal(5), movements) == short_of(Decimal(5), Decimal(usage))
-
-
 async def _moved(house: House, org: str, projects: tuple[str, str], number: int) -> None:
     """Make one of each kind of movement."""
     name, usd_, actor = str(number), "USD", "operator:test"
@@ -300,7 +292,9 @@ async def _moved(house: House, org: str, projects: tuple[str, str], number: int)
     await house.submit(Debit(org, f"part-{name}", project, usd_, Decimal("1.5"), Mode.MUST_POST, "", None, actor))
 
 
-async def test_what_was_spent_is_what_the_rule_says_of_each_movement(house: House, clock: FixedClock) -> None:
+async def test_charges_count_less_their_reversals_and_prices_of_subscriptions_do_not(
+    house: House, clock: FixedClock
+) -> None:
     s = await house.add(pending(await house.plan("both", terms(10, minimum="31")), clock.now()))
     org, projects = s.organization_id, (new_id(), new_id())
     moments = [clock.now() + timedelta(days=days) for days in (0, 1, 31, 31.5, 62, 70)]
@@ -313,10 +307,10 @@ async def test_what_was_spent_is_what_the_rule_says_of_each_movement(house: Hous
     rows = await _rows(house.shards, org)
     for since in moments:
         for until in (moment + timedelta(microseconds=more) for moment in moments for more in (0, 1)):
-            within = [_spending(row, rows) for row in rows if since <= row["create_time"] < until]
+            within = [_counted(row, rows) for row in rows if since <= row["create_time"] < until]
             async with house.shards.of(org).raw_connection() as connection:
                 found = await spent(connection, org, s.subscription_id, "USD", since, until)
-            assert found == sum(map(counts, within)), (since, until)
+            assert found == sum(within), (since, until)
 
 
 async def _rows(shards: Shards, org: str) -> list[dict[str, Any]]:
@@ -325,14 +319,13 @@ async def _rows(shards: Shards, org: str) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def _spending(row: dict[str, Any], rows: list[dict[str, Any]]) -> Spending:
+def _counted(row: dict[str, Any], rows: list[dict[str, Any]]) -> Decimal:
+    """Return what a movement adds to what was spent."""
     reversed_ = next((one for one in rows if one["transaction_id"] == row["reverses_transaction_id"]), row)
-    account, amount = row["system_account"], row["amount"]
-    return Spending(
-        None if account is None else SystemAccount(account),
-        amount if row["direction"] == "DEBIT" else -amount,
-        _is_price(reversed_),
-    )
+    if row["system_account"] != "REVENUE" or _is_price(reversed_):
+        return Decimal(0)
+    amount: Decimal = row["amount"]
+    return amount if row["direction"] == "DEBIT" else -amount
 
 
 def _is_price(row: dict[str, Any]) -> bool:

@@ -32,9 +32,8 @@ from tollhouse_client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from tollhouse_client.retries import NO_RETRIES
 
-ONCE = NO_RETRIES
+ONCE = Retries(attempts_max=1)
 
 
 async def test_all_kinds_of_calls_travel_together_and_are_decided_one_by_one(house: House) -> None:

@@ -22,7 +22,6 @@ OnReplay: TypeAlias = Literal["refuse", "allow"]
 
 _log: Final = logging.getLogger("tollhouse_client")
 _SETTLE_WITHIN_S: Final = 30.0
-_ENDING_MAX: Final = 10_000
 
 
 class Settlements(Protocol):

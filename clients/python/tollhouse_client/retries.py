@@ -51,6 +51,3 @@ class Retries:
         if error.retry_after_s is not None:
             pause_s = max(pause_s, error.retry_after_s)
         return pause_s if pause_s < left_s else None
-
-
-NO_RETRIES: Final = Retries(attempts_max=1)

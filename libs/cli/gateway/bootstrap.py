@@ -21,7 +21,6 @@ _PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 _HEADERS_KB_MAX: Final = 12
 """The services take 16 KiB of metadata."""
 _CONNECTIONS_MAX: Final = 4_096
-_FILE_OF_LONG_RUNS: Final = "300s"
 
 
 @dataclass(frozen=True, slots=True)

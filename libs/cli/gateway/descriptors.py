@@ -14,7 +14,6 @@ from google.rpc import error_details_pb2, status_pb2
 from tollhouse.common.v1 import audit_pb2
 
 _RAW: Final = "google.api.HttpBody"
-VERBS: Final = ("get", "post", "put", "patch", "delete")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
 
 from libs.common.ids import new_id
 from services.billing import errors
@@ -31,9 +30,6 @@ from services.billing.ledger.domain import (
     VoidGrant,
 )
 from services.billing.ledger.grant_decisions import Taking, grant_credits, settle_grants, take_of_grant, void_grant
-
-SOURCES_MAX: Final = 16
-"""How many movements of one payment can be taken back."""
 
 
 def operation_ids(command: TakeBack | GiveBack) -> list[str]:

@@ -1,8 +1,7 @@
-"""Who takes what subscriptions cost: a seam, behind which the ledger takes it from the organization's account.
+"""What subscriptions need of the ledger: the `Charger` that takes what they cost, and the commands of their events.
 
-What has payment providers take it is another `Charger`, in `services.billing.recurring`. A charger is asked before
-anything that depends on the payment is done. It may be asked again for the same event after a crash, and then must
-take nothing twice.
+The `Charger` is `services.billing.recurring.charger.CollectingCharger`. It is asked before anything that depends on the
+payment is done. It may be asked again for the same event after a crash, and then must take nothing twice.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 from libs.common.errors import Refusal
 from services.billing import errors, payment_errors
 from services.billing.ledger.domain import Credit, Debit, Decline, GrantCredits, Mode, SystemAccount
-from services.billing.ledger.engine import Answer, Engine
+from services.billing.ledger.engine import Answer
 from services.billing.ledger.refills import Rollover, refill
 from services.billing.ledger.rendering import refusal_of
 from services.billing.subscription.domain import Event, Refill, Subscription
@@ -52,17 +51,6 @@ class Charger(Protocol):
         Raises:
             Overloaded: nothing was done.
         """
-
-
-class LedgerCharger:
-    """Takes it from the organization's account, as far as there is enough in it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def charge(self, demands: Sequence[Demand]) -> Sequence[Charged]:
-        answers = await self._engine.submit([movement(one.event) for one in demands])
-        return list(map(charged, answers))
 
 
 def movement(event: Event, mode: Mode = Mode.GUARDED) -> Debit | Credit:

@@ -1,4 +1,8 @@
-"""The statement that says what an organization has spent in a time: the same sum as `minimums.counts` of each movement.
+# ruff: noqa: S608 -- the statement is put together from constants of ours; values are bound.
+"""The statement that says what an organization has spent in a time.
+
+Charges count, by metering or by anybody else, and their reversals count against them. What subscriptions cost does not,
+nor do payments, grants, transfers, expiries and adjustments.
 
 Charges are too many to be added one by one. What was charged on an account between two of its movements is what the
 balance fell by, and what came in besides, which is little.
@@ -10,12 +14,21 @@ from typing import Final
 
 from libs.common.database import RawConnection
 
+_BALANCE_AFTER: Final = """coalesce((
+                SELECT t.balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.{sequence}
+            ), (
+                SELECT t.counter_balance_after FROM transactions AS t
+                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
+                    AND t.counter_sequence = s.{sequence}
+            ), 0)"""
+
 # Along each account's movements the time never falls, so that the last one before a moment is found in 41 steps, each a
 # probe of the two unique sequences. What is no charge has an index of its own, and transfers from other accounts have
 # the second of those. Charges of subscriptions are found by the index on their events: those of the last 400 days,
 # since one of an earlier time may be reversed now. Usage charges of the subscription itself are found by their key, and
 # left out as well: they count for the period of the usage, and not for that in which they are posted.
-_SPENT: Final = """
+_SPENT: Final = f"""
     WITH RECURSIVE search (account_id, is_end, moment, last, at, step) AS (
         SELECT a.account_id, m.is_end, m.moment, a.sequence, CAST(0 AS bigint), CAST(1 AS bigint) << 40
         FROM accounts AS a
@@ -38,28 +51,12 @@ _SPENT: Final = """
         FROM search AS b JOIN search AS e ON e.account_id = b.account_id AND e.is_end AND e.step = 0
         WHERE NOT b.is_end AND b.step = 0 AND b.at < e.at
     ), charged AS (
-        SELECT coalesce(sum(b.balance - e.balance + own.amount + others.amount), 0) AS amount
+        SELECT coalesce(sum(
+            {_BALANCE_AFTER.format(sequence="after_sequence")}
+            - {_BALANCE_AFTER.format(sequence="to_sequence")}
+            + own.amount + others.amount
+        ), 0) AS amount
         FROM span AS s
-        CROSS JOIN LATERAL (
-            SELECT coalesce((
-                SELECT t.balance_after FROM transactions AS t
-                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.after_sequence
-            ), (
-                SELECT t.counter_balance_after FROM transactions AS t
-                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
-                    AND t.counter_sequence = s.after_sequence
-            ), 0) AS balance
-        ) AS b
-        CROSS JOIN LATERAL (
-            SELECT coalesce((
-                SELECT t.balance_after FROM transactions AS t
-                WHERE t.organization_id = $1::uuid AND t.account_id = s.account_id AND t.sequence = s.to_sequence
-            ), (
-                SELECT t.counter_balance_after FROM transactions AS t
-                WHERE t.organization_id = $1::uuid AND t.counter_account_id = s.account_id
-                    AND t.counter_sequence = s.to_sequence
-            )) AS balance
-        ) AS e
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(CASE t.direction WHEN 'CREDIT' THEN t.amount ELSE -t.amount END), 0) AS amount
             FROM transactions AS t

@@ -1,50 +1,19 @@
-"""The minimum spend of a period: what it comes to, what counts towards it, and what is short of it. Pure.
+"""The minimum spend of a period: what it comes to, and what is short of it. Pure.
 
 The minimum of a period is prorated like its price, in whole local days. A change of plan takes the days that are left
 at the old minimum and adds them at the new one, so that the days of both together are those of the period.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from services.billing.ledger.domain import SystemAccount
 from services.billing.plan.domain import Money, Terms
 from services.billing.subscription.costs import Part, rest_of_period
 from services.billing.subscription.domain import Agreement, Minimum
 from services.billing.subscription.proration import prorated
 
 _ZERO: Final = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """A movement of an account of the organization, in the unit of the minimum."""
-
-    system_account: SystemAccount | None
-    """None for a transfer to another account."""
-    taken: Decimal
-    """What it took from the account; negative for what it gave."""
-    is_of_subscription: bool
-    """Whether it took, or reversed, what a subscription was charged."""
-
-
-def counts(movement: Spending) -> Decimal:
-    """Return what a movement adds to what was spent.
-
-    Charges count, by metering or by anybody else, and their reversals count against them. What subscriptions cost does
-    not, nor do payments, grants, transfers, expiries and adjustments.
-    """
-    if movement.system_account is not SystemAccount.REVENUE or movement.is_of_subscription:
-        return _ZERO
-    return movement.taken
-
-
-def shortfall(minimum: Decimal, movements: Iterable[Spending]) -> Decimal:
-    """Return what is short of a minimum after some movements."""
-    return short_of(minimum, sum(map(counts, movements), start=_ZERO))
 
 
 def short_of(minimum: Decimal, spent: Decimal) -> Decimal:

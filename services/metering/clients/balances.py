@@ -52,7 +52,6 @@ class Balances:
         self._asking: dict[Payer, asyncio.Task[Funds]] = {}
         self._questions = asyncio.Semaphore(_QUESTIONS_MAX)
         self._ask_again_s = 0.0
-        self.asked_count = 0
         """How many requests were sent to billing since the process began."""
 
     async def funds_of(self, organization_id: str, project_id: str = "", currency_code: str = "") -> Funds:
@@ -93,7 +92,6 @@ class Balances:
         )
         async with self._questions:
             asked_s = time.monotonic()
-            self.asked_count += 1
             try:
                 funds = _funds(await self._accounts.GetBalance(request, timeout=_ASK_WITHIN_S))
             except grpc.aio.AioRpcError as error:

@@ -49,8 +49,6 @@ class Organizations:
         self._counter = metrics.get_meter("tollhouse").create_counter(
             METRIC, description="Organizations taken as known because identity could not be reached."
         )
-        self.unchecked_count = 0
-        """How many were taken as known without a check since the process began."""
 
     async def find_unknown(self, organization_ids: Collection[str]) -> Collection[str]:
         """Return those of the ids, in lower case, that identity does not know.
@@ -131,7 +129,6 @@ class Organizations:
         if not self._unchecked_in_episode:
             _log.warning("identity cannot be reached; organizations are taken as known unchecked", code=code)
         self._unchecked_in_episode += count
-        self.unchecked_count += count
         self._counter.add(count)
 
     def _note_checked(self) -> None:

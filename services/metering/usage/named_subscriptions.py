@@ -34,8 +34,6 @@ class NamedSubscriptions:
         self._counter = metrics.get_meter("tollhouse").create_counter(
             METRIC, description="Usage that was recorded under the subscription it names, because billing was away."
         )
-        self.unchecked_count = 0
-        """How many since the process began."""
 
     async def know(self, works: Sequence[Work]) -> None:
         """Ask billing about the subscriptions that works name, so that no batch with works of others waits for it."""
@@ -71,7 +69,6 @@ class NamedSubscriptions:
             for place, question in asked.items():
                 answer = answers[question]
                 if isinstance(answer, Unavailable):
-                    self.unchecked_count += 1
                     self._counter.add(1)
                 elif answer is not None:
                     refused[place] = answer

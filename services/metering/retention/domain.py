@@ -76,7 +76,9 @@ class Month(NamedTuple):
     """How many are there."""
     dropped: int
     """How many were dropped."""
-    dropping: bool
+    is_dropping: bool
+    was_dropped: bool
+    """Whether a drop has ended, also one that found nothing to drop."""
     size_bytes: int = 0
 
 

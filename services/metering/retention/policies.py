@@ -77,7 +77,8 @@ class Policies:
                 month,
                 sum(one.usages for one in some),
                 sum(one.dropped for one in some),
-                any(one.dropping for one in some),
+                any(one.is_dropping for one in some),
+                any(one.was_dropped for one in some),
                 sum(one.size_bytes for one in some),
             )
             for month, some in sorted(months.items())

@@ -162,11 +162,14 @@ def _render_retention(organization_id: str, retention: Retention) -> pb.UsageRet
 
 
 def _render_month(organization_id: str, month: Month, *, is_over: bool) -> pb.UsageMonth:
+    is_left = month.usages or month.size_bytes
     state = "KEPT"
-    if month.dropping:
+    if month.is_dropping:
         state = "DROPPING"
+    elif month.was_dropped and not is_left:
+        state = "DROPPED"
     elif month.dropped:
-        state = "PARTLY_DROPPED" if month.usages or month.size_bytes else "DROPPED"
+        state = "PARTLY_DROPPED"
     return pb.UsageMonth(
         organization_id=_shown(organization_id),
         month=month_text(month.month),

@@ -375,15 +375,16 @@ async def is_empty(connection: RawConnection, month: datetime) -> bool:
 
 # The months of partitions, with estimates of the database; and those of which something was dropped.
 _PLATFORM_MONTHS: Final = f"""
-SELECT month, CAST(sum(usages) AS bigint), CAST(sum(dropped) AS bigint), bool_or(dropping), CAST(sum(size) AS bigint)
+SELECT month, CAST(sum(usages) AS bigint), CAST(sum(dropped) AS bigint), coalesce(bool_or(state <> 'DROPPED'), false),
+    coalesce(bool_or(state = 'DROPPED'), false), CAST(sum(size) AS bigint)
 FROM (
     SELECT to_timestamp(right(c.relname, 7) || ' UTC', 'YYYY_MM TZ') AS month,
-        greatest(c.reltuples, 0) AS usages, 0 AS dropped, false AS dropping, pg_total_relation_size(c.oid) AS size
+        greatest(c.reltuples, 0) AS usages, 0 AS dropped, NULL AS state, pg_total_relation_size(c.oid) AS size
     FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
     WHERE i.inhparent = to_regclass(format('%I.usage_records', current_schema()))
         AND c.relname ~ '^usage_records_[0-9]{{4}}_[0-9]{{2}}$'
     UNION ALL
-    SELECT m.month, 0, CASE WHEN {COUNTS} THEN m.usage_count ELSE 0 END, m.state <> 'DROPPED', 0
+    SELECT m.month, 0, CASE WHEN {COUNTS} THEN m.usage_count ELSE 0 END, m.state, 0
     FROM dropped_usage_months m
 ) AS months GROUP BY 1 ORDER BY 1
 """
@@ -422,7 +423,7 @@ async def months_of(connection: RawConnection, organization_id: str, first: date
     for month, usages, dropped, state in await connection.fetch(_MONTHS, organization_id, first, limit):
         is_dropped = state == DROPPED
         left, gone = (0, dropped) if is_dropped else (usages, 0)
-        months.append(Month(month, left, gone, bool(state) and not is_dropped))
+        months.append(Month(month, left, gone, bool(state) and not is_dropped, is_dropped))
     return months
 
 

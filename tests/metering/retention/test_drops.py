@@ -129,6 +129,16 @@ async def test_dropped_month_stays_answerable_and_checked(platform: Platform, me
     assert await platform.verify() == []
 
 
+async def test_month_without_records_is_listed_as_dropped_after_its_drop(
+    platform: Platform, metering: Metering
+) -> None:
+    identity = await platform.start_identity()
+    organization_id, _ = await identity.create_organization()
+    await retain(metering, organization_id)
+    assert (await drop(metering, organization_id)).state == pb.USAGE_DROP_STATE_DROPPED
+    assert (await months(metering))[NAME].state == pb.USAGE_MONTH_STATE_DROPPED
+
+
 async def test_partition_goes_with_all_its_usage_while_others_record(platform: Platform, metering: Metering) -> None:
     identity = await platform.start_identity()
     ids = [(await identity.create_organization())[0] for _ in range(4)]

@@ -24,6 +24,7 @@ from tests.billing.invoice_calls import (
     set_recipient,
     void,
 )
+from tests.billing.subscription_calls import Subscriptions, add_plan
 from tests.billing.support import BillingServer, Ledger, balance_of, funded, organization, refusal, usd
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import invoice_pb2 as pb
@@ -58,6 +59,19 @@ async def test_invoice_covers_what_was_charged_and_equals_the_ledger(timed: Ledg
     assert (issued.credits_applied.value, issued.amount_due.value) == ("19.500000001", "0")
     assert issued.due_time.seconds - issued.issue_time.seconds == 0
     assert await get(timed, org, issued.invoice_id) == issued
+
+
+async def test_period_of_a_subscription_has_the_days_of_its_zone(timed: Ledger, clock: FixedClock) -> None:
+    clock.set(datetime(2026, 8, 31, 15, tzinfo=UTC))  # Midnight in Tokyo.
+    await set_issuer(timed)
+    org, plan = await funded(timed, "1000", hold=None), f"zoned-{new_id()}"
+    await add_plan(timed, plan, price="30")
+    await Subscriptions(timed).create(org, plan, time_zone="Asia/Tokyo")
+    clock.set(datetime(2026, 10, 2, tzinfo=UTC))
+    (line,) = (issued := await issue(timed, org)).lines
+    assert (line.start_time.ToDatetime(UTC), line.plan_code) == (datetime(2026, 8, 31, 15, tzinfo=UTC), plan)
+    page = (await rendered(timed, issued, pb.INVOICE_FORMAT_HTML)).decode()
+    assert re.search("2026-09-01 .{1,10} 2026-10-01", page)
 
 
 async def test_nothing_is_billed_twice_and_what_comes_later_is_on_the_next(timed: Ledger, clock: FixedClock) -> None:

@@ -143,6 +143,7 @@ def _line_json(line: Line) -> _Json:
         "price_version_id": line.price_version_id,
         "subscription_id": line.subscription_id,
         "plan_code": line.plan_code,
+        "time_zone": line.time_zone,
         "corrects_line": line.corrects_line,
     }
     return {name: value for name, value in stored.items() if value or name == "description"}
@@ -168,6 +169,7 @@ def _line(number: int, stored: _Json) -> Line:
         last_sequence=last,
         subscription_id=stored.get("subscription_id", ""),
         plan_code=stored.get("plan_code", ""),
+        time_zone=stored.get("time_zone", ""),
         corrects_line=stored.get("corrects_line", 0),
     )
 

@@ -177,6 +177,8 @@ class Line:
     last_sequence: int = 0
     subscription_id: str = ""
     plan_code: str = ""
+    time_zone: str = ""
+    """That of the subscription, by which its days are printed; empty for UTC."""
     corrects_line: int = 0
 
 

@@ -49,6 +49,7 @@ class PlanPeriod(NamedTuple):
 
     subscription_id: str
     plan_code: str
+    time_zone: str
     reason: str
     start_time: datetime
     end_time: datetime
@@ -193,4 +194,5 @@ def _of_period(line: Line, period: PlanPeriod) -> Line:
         quantities=tuple(replace(one, rates=_few(one.rates)) for one in period.quantities),
         subscription_id=period.subscription_id,
         plan_code=period.plan_code,
+        time_zone=period.time_zone,
     )

@@ -29,15 +29,22 @@ _PAGE: Final = f"""
     ORDER BY t.sequence LIMIT $5
 """  # noqa: S608 -- made of constants of ours alone.
 
-# By the unique charge of events, and the unique operation of usage charges with their time by primary key.
+# By the unique charge of events, and the unique operation of usage charges with their time by primary key; the zones of
+# their subscriptions by primary key.
 _PERIODS: Final = """
-    SELECT e.charge_operation_id, e.subscription_id::text, coalesce(e.plan_code, ''), e.reason,
+    SELECT e.charge_operation_id, e.subscription_id::text, coalesce(e.plan_code, ''), (
+            SELECT s.time_zone FROM subscriptions s
+            WHERE s.organization_id = $1::uuid AND s.subscription_id = e.subscription_id
+        ), e.reason,
         coalesce(e.period_start_time, e.effective_time), coalesce(e.period_end_time, e.effective_time),
         CASE e.kind WHEN 'MINIMUM_CHARGED' THEN e.effective_time - interval '1 microsecond' END, NULL, 0
     FROM subscription_events e
     WHERE e.organization_id = $1::uuid AND e.charge_operation_id = ANY($2::text[])
     UNION ALL
-    SELECT m.operation_id, m.subscription_id::text, p.plan_code,
+    SELECT m.operation_id, m.subscription_id::text, p.plan_code, (
+            SELECT s.time_zone FROM subscriptions s
+            WHERE s.organization_id = $1::uuid AND s.subscription_id = m.subscription_id
+        ),
         coalesce(nullif(p.charge ->> 'name', ''), nullif(p.usage_charge_code, ''), 'minimum spend')
             || CASE WHEN m.sequence > 1 THEN ', corrected' ELSE '' END,
         p.start_time, p.end_time, p.end_time - interval '1 microsecond', p.charge::text, m.quantity - coalesce((
@@ -82,7 +89,7 @@ async def page(
 async def periods(connection: RawConnection, organization_id: str, operation_ids: list[str]) -> dict[str, PlanPeriod]:
     """Return what subscriptions were charged for under these operations, by the operation."""
     rows = await connection.fetch(_PERIODS, organization_id, operation_ids)
-    return {row[0]: PlanPeriod(*row[1:7])._replace(quantities=_quantities(row[7], row[8])) for row in rows}
+    return {row[0]: PlanPeriod(*row[1:8])._replace(quantities=_quantities(row[8], row[9])) for row in rows}
 
 
 def _quantities(stored: str | None, quantity: Decimal) -> tuple[Quantity, ...]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Final
 
 from libs.common.amount import format_amount
+from libs.common.time_zones import find_zone
 from services.billing.invoice.domain import Document, DocumentKind, Line, LineKind, Party, State, minor_digits
 from services.billing.invoice.printing.words import WORDS
 
@@ -140,7 +141,8 @@ def _party(party: Party, words: Mapping[str, str]) -> PrintedParty:
 
 
 def _line(currency_code: str, line: Line, words: Mapping[str, str]) -> PrintedLine:
-    first, last = _day(line.start_time), _day(line.end_time)
+    zone = find_zone(line.time_zone) or UTC
+    first, last = _day(line.start_time, zone), _day(line.end_time, zone)
     period = first if first == last else f"{first} {words['until']} {last}"
     names = {
         LineKind.USAGE: line.model or line.description or words["usage"],
@@ -166,5 +168,5 @@ def _percent(percent: str) -> str:
     return f"{percent}\N{NO-BREAK SPACE}%" if percent else ""
 
 
-def _day(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime(_DAY)
+def _day(moment: datetime, zone: tzinfo = UTC) -> str:
+    return moment.astimezone(zone).strftime(_DAY)

@@ -239,7 +239,7 @@ class PlanVersionArchived(Refusal):
 
 
 class FallbackPlanUnusable(Refusal):
-    """Since the draft was made, the plan to which unpaid subscriptions go has become one they can not go to."""
+    """Since the draft was made, the plan to which unpaid subscriptions go has become one they cannot go to."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "FALLBACK_PLAN_UNUSABLE"

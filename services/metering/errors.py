@@ -26,7 +26,7 @@ class UnitNeeded(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "UNIT_NEEDED"
-    template = "The unit {unit_id} can not be archived: TokenCounts and the count of requests need it."
+    template = "The unit {unit_id} cannot be archived: TokenCounts and the count of requests need it."
     remedy = "Keep the unit."
 
 
@@ -211,7 +211,7 @@ class CounterFull(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "COUNTER_FULL"
-    template = "The limit {limit} has counted {counted} and can not count {needed} more."
+    template = "The limit {limit} has counted {counted} and cannot count {needed} more."
     remedy = "Wait for the limit's next window."
 
 

@@ -7,7 +7,7 @@ from buf.validate import validate_pb2
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions
 
-from scripts import protos
+from scripts import errors_page, protos
 from tests.contract import contract
 from tollhouse.common.v1 import access_pb2, text_pb2
 
@@ -80,6 +80,24 @@ def test_every_element_carries_a_comment_in_full_sentences() -> None:
         if not element.comment.endswith((".", ":", "`")) or len(element.comment) < 8
     ]
     assert silent == []
+
+
+def test_every_reason_that_a_comment_names_is_that_of_a_refusal() -> None:
+    reasons = {refusal.reason for module in errors_page.MODULES.values() for refusal in errors_page.refusals(module)}
+    unknown = [
+        (element.name, reason)
+        for element in contract.elements()
+        for named in re.findall(r"\breasons? (`[A-Z_]+`(?:(?:, | or )`[A-Z_]+`)*)", " ".join(element.comment.split()))
+        for reason in re.findall(r"[A-Z_]+", named)
+        if reason not in reasons
+    ]
+    assert unknown == []
+
+
+def test_no_line_is_longer_than_those_of_the_code() -> None:
+    folder = protos.PROTOS / "tollhouse"
+    long = [path.name for path in folder.rglob("*.proto") if max(map(len, path.read_text().splitlines())) > 120]
+    assert long == []
 
 
 def test_every_rpc_declares_who_may_call() -> None:

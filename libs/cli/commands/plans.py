@@ -70,7 +70,7 @@ async def publish(
     version: Annotated[int, typer.Argument(help="The number of the draft.", metavar="VERSION", min=1)],
     yes: YesOption = False,
 ) -> None:
-    """Publish the draft of a plan: new subscriptions get it. What is published can not be changed any more."""
+    """Publish the draft of a plan: new subscriptions get it. What is published cannot be changed any more."""
     found = await _get(channels, plan)
     if found.draft_version.version == version:
         confirm(f"Publish version {version} of {found.plan_code}, at {_price(found.draft_version)}?", yes=yes)

@@ -97,7 +97,7 @@ def summarize(
 ) -> Summary:
     """Add up what became of an account's credits, or of those for a user or a model alone.
 
-    `totals` are of the same grants. In the balance of a user or a model, what they can not use is not available.
+    `totals` are of the same grants. In the balance of a user or a model, what they cannot use is not available.
     """
     active = [grant for grant in grants.present(balance.posted).grants if whose.owns(grant)]
     granted = {one.kind: one.granted for one in totals}

@@ -317,7 +317,7 @@ def credit_lines(
 
     `credited` is what earlier notes have credited of each line, by its number, and `wanted` what is to be credited:
     None for all that is left of the line. Nothing wanted stands for all that is left of every line. A line of which
-    nothing is left can not be credited.
+    nothing is left cannot be credited.
 
     Raises:
         KeyError: the invoice has no such line.

@@ -225,7 +225,7 @@ class BillingClient:
     ) -> datetime | HoldOver | NotHeld:
         """Hold an amount at least for so long from now, and one at least as large as `larger`, which has its currency.
 
-        Return when the hold ends; or that it has ended already; or why it can not be larger, in which case nothing is
+        Return when the hold ends; or that it has ended already; or why it cannot be larger, in which case nothing is
         changed.
 
         Raises:

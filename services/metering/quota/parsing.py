@@ -182,7 +182,7 @@ def _flaws_of_mask(request: pb.SetLimitRequest) -> list[FieldViolation]:
     fields = request.DESCRIPTOR.fields_by_name
     fixed = sorted(path for path in set(paths) - set(UPDATABLE) if path in Shape._fields or path == "name")
     if fixed:
-        flaws.append(FieldViolation("update_mask", f"{', '.join(fixed)} can not be changed; delete the limit instead"))
+        flaws.append(FieldViolation("update_mask", f"{', '.join(fixed)} cannot be changed; delete the limit instead"))
     elif not paths or not set(paths) <= set(UPDATABLE):
         unknown = sorted(path for path in set(paths) - set(UPDATABLE) if path in fields)
         named = f", and not {', '.join(unknown)}" if unknown else ""

@@ -198,9 +198,9 @@ async def test_unit_that_is_added_counts_until_it_is_archived(metering: Metering
         (["max", "nonsense"], "must name fields"),
         (["*"], "must name fields"),
         (["max.value"], "must name fields"),
-        (["metric"], "metric can not be changed"),
-        (["max", "window", "label"], "label, window can not be changed"),
-        (["name"], "name can not be changed"),
+        (["metric"], "metric cannot be changed"),
+        (["max", "window", "label"], "label, window cannot be changed"),
+        (["name"], "name cannot be changed"),
     ],
 )
 async def test_mask_names_fields_that_can_be_changed(

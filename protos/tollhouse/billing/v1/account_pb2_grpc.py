@@ -136,9 +136,10 @@ class AccountServiceServicer:
     def CloseAccount(self, request, context):
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
-        FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-        account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
-        are all closed is charged to its organization's account again.
+        FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it, and
+        `ACCOUNT_HAS_GRANTS` while a grant on it has not ended. A closed account accepts no new work; charges for work
+        already done are still posted. The usage of a project whose accounts are all closed is charged to its
+        organization's account again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

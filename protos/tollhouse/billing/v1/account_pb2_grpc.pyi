@@ -47,9 +47,10 @@ class AccountServiceStub:
     CloseAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CloseAccountRequest, _account_pb2.CloseAccountResponse]
     """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
-    FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-    account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
-    are all closed is charged to its organization's account again.
+    FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it, and
+    `ACCOUNT_HAS_GRANTS` while a grant on it has not ended. A closed account accepts no new work; charges for work
+    already done are still posted. The usage of a project whose accounts are all closed is charged to its
+    organization's account again.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_account_pb2.GetBalanceRequest, _account_pb2.GetBalanceResponse]
     """Returns what an account holds, now or at an earlier time.
@@ -129,9 +130,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_account_pb2.CloseAccountResponse]:
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
-        FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-        account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
-        are all closed is charged to its organization's account again.
+        FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it, and
+        `ACCOUNT_HAS_GRANTS` while a grant on it has not ended. A closed account accepts no new work; charges for work
+        already done are still posted. The usage of a project whose accounts are all closed is charged to its
+        organization's account again.
         """
 
     @_abc_1.abstractmethod

@@ -70,10 +70,11 @@ class ChargeServiceServicer:
     def DigestCharges(self, request, context):
         """Computes digests of the charges that metering asked for.
 
-        These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has the same RPC over the
-        same charges, so two digests differ only where the charges do. Streams the digests organization by organization,
-        and meanwhile how many rows were read. Only a stream that ends without an error is complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
-        charges made meanwhile can be left out with `until_time`.
+        These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has
+        the same RPC over the same charges, so two digests differ only where the charges do. Streams the digests
+        organization by organization, and meanwhile how many rows were read. Only a stream that ends without an error is
+        complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own; charges
+        made meanwhile can be left out with `until_time`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,10 +26,11 @@ class ChargeServiceStub:
     DigestCharges: _aio.UnaryStreamMultiCallable[_charge_pb2.DigestChargesRequest, _charge_pb2.DigestChargesResponse]
     """Computes digests of the charges that metering asked for.
 
-    These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has the same RPC over the
-    same charges, so two digests differ only where the charges do. Streams the digests organization by organization,
-    and meanwhile how many rows were read. Only a stream that ends without an error is complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
-    charges made meanwhile can be left out with `until_time`.
+    These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has
+    the same RPC over the same charges, so two digests differ only where the charges do. Streams the digests
+    organization by organization, and meanwhile how many rows were read. Only a stream that ends without an error is
+    complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own; charges
+    made meanwhile can be left out with `until_time`.
     """
     ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
     """Lists the organizations whose accounts have ever been credited, debited or part of a transfer.
@@ -63,10 +64,11 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_charge_pb2.DigestChargesResponse]:
         """Computes digests of the charges that metering asked for.
 
-        These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has the same RPC over the
-        same charges, so two digests differ only where the charges do. Streams the digests organization by organization,
-        and meanwhile how many rows were read. Only a stream that ends without an error is complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
-        charges made meanwhile can be left out with `until_time`.
+        These are the debits and captures of more than zero, and the reversals, whose `source` is `metering`. Metering has
+        the same RPC over the same charges, so two digests differ only where the charges do. Streams the digests
+        organization by organization, and meanwhile how many rows were read. Only a stream that ends without an error is
+        complete. The rows are read in statements of at most about 100,000 rows, each with a snapshot of its own; charges
+        made meanwhile can be left out with `until_time`.
         """
 
     @_abc_1.abstractmethod

@@ -168,7 +168,7 @@ class Grant(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it can not be used any more; absent for a grant that does not expire."""
+        """From when on it cannot be used any more; absent for a grant that does not expire."""
 
     @_builtins.property
     def remaining_amount(self) -> _amount_pb2.Amount:
@@ -297,7 +297,7 @@ class GrantCreditsRequest(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it can not be used any more; never when absent."""
+        """From when on it cannot be used any more; never when absent."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -524,8 +524,8 @@ class GetCreditSummaryRequest(_message.Message):
     currency_code: _builtins.str
     """The unit. May be empty where the owner has one account only."""
     user_id: _builtins.str
-    """The user whose allowance is meant, when given: amounts are those of the grants for this user, and available is what a
-    charge of this user can take.
+    """The user whose allowance is meant, when given: amounts are those of the grants for this user, and available is what
+    a charge of this user can take.
     """
     model: _builtins.str
     """The same for a model; with both, those of the grants for this user and this model."""

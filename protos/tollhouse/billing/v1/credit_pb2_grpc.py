@@ -29,12 +29,12 @@ class CreditServiceStub:
     """Credits with terms: an amount that is given or sold, with an order in which it is used up, a beginning and an end.
 
     A grant is money on an account, in any unit: charges, holds and guarded debits see it as they see all other money.
-    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these what
-    ends first, then promotional before included before purchased credits, then those for a user before those for a model
-    before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A grant for
-    a user or a model is used by charges of that user and for that model alone; to others it is not available. What is left of a grant at its end is taken out of
-    the account by a movement of its own. Nothing of an ended grant can be used or held from that moment on; only what
-    open holds had reserved of it before stays until they end.
+    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these
+    what ends first, then promotional before included before purchased credits, then those for a user before those for a
+    model before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A
+    grant for a user or a model is used by charges of that user and for that model alone; to others it is not available.
+    What is left of a grant at its end is taken out of the account by a movement of its own. Nothing of an ended grant
+    can be used or held from that moment on; only what open holds had reserved of it before stays until they end.
     """
 
     def __init__(self, channel):
@@ -74,12 +74,12 @@ class CreditServiceServicer:
     """Credits with terms: an amount that is given or sold, with an order in which it is used up, a beginning and an end.
 
     A grant is money on an account, in any unit: charges, holds and guarded debits see it as they see all other money.
-    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these what
-    ends first, then promotional before included before purchased credits, then those for a user before those for a model
-    before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A grant for
-    a user or a model is used by charges of that user and for that model alone; to others it is not available. What is left of a grant at its end is taken out of
-    the account by a movement of its own. Nothing of an ended grant can be used or held from that moment on; only what
-    open holds had reserved of it before stays until they end.
+    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these
+    what ends first, then promotional before included before purchased credits, then those for a user before those for a
+    model before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A
+    grant for a user or a model is used by charges of that user and for that model alone; to others it is not available.
+    What is left of a grant at its end is taken out of the account by a movement of its own. Nothing of an ended grant
+    can be used or held from that moment on; only what open holds had reserved of it before stays until they end.
     """
 
     def GrantCredits(self, request, context):
@@ -87,11 +87,11 @@ class CreditServiceServicer:
 
         They are on the account from the effective_time on: at once by default. Repeating it with the same operation_id and
         fields gives the same grant, with replayed set. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the
-        operation_id granted something else; with INVALID_ARGUMENT for an amount of zero, an expire_time that is not after the
-        effective_time, or one that has passed; with FAILED_PRECONDITION, reason `CURRENCY_MISMATCH` or `ACCOUNT_CLOSED`, as
-        for a credit; with NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue; with
-        UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
-        `TOO_MANY_GRANTS`, when the account has 1,000 grants that have not ended.
+        operation_id granted something else; with INVALID_ARGUMENT for an amount of zero, an expire_time that is not after
+        the effective_time, or one that has passed; with FAILED_PRECONDITION, reason `CURRENCY_MISMATCH` or
+        `ACCOUNT_CLOSED`, as for a credit; with NOT_FOUND for a user who is not of the organization and a model that is not
+        in the catalogue; with UNAVAILABLE when identity or metering cannot be asked about them; and with
+        FAILED_PRECONDITION, reason `TOO_MANY_GRANTS`, when the account has 1,000 grants that have not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,8 +108,8 @@ class CreditServiceServicer:
         """Takes back what is left of a grant, or all of one that has not begun.
 
         What open holds reserve of it is taken back when they end without being captured. Voiding a voided grant again
-        changes nothing. Fails with NOT_FOUND, reason `GRANT_NOT_FOUND`, and with FAILED_PRECONDITION, reason `GRANT_ENDED`,
-        when nothing is left of it.
+        changes nothing. Fails with NOT_FOUND, reason `GRANT_NOT_FOUND`, and with FAILED_PRECONDITION, reason
+        `GRANT_ENDED`, when nothing is left of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,12 +175,12 @@ class CreditService:
     """Credits with terms: an amount that is given or sold, with an order in which it is used up, a beginning and an end.
 
     A grant is money on an account, in any unit: charges, holds and guarded debits see it as they see all other money.
-    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these what
-    ends first, then promotional before included before purchased credits, then those for a user before those for a model
-    before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A grant for
-    a user or a model is used by charges of that user and for that model alone; to others it is not available. What is left of a grant at its end is taken out of
-    the account by a movement of its own. Nothing of an ended grant can be used or held from that moment on; only what
-    open holds had reserved of it before stays until they end.
+    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these
+    what ends first, then promotional before included before purchased credits, then those for a user before those for a
+    model before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A
+    grant for a user or a model is used by charges of that user and for that model alone; to others it is not available.
+    What is left of a grant at its end is taken out of the account by a movement of its own. Nothing of an ended grant
+    can be used or held from that moment on; only what open holds had reserved of it before stays until they end.
     """
 
     @staticmethod

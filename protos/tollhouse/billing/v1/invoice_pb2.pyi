@@ -251,7 +251,9 @@ class InvoiceRecipient(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     BY_HAND_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
-    """What the numbers of their documents begin with; empty for the issuer's prefix. Operators and services alone change it."""
+    """What the numbers of their documents begin with; empty for the issuer's prefix. Operators and services alone change
+    it.
+    """
     tax_percent: _builtins.str
     """The tax rate in percent, from `0` to `100` with at most 4 fraction digits, such as `19`; none when empty. It is not
     computed, and operators and services alone change it.
@@ -267,8 +269,8 @@ class InvoiceRecipient(_message.Message):
     etag: _builtins.str
     """What changes with every change."""
     by_hand: _builtins.bool
-    """Whether invoices of this organization are issued by hand alone, also where the issuer's are automatic. Operators and
-    services alone change it.
+    """Whether invoices of this organization are issued by hand alone, also where the issuer's are automatic. Operators
+    and services alone change it.
     """
     @_builtins.property
     def party(self) -> Global___InvoiceParty:
@@ -414,8 +416,8 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def credits_used(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceCredits]:
-        """How much of grants was used since the invoice before, and for what the voided invoices had that this one covers again,
-        by kind of grant. It is a part of credits_applied.
+        """How much of grants was used since the invoice before, and for what the voided invoices had that this one covers
+        again, by kind of grant. It is a part of credits_applied.
         """
 
     @_builtins.property
@@ -599,8 +601,8 @@ class InvoiceQuantity(_message.Message):
     """How much, as a plain decimal."""
     @_builtins.property
     def rates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The rates of the price version for the unit, such as `3 per 1000000`; several where they depend on the call, and `…`
-        after the fourth where there are more.
+        """The rates of the price version for the unit, such as `3 per 1000000`; several where they depend on the call, and
+        `…` after the fourth where there are more.
         """
 
     def __init__(

@@ -28,11 +28,12 @@ if _version_not_supported:
 class InvoiceServiceStub:
     """Invoices and credit notes: documents that say what an account was charged.
 
-    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to the
-    account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage belongs to
-    its occur_time; everything else to the moment at which it was posted. So usage that is charged after the invoice of its
-    month is on the next one, with its own date. Movements are charges, their reversals, and adjustments; a credit whose
-    metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no lines.
+    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to
+    the account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage
+    belongs to its occur_time; everything else to the moment at which it was posted. So usage that is charged after the
+    invoice of its month is on the next one, with its own date. Movements are charges, their reversals, and adjustments;
+    a credit whose metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no
+    lines.
 
     A number is the issuer's prefix and a counter without gaps. It is given in the transaction that stores the document.
     An issued document never changes, except for its state and what refers to it.
@@ -119,11 +120,12 @@ class InvoiceServiceStub:
 class InvoiceServiceServicer:
     """Invoices and credit notes: documents that say what an account was charged.
 
-    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to the
-    account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage belongs to
-    its occur_time; everything else to the moment at which it was posted. So usage that is charged after the invoice of its
-    month is on the next one, with its own date. Movements are charges, their reversals, and adjustments; a credit whose
-    metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no lines.
+    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to
+    the account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage
+    belongs to its occur_time; everything else to the moment at which it was posted. So usage that is charged after the
+    invoice of its month is on the next one, with its own date. Movements are charges, their reversals, and adjustments;
+    a credit whose metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no
+    lines.
 
     A number is the issuer's prefix and a counter without gaps. It is given in the transaction that stores the document.
     An issued document never changes, except for its state and what refers to it.
@@ -132,9 +134,10 @@ class InvoiceServiceServicer:
     def PreviewInvoice(self, request, context):
         """Returns the invoice that would be issued now: without a number, in the state DRAFT. Nothing is stored.
 
-        Fails with NOT_FOUND, reason `ACCOUNT_NOT_FOUND`; with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`,
-        `INVOICE_ENDS_TOO_EARLY`, `CURRENCY_REQUIRED` or `TOO_MANY_MOVEMENTS`; with INVALID_ARGUMENT for an end_time in the
-        future; and with UNAVAILABLE when metering cannot be asked about usage.
+        It covers 200,000 movements at most; issue it, and the next one covers the rest. Fails with NOT_FOUND, reason
+        `ACCOUNT_NOT_FOUND`, and with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`, unless there are usage_forecasts;
+        with FAILED_PRECONDITION, reason `INVOICE_ENDS_TOO_EARLY` or `CURRENCY_REQUIRED`; with INVALID_ARGUMENT for an
+        end_time in the future; and with UNAVAILABLE when metering cannot be asked about usage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,9 +147,9 @@ class InvoiceServiceServicer:
         """Issues an invoice: gives it a number, and stores it.
 
         Safe to retry with the same request_id. Fails as PreviewInvoice does; and with FAILED_PRECONDITION, reason
-        `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and reason
-        `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other reason,
-        takes no number.
+        `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and
+        reason `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other
+        reason, takes no number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,9 +172,9 @@ class InvoiceServiceServicer:
     def VoidInvoice(self, request, context):
         """Voids an invoice that is not paid, with a credit note over all of it. What it covers is on the next invoice.
 
-        Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason
-        `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part of it was
-        credited before.
+        Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION,
+        reason `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part
+        of it was credited before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,10 +183,10 @@ class InvoiceServiceServicer:
     def CreateCreditNote(self, request, context):
         """Issues a credit note over a part of an invoice, or over all that is left of it.
 
-        It is a document, and moves no money: to give the money back, credit the account with the metadata `credit_note_id`.
-        Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line that the invoice has
-        not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line or of the invoice, and
-        reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
+        It is a document, and moves no money: to give the money back, credit the account with the metadata
+        `credit_note_id`. Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line
+        that the invoice has not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line
+        or of the invoice, and reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,10 +195,10 @@ class InvoiceServiceServicer:
     def SetInvoicePaid(self, request, context):
         """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
-        reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
-        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
-        not completed or was given back, and for a payment or an operation in another currency.
+        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and
+        with reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment
+        that is not completed or was given back, and for a payment or an operation in another currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,8 +216,8 @@ class InvoiceServiceServicer:
     def RenderInvoice(self, request, context):
         """Returns an invoice or credit note as a page of HTML or as a PDF.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the installation
-        lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
+        installation lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,7 +250,8 @@ class InvoiceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInvoiceRecipient(self, request, context):
-        """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was said.
+        """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was
+        said.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -347,11 +351,12 @@ def add_InvoiceServiceServicer_to_server(servicer, server):
 class InvoiceService:
     """Invoices and credit notes: documents that say what an account was charged.
 
-    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to the
-    account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage belongs to
-    its occur_time; everything else to the moment at which it was posted. So usage that is charged after the invoice of its
-    month is on the next one, with its own date. Movements are charges, their reversals, and adjustments; a credit whose
-    metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no lines.
+    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to
+    the account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage
+    belongs to its occur_time; everything else to the moment at which it was posted. So usage that is charged after the
+    invoice of its month is on the next one, with its own date. Movements are charges, their reversals, and adjustments;
+    a credit whose metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no
+    lines.
 
     A number is the issuer's prefix and a counter without gaps. It is given in the transaction that stores the document.
     An issued document never changes, except for its state and what refers to it.

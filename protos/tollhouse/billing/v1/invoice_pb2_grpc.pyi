@@ -15,11 +15,12 @@ GRPC_VERSION: str
 class InvoiceServiceStub:
     """Invoices and credit notes: documents that say what an account was charged.
 
-    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to the
-    account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage belongs to
-    its occur_time; everything else to the moment at which it was posted. So usage that is charged after the invoice of its
-    month is on the next one, with its own date. Movements are charges, their reversals, and adjustments; a credit whose
-    metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no lines.
+    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to
+    the account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage
+    belongs to its occur_time; everything else to the moment at which it was posted. So usage that is charged after the
+    invoice of its month is on the next one, with its own date. Movements are charges, their reversals, and adjustments;
+    a credit whose metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no
+    lines.
 
     A number is the issuer's prefix and a counter without gaps. It is given in the transaction that stores the document.
     An issued document never changes, except for its state and what refers to it.
@@ -29,17 +30,18 @@ class InvoiceServiceStub:
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoice_pb2.PreviewInvoiceRequest, _invoice_pb2.PreviewInvoiceResponse]
     """Returns the invoice that would be issued now: without a number, in the state DRAFT. Nothing is stored.
 
-    Fails with NOT_FOUND, reason `ACCOUNT_NOT_FOUND`; with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`,
-    `INVOICE_ENDS_TOO_EARLY`, `CURRENCY_REQUIRED` or `TOO_MANY_MOVEMENTS`; with INVALID_ARGUMENT for an end_time in the
-    future; and with UNAVAILABLE when metering cannot be asked about usage.
+    It covers 200,000 movements at most; issue it, and the next one covers the rest. Fails with NOT_FOUND, reason
+    `ACCOUNT_NOT_FOUND`, and with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`, unless there are usage_forecasts;
+    with FAILED_PRECONDITION, reason `INVOICE_ENDS_TOO_EARLY` or `CURRENCY_REQUIRED`; with INVALID_ARGUMENT for an
+    end_time in the future; and with UNAVAILABLE when metering cannot be asked about usage.
     """
     IssueInvoice: _aio.UnaryUnaryMultiCallable[_invoice_pb2.IssueInvoiceRequest, _invoice_pb2.IssueInvoiceResponse]
     """Issues an invoice: gives it a number, and stores it.
 
     Safe to retry with the same request_id. Fails as PreviewInvoice does; and with FAILED_PRECONDITION, reason
-    `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and reason
-    `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other reason,
-    takes no number.
+    `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and
+    reason `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other
+    reason, takes no number.
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_invoice_pb2.GetInvoiceRequest, _invoice_pb2.GetInvoiceResponse]
     """Returns one invoice or credit note. Fails with NOT_FOUND, for another organization's as well."""
@@ -48,25 +50,25 @@ class InvoiceServiceStub:
     VoidInvoice: _aio.UnaryUnaryMultiCallable[_invoice_pb2.VoidInvoiceRequest, _invoice_pb2.VoidInvoiceResponse]
     """Voids an invoice that is not paid, with a credit note over all of it. What it covers is on the next invoice.
 
-    Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason
-    `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part of it was
-    credited before.
+    Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION,
+    reason `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part
+    of it was credited before.
     """
     CreateCreditNote: _aio.UnaryUnaryMultiCallable[_invoice_pb2.CreateCreditNoteRequest, _invoice_pb2.CreateCreditNoteResponse]
     """Issues a credit note over a part of an invoice, or over all that is left of it.
 
-    It is a document, and moves no money: to give the money back, credit the account with the metadata `credit_note_id`.
-    Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line that the invoice has
-    not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line or of the invoice, and
-    reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
+    It is a document, and moves no money: to give the money back, credit the account with the metadata
+    `credit_note_id`. Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line
+    that the invoice has not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line
+    or of the invoice, and reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
     """
     SetInvoicePaid: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoicePaidRequest, _invoice_pb2.SetInvoicePaidResponse]
     """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-    Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
-    reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
-    `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
-    not completed or was given back, and for a payment or an operation in another currency.
+    Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and
+    with reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+    `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment
+    that is not completed or was given back, and for a payment or an operation in another currency.
     """
     SetInvoiceUncollectible: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoiceUncollectibleRequest, _invoice_pb2.SetInvoiceUncollectibleResponse]
     """Says that an invoice will not be paid. It can still be paid or voided later. Saying it again changes nothing.
@@ -76,8 +78,8 @@ class InvoiceServiceStub:
     RenderInvoice: _aio.UnaryUnaryMultiCallable[_invoice_pb2.RenderInvoiceRequest, _invoice_pb2.RenderInvoiceResponse]
     """Returns an invoice or credit note as a page of HTML or as a PDF.
 
-    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the installation
-    lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
+    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
+    installation lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
     """
     OpenInvoiceLink: _aio.UnaryUnaryMultiCallable[_invoice_pb2.OpenInvoiceLinkRequest, _invoice_pb2.OpenInvoiceLinkResponse]
     """Returns a document to whoever has its link, without credentials.
@@ -93,7 +95,9 @@ class InvoiceServiceStub:
     Fails with ABORTED, reason `STALE_ETAG`, when the issuer has changed since it had the etag.
     """
     GetInvoiceRecipient: _aio.UnaryUnaryMultiCallable[_invoice_pb2.GetInvoiceRecipientRequest, _invoice_pb2.GetInvoiceRecipientResponse]
-    """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was said."""
+    """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was
+    said.
+    """
     SetInvoiceRecipient: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoiceRecipientRequest, _invoice_pb2.SetInvoiceRecipientResponse]
     """Says to whom an organization's invoices go. Documents that were issued keep what they have.
 
@@ -104,11 +108,12 @@ class InvoiceServiceStub:
 class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Invoices and credit notes: documents that say what an account was charged.
 
-    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to the
-    account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage belongs to
-    its occur_time; everything else to the moment at which it was posted. So usage that is charged after the invoice of its
-    month is on the next one, with its own date. Movements are charges, their reversals, and adjustments; a credit whose
-    metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no lines.
+    An invoice covers movements of one account, each of them exactly once: those that no earlier invoice covers, up to
+    the account's last movement at that time, as far as they belong to the time before the invoice's end_time. Usage
+    belongs to its occur_time; everything else to the moment at which it was posted. So usage that is charged after the
+    invoice of its month is on the next one, with its own date. Movements are charges, their reversals, and adjustments;
+    a credit whose metadata has `credit_note_id` is left out, since a credit note says it. Payments and grants are no
+    lines.
 
     A number is the issuer's prefix and a counter without gaps. It is given in the transaction that stores the document.
     An issued document never changes, except for its state and what refers to it.
@@ -122,9 +127,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.PreviewInvoiceResponse]:
         """Returns the invoice that would be issued now: without a number, in the state DRAFT. Nothing is stored.
 
-        Fails with NOT_FOUND, reason `ACCOUNT_NOT_FOUND`; with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`,
-        `INVOICE_ENDS_TOO_EARLY`, `CURRENCY_REQUIRED` or `TOO_MANY_MOVEMENTS`; with INVALID_ARGUMENT for an end_time in the
-        future; and with UNAVAILABLE when metering cannot be asked about usage.
+        It covers 200,000 movements at most; issue it, and the next one covers the rest. Fails with NOT_FOUND, reason
+        `ACCOUNT_NOT_FOUND`, and with FAILED_PRECONDITION, reason `NOTHING_TO_INVOICE`, unless there are usage_forecasts;
+        with FAILED_PRECONDITION, reason `INVOICE_ENDS_TOO_EARLY` or `CURRENCY_REQUIRED`; with INVALID_ARGUMENT for an
+        end_time in the future; and with UNAVAILABLE when metering cannot be asked about usage.
         """
 
     @_abc_1.abstractmethod
@@ -136,9 +142,9 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Issues an invoice: gives it a number, and stores it.
 
         Safe to retry with the same request_id. Fails as PreviewInvoice does; and with FAILED_PRECONDITION, reason
-        `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and reason
-        `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other reason,
-        takes no number.
+        `GRACE_NOT_OVER`, before the issuer's grace_days have passed since the end_time, unless skip_grace is set, and
+        reason `ISSUER_NOT_SET` when nobody has said who issues. An invoice that is refused, or not stored for any other
+        reason, takes no number.
         """
 
     @_abc_1.abstractmethod
@@ -165,9 +171,9 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.VoidInvoiceResponse]:
         """Voids an invoice that is not paid, with a credit note over all of it. What it covers is on the next invoice.
 
-        Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason
-        `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part of it was
-        credited before.
+        Voiding a voided invoice again gives the same credit note. Fails with NOT_FOUND; and with FAILED_PRECONDITION,
+        reason `INVOICE_STATE` for a paid invoice and for a credit note, and reason `INVOICE_HAS_CREDIT_NOTES` when a part
+        of it was credited before.
         """
 
     @_abc_1.abstractmethod
@@ -178,10 +184,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.CreateCreditNoteResponse]:
         """Issues a credit note over a part of an invoice, or over all that is left of it.
 
-        It is a document, and moves no money: to give the money back, credit the account with the metadata `credit_note_id`.
-        Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line that the invoice has
-        not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line or of the invoice, and
-        reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
+        It is a document, and moves no money: to give the money back, credit the account with the metadata
+        `credit_note_id`. Safe to retry with the same request_id. Fails with NOT_FOUND; with INVALID_ARGUMENT for a line
+        that the invoice has not; and with FAILED_PRECONDITION, reason `CREDIT_EXCEEDS_INVOICE` when less is left of a line
+        or of the invoice, and reason `INVOICE_STATE` when the invoice is void or is a credit note itself.
         """
 
     @_abc_1.abstractmethod
@@ -192,10 +198,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.SetInvoicePaidResponse]:
         """Says that an invoice is paid, by a payment or by a movement of the organization's balance.
 
-        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and with
-        reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
-        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment that is
-        not completed or was given back, and for a payment or an operation in another currency.
+        Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and
+        with reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
+        `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment
+        that is not completed or was given back, and for a payment or an operation in another currency.
         """
 
     @_abc_1.abstractmethod
@@ -217,8 +223,8 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_pb2.RenderInvoiceResponse]:
         """Returns an invoice or credit note as a page of HTML or as a PDF.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the installation
-        lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
+        installation lacks what makes it; and with UNAVAILABLE when too many documents are being rendered.
         """
 
     @_abc_1.abstractmethod
@@ -258,7 +264,9 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoice_pb2.GetInvoiceRecipientRequest,
         context: _aio.ServicerContext[_invoice_pb2.GetInvoiceRecipientRequest, _abc.Awaitable[_invoice_pb2.GetInvoiceRecipientResponse]],
     ) -> _abc.Awaitable[_invoice_pb2.GetInvoiceRecipientResponse]:
-        """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was said."""
+        """Returns to whom an organization's invoices go, and what is theirs alone; everything is empty where nothing was
+        said.
+        """
 
     @_abc_1.abstractmethod
     def SetInvoiceRecipient(

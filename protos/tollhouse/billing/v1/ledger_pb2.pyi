@@ -371,7 +371,9 @@ class Transaction(_message.Message):
     `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
     hold_operation_id: _builtins.str
-    """For a part of a hold's work that was captured under an id of its own: the operation id of the hold. Empty otherwise."""
+    """For a part of a hold's work that was captured under an id of its own: the operation id of the hold. Empty
+    otherwise.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """The amount moved. Zero only for a BEST_EFFORT debit with nothing available, or for work that cost nothing."""
@@ -1241,8 +1243,8 @@ class CaptureHoldRequest(_message.Message):
     the hold.
     """
     user_id: _builtins.str
-    """The user whose work it is: a UUID. Those of the hold count; this and the model only where the hold has neither. Which
-    credits may be used is not part of what the work is: a repeat with others gets the first answer.
+    """The user whose work it is: a UUID. Those of the hold count; this and the model only where the hold has neither.
+    Which credits may be used is not part of what the work is: a repeat with others gets the first answer.
     """
     model: _builtins.str
     """The model that the work is for; see user_id."""

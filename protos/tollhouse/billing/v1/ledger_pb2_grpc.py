@@ -36,7 +36,8 @@ class LedgerServiceStub:
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
-    means the queue is full and the command was not accepted.
+    means the queue is full and the command was not accepted. A command that would make a balance larger than an amount
+    can be is OUT_OF_RANGE with reason `BALANCE_OUT_OF_RANGE`.
     """
 
     def __init__(self, channel):
@@ -138,7 +139,8 @@ class LedgerServiceServicer:
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
-    means the queue is full and the command was not accepted.
+    means the queue is full and the command was not accepted. A command that would make a balance larger than an amount
+    can be is OUT_OF_RANGE with reason `BALANCE_OUT_OF_RANGE`.
     """
 
     def Debit(self, request, context):
@@ -179,9 +181,9 @@ class LedgerServiceServicer:
     def Transfer(self, request, context):
         """Moves money between two accounts of one organization: its own and those of its projects.
 
-        The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-        destination is opened where its owner has none. Once a project has an account, its usage is charged to that
-        account.
+        The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`).
+        Credits that expire cannot be passed on (`EXPIRING_CREDITS_STAY`, with the fact transferable). The destination is
+        opened where its owner has none. Once a project has an account, its usage is charged to that account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,9 +242,9 @@ class LedgerServiceServicer:
         """Extends a hold, for work that takes longer or costs more than expected. Never shortens it, and never makes it
         smaller.
 
-        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available is
-        FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new hold
-        this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
+        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available
+        is FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new
+        hold this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,8 +272,8 @@ class LedgerServiceServicer:
         """Undoes all or part of a transaction with a linked one in the other direction.
 
         All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
-        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
-        account.
+        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`), nor what belongs to a grant (`REVERSAL_OF_GRANT`): void the
+        grant. Reversing a credit that is already spent overdraws the account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,8 +282,8 @@ class LedgerServiceServicer:
     def BatchReverseTransaction(self, request, context):
         """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
 
-        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
-        another at the same time, makes is not found.
+        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch,
+        or another at the same time, makes is not found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -407,7 +409,8 @@ class LedgerService:
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
-    means the queue is full and the command was not accepted.
+    means the queue is full and the command was not accepted. A command that would make a balance larger than an amount
+    can be is OUT_OF_RANGE with reason `BALANCE_OUT_OF_RANGE`.
     """
 
     @staticmethod

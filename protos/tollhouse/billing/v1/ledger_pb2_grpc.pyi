@@ -23,7 +23,8 @@ class LedgerServiceStub:
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
-    means the queue is full and the command was not accepted.
+    means the queue is full and the command was not accepted. A command that would make a balance larger than an amount
+    can be is OUT_OF_RANGE with reason `BALANCE_OUT_OF_RANGE`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -53,9 +54,9 @@ class LedgerServiceStub:
     Transfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]
     """Moves money between two accounts of one organization: its own and those of its projects.
 
-    The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-    destination is opened where its owner has none. Once a project has an account, its usage is charged to that
-    account.
+    The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`).
+    Credits that expire cannot be passed on (`EXPIRING_CREDITS_STAY`, with the fact transferable). The destination is
+    opened where its owner has none. Once a project has an account, its usage is charged to that account.
     """
     CreateHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateHoldRequest, _ledger_pb2.CreateHoldResponse]
     """Reserves an amount for work whose price is not known yet.
@@ -88,9 +89,9 @@ class LedgerServiceStub:
     """Extends a hold, for work that takes longer or costs more than expected. Never shortens it, and never makes it
     smaller.
 
-    A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available is
-    FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new hold
-    this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
+    A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available
+    is FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new
+    hold this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
     """
     GetHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHoldRequest, _ledger_pb2.GetHoldResponse]
     """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
@@ -106,14 +107,14 @@ class LedgerServiceStub:
     """Undoes all or part of a transaction with a linked one in the other direction.
 
     All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
-    a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
-    account.
+    a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`), nor what belongs to a grant (`REVERSAL_OF_GRANT`): void the
+    grant. Reversing a credit that is already spent overdraws the account.
     """
     BatchReverseTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchReverseTransactionRequest, _ledger_pb2.BatchReverseTransactionResponse]
     """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
 
-    Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
-    another at the same time, makes is not found.
+    Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch,
+    or another at the same time, makes is not found.
     """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetTransactionRequest, _ledger_pb2.GetTransactionResponse]
     """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
@@ -137,7 +138,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
-    means the queue is full and the command was not accepted.
+    means the queue is full and the command was not accepted. A command that would make a balance larger than an amount
+    can be is OUT_OF_RANGE with reason `BALANCE_OUT_OF_RANGE`.
     """
 
     @_abc_1.abstractmethod
@@ -189,9 +191,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.TransferResponse]:
         """Moves money between two accounts of one organization: its own and those of its projects.
 
-        The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-        destination is opened where its owner has none. Once a project has an account, its usage is charged to that
-        account.
+        The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`).
+        Credits that expire cannot be passed on (`EXPIRING_CREDITS_STAY`, with the fact transferable). The destination is
+        opened where its owner has none. Once a project has an account, its usage is charged to that account.
         """
 
     @_abc_1.abstractmethod
@@ -260,9 +262,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Extends a hold, for work that takes longer or costs more than expected. Never shortens it, and never makes it
         smaller.
 
-        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available is
-        FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new hold
-        this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
+        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available
+        is FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new
+        hold this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
         """
 
     @_abc_1.abstractmethod
@@ -296,8 +298,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Undoes all or part of a transaction with a linked one in the other direction.
 
         All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
-        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
-        account.
+        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`), nor what belongs to a grant (`REVERSAL_OF_GRANT`): void the
+        grant. Reversing a credit that is already spent overdraws the account.
         """
 
     @_abc_1.abstractmethod
@@ -308,8 +310,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.BatchReverseTransactionResponse]:
         """Decides up to 200 reversals in order, each as `ReverseTransaction` would, each with an outcome of its own.
 
-        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch, or
-        another at the same time, makes is not found.
+        Transactions that are named by reversed_operation_id are looked up before any is decided: one that the same batch,
+        or another at the same time, makes is not found.
         """
 
     @_abc_1.abstractmethod

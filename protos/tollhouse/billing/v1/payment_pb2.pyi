@@ -318,14 +318,14 @@ class Product(_message.Message):
     priority: _builtins.int
     """The place of the credits in the order of use, 0 to 1000, the lowest first."""
     active: _builtins.bool
-    """Whether it is offered: a product that is not active is not listed for users, and only operators and services can open
-    a checkout for it.
+    """Whether it is offered: a product that is not active is not listed for users, and only operators and services can
+    open a checkout for it.
     """
     sort_order: _builtins.int
     """Its place in lists, the lowest first."""
     etag: _builtins.str
-    """Changes with every change of the product. Give it to UpdateProduct, so that an update is refused when the product has
-    changed since it was read.
+    """Changes with every change of the product. Give it to UpdateProduct, so that an update is refused when the product
+    has changed since it was read.
     """
     @_builtins.property
     def price(self) -> _amount_pb2.Amount:
@@ -806,8 +806,8 @@ class ListProductsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     include_inactive: _builtins.bool
-    """Whether products that are not active or are archived are listed as well. For operators and services only; others are
-    refused with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`.
+    """Whether products that are not active or are archived are listed as well. For operators and services only; others
+    are refused with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`.
     """
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000. A page may hold fewer, or none, even when more follow."""
@@ -1669,8 +1669,8 @@ class ReceiveWebhookRequest(_message.Message):
 
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The headers that came with it, by their names in any case; the signature's is enough. Those that are missing here are
-        taken from the metadata of the call.
+        """The headers that came with it, by their names in any case; the signature's is enough. Those that are missing here
+        are taken from the metadata of the call.
         """
 
     def __init__(
@@ -1882,8 +1882,8 @@ class WebhookCount(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
-    """What they came to: RECEIVED (kept), REPEATED, IGNORED (says nothing of payments), FORGED, OVERSIZED, UNREADABLE, ALTERED
-    (the id of an event that said something else), and of those that were kept APPLIED, REFUSED and SET_ASIDE.
+    """What they came to: RECEIVED (kept), REPEATED, IGNORED (says nothing of payments), FORGED, OVERSIZED, UNREADABLE,
+    ALTERED (the id of an event that said something else), and of those that were kept APPLIED, REFUSED and SET_ASIDE.
     """
     kind: _builtins.str
     """The provider's word for what happened; empty where the signature was not good or the body could not be read."""
@@ -2029,8 +2029,8 @@ class TopUpPolicy(_message.Message):
 
     @_builtins.property
     def target_balance(self) -> _amount_pb2.Amount:
-        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at most
-        1,000,000. What is missing is rounded up to what the provider can charge, such as a cent or a yen.
+        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at
+        most 1,000,000. What is missing is rounded up to what the provider can charge, such as a cent or a yen.
         """
 
     @_builtins.property
@@ -2094,8 +2094,8 @@ class SetTopUpPolicyRequest(_message.Message):
 
     @_builtins.property
     def target_balance(self) -> _amount_pb2.Amount:
-        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at most
-        1,000,000. What is missing is rounded up to 2 fraction digits.
+        """Up to what available balance the account is topped up; absent where there is an amount. Above the threshold, at
+        most 1,000,000. What is missing is rounded up to 2 fraction digits.
         """
 
     def __init__(

@@ -16,8 +16,8 @@ class PaymentServiceStub:
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
 
-    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
-    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has.
+    A payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
     whatever order a provider tells what happened, the payment ends the same.
     """
 
@@ -25,8 +25,8 @@ class PaymentServiceStub:
     CreateProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateProductRequest, _payment_pb2.CreateProductResponse]
     """Adds something that is sold for credits to the catalogue: a credit pack.
 
-    Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product of
-    this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
+    Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product
+    of this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
     `TOO_MANY_PRODUCTS`, when there are 1,000 products; and with INVALID_ARGUMENT for a price or credits of zero.
     """
     GetProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetProductRequest, _payment_pb2.GetProductResponse]
@@ -34,11 +34,12 @@ class PaymentServiceStub:
     ListProducts: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListProductsRequest, _payment_pb2.ListProductsResponse]
     """Lists the products by sort_order and code. Users see those that are active and not archived."""
     UpdateProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.UpdateProductRequest, _payment_pb2.UpdateProductResponse]
-    """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened with.
+    """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened
+    with.
 
-    Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given
-    and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with ALREADY_EXISTS, reason
-    `PROVIDER_REFERENCE_TAKEN`.
+    Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is
+    given and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with
+    ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`.
     """
     ArchiveProduct: _aio.UnaryUnaryMultiCallable[_payment_pb2.ArchiveProductRequest, _payment_pb2.ArchiveProductResponse]
     """Archives a product, for good: no checkout can be opened for it any more. Those that are open can still be paid.
@@ -51,8 +52,9 @@ class PaymentServiceStub:
     It is completed at once, by the provider `manual`, and what it brings is there with it. Safe to retry: the same
     operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
     `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
-    another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason `ACCOUNT_CLOSED` or
-    `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields that do not go together.
+    another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason
+    `ACCOUNT_CLOSED` or `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields
+    that do not go together.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """Returns a payment with its references and refunds. Fails with NOT_FOUND."""
@@ -65,72 +67,78 @@ class PaymentServiceStub:
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """Refunds a payment, or a part of it, and takes back as large a part of what it brought.
 
-    What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a negative
-    balance or is written off, as the platform has set. A refund of the provider `manual` only records that the money was
-    given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe to retry: the
-    same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
+    What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a
+    negative balance or is written off, as the platform has set. A refund of the provider `manual` only records that
+    the money was given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe
+    to retry: the same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
     `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
     `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
-    provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, and reason
-    `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot be reached: then repeat it.
+    provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, reason
+    `REFUND_UNDER_WAY` when it is not known what became of another refund of the payment, reason `PROVIDER_UNKNOWN`
+    when the provider is not set up, and reason `PROVIDER_MISCONFIGURED` when it refuses the key of the installation;
+    with ABORTED, reason `PAYMENT_CHANGED`, when others change the payment at the same time; and with UNAVAILABLE when
+    the provider cannot be reached. Repeat it after the last two.
     """
     CreateCheckout: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreateCheckoutRequest, _payment_pb2.CreateCheckoutResponse]
     """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
 
-    The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
-    provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
+    The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before
+    the provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
     retry: the same request_id with the same fields returns the same checkout.
 
-    When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of the plan
-    whose price was shown, and the payment pays the first period. A live subscription to another plan is changed to it; where
-    it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and the provider is told not
-    to renew it.
+    When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of
+    the plan whose price was shown, and the payment pays the first period. A live subscription to another plan is
+    changed to it; where it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and
+    the provider is told not to renew it.
 
-    Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
-    ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
-    `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
-    `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
-    changed to, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that
-    the payment is for is closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the
-    provider cannot be reached.
+    Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the
+    organization; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`,
+    `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider, `NOTHING_TO_PAY`
+    for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be changed to,
+    `PROVIDER_UNKNOWN`, `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation,
+    `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that the payment is for is
+    closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`, and reason `NOT_OFFERED` when a user asks for what
+    is not active; and with UNAVAILABLE when the provider cannot be reached.
     """
     ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
     """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
 
-    The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
-    in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
-    and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
-    which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
-    request.
+    The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the
+    order in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on
+    byte by byte, and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as
+    metadata of the call, which is what a gateway makes of the headers of a request. Over REST the body is the webhook
+    itself, not JSON of this request.
 
-    A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
-    is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
-    that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
-    UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
-    give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
-    bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
-    webhook had the same id and said something else.
+    A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of
+    payments is counted and not kept. One of a test in place of a live payment, or of another store, is kept as
+    REFUSED. Of those that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are
+    taken; with UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of
+    another time than now give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body
+    is larger than 262,144 bytes or is not what the provider documents; and with ALREADY_EXISTS, reason
+    `WEBHOOK_ID_REUSED`, when another webhook had the same id and said something else.
     """
     ListWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListWebhooksRequest, _payment_pb2.ListWebhooksResponse]
     """Lists the webhooks that are kept, the latest first. One that was applied, refused or set aside is deleted after 90
     days, or as many as the installation has set.
     """
     RetryWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.RetryWebhookRequest, _payment_pb2.RetryWebhookResponse]
-    """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
+    """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next
+    attempt.
 
-    A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
-    the webhook was applied.
+    A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`,
+    when the webhook was applied.
     """
     CountWebhooks: _aio.UnaryUnaryMultiCallable[_payment_pb2.CountWebhooksRequest, _payment_pb2.CountWebhooksResponse]
     """Returns how many webhooks of a provider came to what in the last days, those included of which nothing was kept."""
     ReconcilePayments: _aio.UnaryStreamMultiCallable[_payment_pb2.ReconcilePaymentsRequest, _payment_pb2.ReconcilePaymentsResponse]
-    """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
-    hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
+    """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last
+    72 hours, and once a day for the last 35 days, or for the time since it was asked last, up to 400 days. So a
+    webhook that was lost ends in the same state.
 
-    What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
-    is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
-    cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
-    has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
+    What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A
+    message is sent for each page that a provider answers, and one with ended set at the end of each provider. A
+    provider that cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND
+    when the provider has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
     """
     SetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.SetTopUpPolicyRequest, _payment_pb2.SetTopUpPolicyResponse]
     """Says when an organization's account is topped up by itself, in one currency.
@@ -149,8 +157,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Payments: money that comes from outside, what it brings to an organization's account, and what is taken back when it
     is refunded or disputed.
 
-    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has. A
-    payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
+    A payment and what it brings are one transaction: a completed payment has its credit or its grant, and no other has.
+    A payment is told of by what a provider calls its objects, any of which belongs to one payment. However often and in
     whatever order a provider tells what happened, the payment ends the same.
     """
 
@@ -162,8 +170,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_payment_pb2.CreateProductResponse]:
         """Adds something that is sold for credits to the catalogue: a credit pack.
 
-        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product of
-        this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
+        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `PRODUCT_EXISTS`, when there is a product
+        of this code, archived ones included, and reason `PROVIDER_REFERENCE_TAKEN`; with FAILED_PRECONDITION, reason
         `TOO_MANY_PRODUCTS`, when there are 1,000 products; and with INVALID_ARGUMENT for a price or credits of zero.
         """
 
@@ -189,11 +197,12 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.UpdateProductRequest,
         context: _aio.ServicerContext[_payment_pb2.UpdateProductRequest, _abc.Awaitable[_payment_pb2.UpdateProductResponse]],
     ) -> _abc.Awaitable[_payment_pb2.UpdateProductResponse]:
-        """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened with.
+        """Changes the fields of a product that the mask names. Checkouts that are open keep the price that they were opened
+        with.
 
-        Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given
-        and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with ALREADY_EXISTS, reason
-        `PROVIDER_REFERENCE_TAKEN`.
+        Safe to retry with the same request_id. Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is
+        given and the product has changed since; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`; and with
+        ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`.
         """
 
     @_abc_1.abstractmethod
@@ -218,8 +227,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         It is completed at once, by the provider `manual`, and what it brings is there with it. Safe to retry: the same
         operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
         `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
-        another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason `ACCOUNT_CLOSED` or
-        `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields that do not go together.
+        another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason
+        `ACCOUNT_CLOSED` or `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields
+        that do not go together.
         """
 
     @_abc_1.abstractmethod
@@ -256,14 +266,17 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_payment_pb2.RefundPaymentResponse]:
         """Refunds a payment, or a part of it, and takes back as large a part of what it brought.
 
-        What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a negative
-        balance or is written off, as the platform has set. A refund of the provider `manual` only records that the money was
-        given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe to retry: the
-        same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
+        What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a
+        negative balance or is written off, as the platform has set. A refund of the provider `manual` only records that
+        the money was given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe
+        to retry: the same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
         `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
         `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
-        provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, and reason
-        `PROVIDER_UNKNOWN` when the provider is not set up; and with UNAVAILABLE when it cannot be reached: then repeat it.
+        provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, reason
+        `REFUND_UNDER_WAY` when it is not known what became of another refund of the payment, reason `PROVIDER_UNKNOWN`
+        when the provider is not set up, and reason `PROVIDER_MISCONFIGURED` when it refuses the key of the installation;
+        with ABORTED, reason `PAYMENT_CHANGED`, when others change the payment at the same time; and with UNAVAILABLE when
+        the provider cannot be reached. Repeat it after the last two.
         """
 
     @_abc_1.abstractmethod
@@ -274,22 +287,23 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_payment_pb2.CreateCheckoutResponse]:
         """Opens a checkout at a provider: a page on which a product, the first period of a plan, or a top-up is paid.
 
-        The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before the
-        provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
+        The price and the credits are the catalogue's at this moment. The checkout is stored as a PENDING payment before
+        the provider is asked; what the payer's browser or the provider's custom data say later changes none of it. Safe to
         retry: the same request_id with the same fields returns the same checkout.
 
-        When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of the plan
-        whose price was shown, and the payment pays the first period. A live subscription to another plan is changed to it; where
-        it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and the provider is told not
-        to renew it.
+        When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of
+        the plan whose price was shown, and the payment pays the first period. A live subscription to another plan is
+        changed to it; where it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and
+        the provider is told not to renew it.
 
-        Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the organization; with
-        ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
-        `PRODUCT_ARCHIVED`, `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider,
-        `NOTHING_TO_PAY` for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be
-        changed to, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that
-        the payment is for is closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with UNAVAILABLE when the
-        provider cannot be reached.
+        Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the
+        organization; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`,
+        `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider, `NOTHING_TO_PAY`
+        for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be changed to,
+        `PROVIDER_UNKNOWN`, `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation,
+        `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that the payment is for is
+        closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`, and reason `NOT_OFFERED` when a user asks for what
+        is not active; and with UNAVAILABLE when the provider cannot be reached.
         """
 
     @_abc_1.abstractmethod
@@ -300,19 +314,19 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_payment_pb2.ReceiveWebhookResponse]:
         """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
 
-        The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the order
-        in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on byte by byte,
-        and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as metadata of the call,
-        which is what a gateway makes of the headers of a request. Over REST the body is the webhook itself, not JSON of this
-        request.
+        The webhook is kept and answered at once, and applied after that: once, however often it comes, and whatever the
+        order in which webhooks come. The signature over the raw bytes is the credential, so the body must be passed on
+        byte by byte, and with it the header of the signature, `x-signature` or `stripe-signature`: in `headers`, or as
+        metadata of the call, which is what a gateway makes of the headers of a request. Over REST the body is the webhook
+        itself, not JSON of this request.
 
-        A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of payments
-        is counted and not kept. One of a test in place of a live payment, or of another store, is kept as REFUSED. Of those
-        that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are taken; with
-        UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of another time than now
-        give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body is larger than 262,144
-        bytes or is not what the provider documents; and with ALREADY_EXISTS, reason `WEBHOOK_ID_REUSED`, when another
-        webhook had the same id and said something else.
+        A webhook that comes again is answered like the first time, with replayed set. A webhook that says nothing of
+        payments is counted and not kept. One of a test in place of a live payment, or of another store, is kept as
+        REFUSED. Of those that fail nothing is kept but a count: fails with NOT_FOUND when no webhooks of the provider are
+        taken; with UNAUTHENTICATED, reason `WEBHOOK_SIGNATURE_REFUSED`, when the signature is missing, wrong, or of
+        another time than now give or take 5 minutes where the provider signs a time; with INVALID_ARGUMENT when the body
+        is larger than 262,144 bytes or is not what the provider documents; and with ALREADY_EXISTS, reason
+        `WEBHOOK_ID_REUSED`, when another webhook had the same id and said something else.
         """
 
     @_abc_1.abstractmethod
@@ -331,10 +345,11 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.RetryWebhookRequest,
         context: _aio.ServicerContext[_payment_pb2.RetryWebhookRequest, _abc.Awaitable[_payment_pb2.RetryWebhookResponse]],
     ) -> _abc.Awaitable[_payment_pb2.RetryWebhookResponse]:
-        """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next attempt.
+        """Lets a webhook be tried again from the start: one that was refused or set aside, or that waits for its next
+        attempt.
 
-        A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`, when
-        the webhook was applied.
+        A repeat changes nothing more. Fails with NOT_FOUND; and with FAILED_PRECONDITION, reason `WEBHOOK_NOT_WAITING`,
+        when the webhook was applied.
         """
 
     @_abc_1.abstractmethod
@@ -351,13 +366,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ReconcilePaymentsRequest,
         context: _aio.ServicerContext[_payment_pb2.ReconcilePaymentsRequest, _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]],
     ) -> _abc.AsyncIterator[_payment_pb2.ReconcilePaymentsResponse]:
-        """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last 72
-        hours, and once a day for the last 35 days. So a webhook that was lost ends in the same state.
+        """Asks providers what changed since a time, and applies it, as billing does by itself: every 10 minutes for the last
+        72 hours, and once a day for the last 35 days, or for the time since it was asked last, up to 400 days. So a
+        webhook that was lost ends in the same state.
 
-        What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A message
-        is sent for each page that a provider answers, and one with ended set at the end of each provider. A provider that
-        cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND when the provider
-        has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
+        What is known already changes nothing, so a call that ends early, or is repeated, misses and doubles nothing. A
+        message is sent for each page that a provider answers, and one with ended set at the end of each provider. A
+        provider that cannot be asked says so in its last message, and others are asked all the same. Fails with NOT_FOUND
+        when the provider has no key, and with INVALID_ARGUMENT for a time in the future or more than 35 days ago.
         """
 
     @_abc_1.abstractmethod

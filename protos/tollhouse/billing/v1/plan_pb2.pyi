@@ -416,9 +416,9 @@ class PlanTerms(_message.Message):
 
     @_builtins.property
     def minimum(self) -> _amount_pb2.Amount:
-        """What the usage of a period comes to at least; absent for no minimum. What is short of it is charged when the period ends.
-        Greater than zero, at most 1,000,000,000, in the currency of the price. A subscription of a user or to a model cannot
-        have a plan with a minimum.
+        """What the usage of a period comes to at least; absent for no minimum. What is short of it is charged when the period
+        ends. Greater than zero, at most 1,000,000,000, in the currency of the price. A subscription of a user or to a
+        model cannot have a plan with a minimum.
         """
 
     @_builtins.property
@@ -492,8 +492,8 @@ class IncludedCredits(_message.Message):
 
     @_builtins.property
     def rollover_max(self) -> _amount_pb2.Amount:
-        """For UP_TO: what of the plan's credits may be there right after a refill, the new ones included; at least the amount.
-        Unset for the others.
+        """For UP_TO: what of the plan's credits may be there right after a refill, the new ones included; at least the
+        amount. Unset for the others.
         """
 
     def __init__(
@@ -672,8 +672,8 @@ class UsageStep(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     FLAT_FIELD_NUMBER: _builtins.int
     up_to: _builtins.str
-    """The last quantity of the step, as a plain decimal of at most 15 integer and 3 fraction digits: what is above it falls
-    into the next step. Ascending, greater than zero, and empty in the last step.
+    """The last quantity of the step, as a plain decimal of at most 15 integer and 3 fraction digits: what is above it
+    falls into the next step. Ascending, greater than zero, and empty in the last step.
     """
     price: _builtins.str
     """What one unit costs, as a plain decimal of at most 9 integer and 9 fraction digits; zero for nothing."""
@@ -1155,11 +1155,11 @@ class PlanExperiment(_message.Message):
     """A comparison of plans: who asks for one plan gets one of several.
 
     Which one follows from the subject alone, so that every program can compute it. Take the text
-    `<experiment_id>/<organization_id>/<user_id>` with ids in lower case, the user_id empty for an organization; the first
-    four bytes of its SHA-256, as an unsigned number with the highest byte first; and the rest of its division by the sum of
-    the weights. Go through the variants in the order of their codes, and take each one's weight off as long as what is left
-    is not below it: the variant at which that ends is the subject's. A subject that has a variant keeps it when weights
-    change, so after a change ask GetPlanOffer.
+    `<experiment_id>/<organization_id>/<user_id>` with ids in lower case, the user_id empty for an organization; the
+    first four bytes of its SHA-256, as an unsigned number with the highest byte first; and the rest of its division by
+    the sum of the weights. Go through the variants in the order of their codes, and take each one's weight off as long
+    as what is left is not below it: the variant at which that ends is the subject's. A subject that has a variant keeps
+    it when weights change, so after a change ask GetPlanOffer.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -30,8 +30,8 @@ class PlanServiceStub:
 
     Plans belong to the platform, not to an organization. What subscribers have agreed to is a version of the plan, and a
     published version never changes. A change makes or changes the plan's one draft; publishing it makes it the version
-    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four plans:
-    `free`, `basic`, `pro` and `enterprise`.
+    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four
+    plans: `free`, `basic`, `pro` and `enterprise`.
     """
 
     def __init__(self, channel):
@@ -92,8 +92,8 @@ class PlanServiceServicer:
 
     Plans belong to the platform, not to an organization. What subscribers have agreed to is a version of the plan, and a
     published version never changes. A change makes or changes the plan's one draft; publishing it makes it the version
-    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four plans:
-    `free`, `basic`, `pro` and `enterprise`.
+    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four
+    plans: `free`, `basic`, `pro` and `enterprise`.
     """
 
     def CreatePlan(self, request, context):
@@ -108,8 +108,9 @@ class PlanServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPlan(self, request, context):
-        """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-        archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
+        """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published
+        and archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever
+        published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,9 +131,9 @@ class PlanServiceServicer:
         The fields of `terms` belong to a version: changing one changes the draft, or makes a draft from the latest version
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
-        `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
-        reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+        `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason
+        `PLAN_ARCHIVED`, when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with
+        FAILED_PRECONDITION, reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,10 +143,10 @@ class PlanServiceServicer:
         """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
         archived; its subscribers keep it.
 
-        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
-        or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
-        reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
-        archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
+        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a
+        plan or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was
+        replaced, reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback
+        plan has been archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,15 +166,15 @@ class PlanServiceServicer:
         """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
 
         While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
-        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
-        Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
-        what is there already changes nothing, whatever its etag.
+        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights
+        become. Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a
+        request for what is there already changes nothing, whatever its etag.
 
         Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
         naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
         reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
-        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
-        part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans
+        is part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,8 +195,8 @@ class PlanServiceServicer:
 
         That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
         variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
-        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
-        `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
+        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION,
+        reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,8 +263,8 @@ class PlanService:
 
     Plans belong to the platform, not to an organization. What subscribers have agreed to is a version of the plan, and a
     published version never changes. A change makes or changes the plan's one draft; publishing it makes it the version
-    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four plans:
-    `free`, `basic`, `pro` and `enterprise`.
+    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four
+    plans: `free`, `basic`, `pro` and `enterprise`.
     """
 
     @staticmethod

@@ -17,8 +17,8 @@ class PlanServiceStub:
 
     Plans belong to the platform, not to an organization. What subscribers have agreed to is a version of the plan, and a
     published version never changes. A change makes or changes the plan's one draft; publishing it makes it the version
-    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four plans:
-    `free`, `basic`, `pro` and `enterprise`.
+    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four
+    plans: `free`, `basic`, `pro` and `enterprise`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -30,8 +30,9 @@ class PlanServiceStub:
     another plan; and with FAILED_PRECONDITION, reason `TOO_MANY_PLANS`, when there are 1,000 plans.
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]
-    """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-    archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
+    """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published
+    and archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever
+    published.
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_plan_pb2.ListPlansRequest, _plan_pb2.ListPlansResponse]
     """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts.
@@ -44,18 +45,18 @@ class PlanServiceStub:
     The fields of `terms` belong to a version: changing one changes the draft, or makes a draft from the latest version
     where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
     update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
-    `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-    when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
-    reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+    `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason
+    `PLAN_ARCHIVED`, when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with
+    FAILED_PRECONDITION, reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
     """
     PublishPlanVersion: _aio.UnaryUnaryMultiCallable[_plan_pb2.PublishPlanVersionRequest, _plan_pb2.PublishPlanVersionResponse]
     """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
     archived; its subscribers keep it.
 
-    Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
-    or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
-    reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
-    archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
+    Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a
+    plan or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was
+    replaced, reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback
+    plan has been archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
     """
     ArchivePlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.ArchivePlanRequest, _plan_pb2.ArchivePlanResponse]
     """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
@@ -67,15 +68,15 @@ class PlanServiceStub:
     """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
 
     While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
-    variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
-    Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
-    what is there already changes nothing, whatever its etag.
+    variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights
+    become. Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a
+    request for what is there already changes nothing, whatever its etag.
 
     Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
     naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
     reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
-    `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
-    part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+    `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans
+    is part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
     """
     GetPlanExperiment: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanExperimentRequest, _plan_pb2.GetPlanExperimentResponse]
     """Returns the latest experiment on a plan, or an earlier one, with what became of the subjects of each variant.
@@ -88,8 +89,8 @@ class PlanServiceStub:
 
     That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
     variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
-    NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
-    `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
+    NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION,
+    reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
     """
 
 class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,8 +98,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Plans belong to the platform, not to an organization. What subscribers have agreed to is a version of the plan, and a
     published version never changes. A change makes or changes the plan's one draft; publishing it makes it the version
-    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four plans:
-    `free`, `basic`, `pro` and `enterprise`.
+    that new subscriptions get, and those that exist stay on theirs until they are moved. Tollhouse comes with four
+    plans: `free`, `basic`, `pro` and `enterprise`.
     """
 
     @_abc_1.abstractmethod
@@ -120,8 +121,9 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plan_pb2.GetPlanRequest,
         context: _aio.ServicerContext[_plan_pb2.GetPlanRequest, _abc.Awaitable[_plan_pb2.GetPlanResponse]],
     ) -> _abc.Awaitable[_plan_pb2.GetPlanResponse]:
-        """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-        archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
+        """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published
+        and archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever
+        published.
         """
 
     @_abc_1.abstractmethod
@@ -146,9 +148,9 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         The fields of `terms` belong to a version: changing one changes the draft, or makes a draft from the latest version
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
-        `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with FAILED_PRECONDITION,
-        reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
+        `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason
+        `PLAN_ARCHIVED`, when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with
+        FAILED_PRECONDITION, reason `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
 
     @_abc_1.abstractmethod
@@ -160,10 +162,10 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
         archived; its subscribers keep it.
 
-        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
-        or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
-        reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
-        archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
+        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a
+        plan or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was
+        replaced, reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback
+        plan has been archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -187,15 +189,15 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
 
         While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
-        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
-        Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
-        what is there already changes nothing, whatever its etag.
+        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights
+        become. Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a
+        request for what is there already changes nothing, whatever its etag.
 
         Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
         naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
         reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
-        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
-        part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans
+        is part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +222,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
 
         That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
         variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
-        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
-        `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
+        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION,
+        reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
         """
 
 def add_PlanServiceServicer_to_server(servicer: PlanServiceServicer, server: _aio.Server) -> None: ...

@@ -88,7 +88,9 @@ class _SubscriptionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     SUBSCRIPTION_EVENT_KIND_TRIAL_STARTED: _SubscriptionEventKind.ValueType  # 4
     """Its trial began."""
     SUBSCRIPTION_EVENT_KIND_PERIOD_STARTED: _SubscriptionEventKind.ValueType  # 5
-    """A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due since."""
+    """A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due
+    since.
+    """
     SUBSCRIPTION_EVENT_KIND_PERIOD_PASSED: _SubscriptionEventKind.ValueType  # 6
     """A period began while it was paused or suspended, free of charge."""
     SUBSCRIPTION_EVENT_KIND_PAYMENT_REFUSED: _SubscriptionEventKind.ValueType  # 7
@@ -118,8 +120,8 @@ class _SubscriptionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     SUBSCRIPTION_EVENT_KIND_UPDATED: _SubscriptionEventKind.ValueType  # 19
     """Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
     SUBSCRIPTION_EVENT_KIND_MINIMUM_CHARGED: _SubscriptionEventKind.ValueType  # 20
-    """A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was. The
-    reason tells what was spent.
+    """A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was.
+    The reason tells what was spent.
     """
 
 class SubscriptionEventKind(_SubscriptionEventKind, metaclass=_SubscriptionEventKindEnumTypeWrapper):
@@ -136,7 +138,9 @@ SUBSCRIPTION_EVENT_KIND_REJECTED: SubscriptionEventKind.ValueType  # 3
 SUBSCRIPTION_EVENT_KIND_TRIAL_STARTED: SubscriptionEventKind.ValueType  # 4
 """Its trial began."""
 SUBSCRIPTION_EVENT_KIND_PERIOD_STARTED: SubscriptionEventKind.ValueType  # 5
-"""A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due since."""
+"""A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due
+since.
+"""
 SUBSCRIPTION_EVENT_KIND_PERIOD_PASSED: SubscriptionEventKind.ValueType  # 6
 """A period began while it was paused or suspended, free of charge."""
 SUBSCRIPTION_EVENT_KIND_PAYMENT_REFUSED: SubscriptionEventKind.ValueType  # 7
@@ -166,8 +170,8 @@ SUBSCRIPTION_EVENT_KIND_EXPIRED: SubscriptionEventKind.ValueType  # 18
 SUBSCRIPTION_EVENT_KIND_UPDATED: SubscriptionEventKind.ValueType  # 19
 """Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
 SUBSCRIPTION_EVENT_KIND_MINIMUM_CHARGED: SubscriptionEventKind.ValueType  # 20
-"""A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was. The
-reason tells what was spent.
+"""A period with a minimum ended, or the subscription did: what was short of the minimum was charged, if anything was.
+The reason tells what was spent.
 """
 Global___SubscriptionEventKind: _TypeAlias = SubscriptionEventKind  # noqa: Y015
 
@@ -327,8 +331,8 @@ class Subscription(_message.Message):
     collection_provider: _builtins.str
     """The provider of payments that takes the price, such as `stripe`; empty where it is taken from the balance."""
     renewed_by_provider: _builtins.bool
-    """Whether that provider renews the subscription by itself, since the plan was bought at its checkout. Otherwise billing
-    has it charge the organization's saved method of payment.
+    """Whether that provider renews the subscription by itself, since the plan was bought at its checkout. Otherwise
+    billing has it charge the organization's saved method of payment.
     """
     @_builtins.property
     def state_time(self) -> _timestamp_pb2.Timestamp:
@@ -388,7 +392,9 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def minimum_amount(self) -> _amount_pb2.Amount:
-        """What the usage of the period under way comes to at least, for the days that the plan has in it; absent without a minimum."""
+        """What the usage of the period under way comes to at least, for the days that the plan has in it; absent without a
+        minimum.
+        """
 
     def __init__(
         self,
@@ -635,8 +641,8 @@ class CreateSubscriptionRequest(_message.Message):
     customer_reference: _builtins.str
     """What the platform calls the customer."""
     collection_provider: _builtins.str
-    """The provider that charges the organization's saved method of payment for each period, such as `stripe`; empty to take
-    it from the balance.
+    """The provider that charges the organization's saved method of payment for each period, such as `stripe`; empty to
+    take it from the balance.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -648,8 +654,8 @@ class CreateSubscriptionRequest(_message.Message):
 
     @_builtins.property
     def anchor_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment from which periods are counted, at most ten years before the start; the start, or the end of the trial, when
-        absent. A first part of a period is charged by its days.
+        """The moment from which periods are counted, at most ten years before the start; the start, or the end of the trial,
+        when absent. A first part of a period is charged by its days.
         """
 
     @_builtins.property
@@ -1244,7 +1250,9 @@ class RunPeriodsResponse(_message.Message):
     set_aside_count: _builtins.int
     """How many subscriptions were set aside since then, since what is due for them could not be done."""
     left_count: _builtins.int
-    """How often something has to be done again, since what it needs could not be reached. Billing comes back to it by itself."""
+    """How often something has to be done again, since what it needs could not be reached. Billing comes back to it by
+    itself.
+    """
     def __init__(
         self,
         *,
@@ -1771,8 +1779,8 @@ class EffectiveEntitlement(_message.Message):
 
     @_builtins.property
     def until_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when it holds for sure, unless something is changed; absent for no end. It has passed where the time of something
-        due for a subscription has come and billing has not done it yet.
+        """Until when it holds for sure, unless something is changed; absent for no end. It has passed where the time of
+        something due for a subscription has come and billing has not done it yet.
         """
 
     def __init__(
@@ -1911,8 +1919,9 @@ class GetEntitlementsResponse(_message.Message):
 
     @_builtins.property
     def until_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the answer holds, unless WatchEntitlements names the organization before; absent for no end. What ends at a
-        known time is told by this time alone. It has passed where billing is late with what is due for a subscription.
+        """Until when the answer holds, unless WatchEntitlements names the organization before; absent for no end. What ends
+        at a known time is told by this time alone. It has passed where billing is late with what is due for a
+        subscription.
         """
 
     def __init__(

@@ -28,8 +28,8 @@ if _version_not_supported:
 class SubscriptionServiceStub:
     """Who is subscribed to which plan or model, what is due when, and what follows from it: what may be used.
 
-    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave no
-    gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
+    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave
+    no gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
     billing itself with that moment as its effective time, once, however late. Ended subscriptions are kept.
     """
 
@@ -149,33 +149,35 @@ class SubscriptionServiceStub:
 class SubscriptionServiceServicer:
     """Who is subscribed to which plan or model, what is due when, and what follows from it: what may be used.
 
-    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave no
-    gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
+    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave
+    no gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
     billing itself with that moment as its effective time, once, however late. Ended subscriptions are kept.
     """
 
     def CreateSubscription(self, request, context):
         """Subscribes an organization, a user in it, or a user to one model.
 
-        The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one model
-        for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its trial,
-        where the plan has one, else with its first period: the price is taken from the organization's account in advance, and
-        the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
-        subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
+        The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one
+        model for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its
+        trial, where the plan has one, else with its first period: the price is taken from the organization's account in
+        advance, and the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have
+        it. A subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions
+        approved.
 
         While an experiment runs on the plan, the subscription is to the plan that GetPlanOffer names for the subject.
 
-        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
-        They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
-        does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
-        and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
-        `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
-        `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service
+        only. They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND
+        for a plan, user or model that does not exist or is not of the organization; with FAILED_PRECONDITION, reason
+        `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, and reason `TRIAL_USED` when the subject had a trial before and skip_trial
+        is not set, and reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model;
+        with ALREADY_EXISTS, reason `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED,
+        reason `NOT_FOR_SELF_SERVICE`.
 
-        With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
-        period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
-        it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
-        is bought by CreateCheckout is subscribed to by itself.
+        With collection_provider the price is charged to the organization's saved method of payment at the provider, for
+        each period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up,
+        `PROVIDER_CANNOT` when it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing
+        through it yet. A plan that is bought by CreateCheckout is subscribed to by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,8 +218,8 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDueSubscriptions(self, request, context):
-        """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
-        was due.
+        """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at
+        which it was due.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,21 +238,21 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSubscriptionEvents(self, request, context):
-        """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-        who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
+        """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its
+        reason, who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
-        `collection_provider`.
+        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`,
+        `metadata`, `collection_provider`.
 
         Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
-        a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
-        ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER`
+        when a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider;
+        with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,21 +261,22 @@ class SubscriptionServiceServicer:
     def ChangePlan(self, request, context):
         """Changes the plan of a live subscription, now or at the end of the period.
 
-        A change now takes the difference from the organization's account: what is left of the period, in whole local days and
-        the day of the change included, is given back at the old price and taken at the new one. A change to a plan with another
-        interval begins a new period. Included credits of the old plan that are left end, and those of the new plan are granted
-        for the same share of days. A change at the end of the period waits until then, and replaces one that waits already.
-        While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the subject. With
-        validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
+        A change now takes the difference from the organization's account: what is left of the period, in whole local days
+        and the day of the change included, is given back at the old price and taken at the new one. A change to a plan
+        with another interval begins a new period. Included credits of the old plan that are left end, and those of the new
+        plan are granted for the same share of days. A change at the end of the period waits until then, and replaces one
+        that waits already. While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the
+        subject. With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same
+        request_id.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
-        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-        whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
-        go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
-        model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
-        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already
+        and no other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when
+        it is to a model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a
+        plan whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it
+        and would go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
+        subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with
+        PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,9 +294,9 @@ class SubscriptionServiceServicer:
     def PauseSubscription(self, request, context):
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-        has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
-        state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+        when it has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and
+        `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,9 +305,9 @@ class SubscriptionServiceServicer:
     def ResumeSubscription(self, request, context):
         """Resumes a paused or suspended subscription.
 
-        Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and bring
-        the same share of credits; where the account does not have the price, the subscription becomes past due. Resuming an
-        active one changes nothing. Fails as PauseSubscription does.
+        Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and
+        bring the same share of credits; where the account does not have the price, the subscription becomes past due.
+        Resuming an active one changes nothing. Fails as PauseSubscription does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,8 +316,8 @@ class SubscriptionServiceServicer:
     def SuspendSubscription(self, request, context):
         """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
-        Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
+        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the
+        balance. Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,10 +326,11 @@ class SubscriptionServiceServicer:
     def RetryPayment(self, request, context):
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
-        reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
-        subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
+        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
+        `INSUFFICIENT_BALANCE`, when the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the
+        saved method cannot be charged, reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment,
+        and reason `SUBSCRIPTION_ENDED` when the subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`,
+        while the provider does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,12 +339,13 @@ class SubscriptionServiceServicer:
     def CancelSubscription(self, request, context):
         """Cancels a subscription at the end of the period, or now.
 
-        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
-        back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
-        is short of it for the days that were used. Cancelling a cancelled one changes nothing,
-        and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
-        be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is
+        given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now
+        charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing, and neither
+        does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+        when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could be cancelled,
+        or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason
+        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -358,10 +363,10 @@ class SubscriptionServiceServicer:
     def GetEntitlements(self, request, context):
         """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
-        the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
-        platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
-        known has what its organization has.
+        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user,
+        for the model, and for the organization; then the subscription to the model, the user's plan, the organization's
+        plan, and the platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model
+        of which nothing is known has what its organization has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,9 +375,9 @@ class SubscriptionServiceServicer:
     def SetEntitlementOverride(self, request, context):
         """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
-        NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-        UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed;
+        with NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is
+        set; with UNAVAILABLE when identity or metering cannot be asked about them; and with FAILED_PRECONDITION, reason
         `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -390,12 +395,12 @@ class SubscriptionServiceServicer:
         """Streams the organizations whose entitlements changed, so that callers can cache answers of GetEntitlements.
 
         Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
-        heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-        than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
-        about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
-        comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-        the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
-        streams as it may.
+        heartbeat. A cached answer may be used while no later message names its organization, and while the last message is
+        less than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with
+        OK after about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its
+        cache when it comes with a revision that this database never gave, when another version of the plan `default` is
+        published, and when the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process
+        serves as many streams as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -520,8 +525,8 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
 class SubscriptionService:
     """Who is subscribed to which plan or model, what is due when, and what follows from it: what may be used.
 
-    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave no
-    gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
+    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave
+    no gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
     billing itself with that moment as its effective time, once, however late. Ended subscriptions are kept.
     """
 

@@ -15,8 +15,8 @@ GRPC_VERSION: str
 class SubscriptionServiceStub:
     """Who is subscribed to which plan or model, what is due when, and what follows from it: what may be used.
 
-    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave no
-    gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
+    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave
+    no gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
     billing itself with that moment as its effective time, once, however late. Ended subscriptions are kept.
     """
 
@@ -24,25 +24,27 @@ class SubscriptionServiceStub:
     CreateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CreateSubscriptionRequest, _subscription_pb2.CreateSubscriptionResponse]
     """Subscribes an organization, a user in it, or a user to one model.
 
-    The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one model
-    for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its trial,
-    where the plan has one, else with its first period: the price is taken from the organization's account in advance, and
-    the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
-    subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
+    The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one
+    model for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its
+    trial, where the plan has one, else with its first period: the price is taken from the organization's account in
+    advance, and the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have
+    it. A subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions
+    approved.
 
     While an experiment runs on the plan, the subscription is to the plan that GetPlanOffer names for the subject.
 
-    Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
-    They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
-    does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
-    and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
-    `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
-    `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+    Callers that are not operators or services may subscribe to the plans that the platform offers for self-service
+    only. They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND
+    for a plan, user or model that does not exist or is not of the organization; with FAILED_PRECONDITION, reason
+    `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, and reason `TRIAL_USED` when the subject had a trial before and skip_trial
+    is not set, and reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model;
+    with ALREADY_EXISTS, reason `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED,
+    reason `NOT_FOR_SELF_SERVICE`.
 
-    With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
-    period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
-    it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
-    is bought by CreateCheckout is subscribed to by itself.
+    With collection_provider the price is charged to the organization's saved method of payment at the provider, for
+    each period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up,
+    `PROVIDER_CANNOT` when it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing
+    through it yet. A plan that is bought by CreateCheckout is subscribed to by itself.
     """
     ApproveSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ApproveSubscriptionRequest, _subscription_pb2.ApproveSubscriptionResponse]
     """Approves a pending subscription to a model, which becomes active now.
@@ -62,8 +64,8 @@ class SubscriptionServiceStub:
     Members may list those that are their own, by their user_id.
     """
     ListDueSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListDueSubscriptionsRequest, _subscription_pb2.ListDueSubscriptionsResponse]
-    """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
-    was due.
+    """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at
+    which it was due.
     """
     RunPeriods: _aio.UnaryStreamMultiCallable[_subscription_pb2.RunPeriodsRequest, _subscription_pb2.RunPeriodsResponse]
     """Works off what is due for the subscriptions of all organizations by a time, as billing does by itself every few
@@ -74,36 +76,37 @@ class SubscriptionServiceStub:
     INVALID_ARGUMENT for a time in the future.
     """
     ListSubscriptionEvents: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListSubscriptionEventsRequest, _subscription_pb2.ListSubscriptionEventsResponse]
-    """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-    who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
+    """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its
+    reason, who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
-    """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
-    `collection_provider`.
+    """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`,
+    `metadata`, `collection_provider`.
 
     Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-    reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
-    a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
-    ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+    reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER`
+    when a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider;
+    with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
     """
     ChangePlan: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ChangePlanRequest, _subscription_pb2.ChangePlanResponse]
     """Changes the plan of a live subscription, now or at the end of the period.
 
-    A change now takes the difference from the organization's account: what is left of the period, in whole local days and
-    the day of the change included, is given back at the old price and taken at the new one. A change to a plan with another
-    interval begins a new period. Included credits of the old plan that are left end, and those of the new plan are granted
-    for the same share of days. A change at the end of the period waits until then, and replaces one that waits already.
-    While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the subject. With
-    validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
+    A change now takes the difference from the organization's account: what is left of the period, in whole local days
+    and the day of the change included, is given back at the old price and taken at the new one. A change to a plan
+    with another interval begins a new period. Included credits of the old plan that are left end, and those of the new
+    plan are granted for the same share of days. A change at the end of the period waits until then, and replaces one
+    that waits already. While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the
+    subject. With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same
+    request_id.
 
-    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-    other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-    model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
-    `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-    whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
-    go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
-    model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
-    `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already
+    and no other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when
+    it is to a model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+    `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a
+    plan whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it
+    and would go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
+    subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with
+    PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawPlanChange: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawPlanChangeRequest, _subscription_pb2.WithdrawPlanChangeResponse]
     """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
@@ -113,40 +116,42 @@ class SubscriptionServiceStub:
     PauseSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PauseSubscriptionRequest, _subscription_pb2.PauseSubscriptionResponse]
     """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-    Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-    has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
-    state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+    Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+    when it has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and
+    `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
     """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
     """Resumes a paused or suspended subscription.
 
-    Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and bring
-    the same share of credits; where the account does not have the price, the subscription becomes past due. Resuming an
-    active one changes nothing. Fails as PauseSubscription does.
+    Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and
+    bring the same share of credits; where the account does not have the price, the subscription becomes past due.
+    Resuming an active one changes nothing. Fails as PauseSubscription does.
     """
     SuspendSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.SuspendSubscriptionRequest, _subscription_pb2.SuspendSubscriptionResponse]
     """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-    Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
-    Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
+    Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the
+    balance. Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
     """
     RetryPayment: _aio.UnaryUnaryMultiCallable[_subscription_pb2.RetryPaymentRequest, _subscription_pb2.RetryPaymentResponse]
     """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-    Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-    the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
-    reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
-    subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
+    Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
+    `INSUFFICIENT_BALANCE`, when the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the
+    saved method cannot be charged, reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment,
+    and reason `SUBSCRIPTION_ENDED` when the subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`,
+    while the provider does not answer.
     """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
     """Cancels a subscription at the end of the period, or now.
 
-    A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
-    back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
-    is short of it for the days that were used. Cancelling a cancelled one changes nothing,
-    and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-    `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
-    be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is
+    given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now
+    charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing, and neither
+    does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+    when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could be cancelled,
+    or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason
+    `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawCancellation: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawCancellationRequest, _subscription_pb2.WithdrawCancellationResponse]
     """Takes back a cancellation that waits for the end of the period. Where none waits, nothing changes.
@@ -156,17 +161,17 @@ class SubscriptionServiceStub:
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_subscription_pb2.GetEntitlementsRequest, _subscription_pb2.GetEntitlementsResponse]
     """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-    For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
-    the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
-    platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
-    known has what its organization has.
+    For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user,
+    for the model, and for the organization; then the subscription to the model, the user's plan, the organization's
+    plan, and the platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model
+    of which nothing is known has what its organization has.
     """
     SetEntitlementOverride: _aio.UnaryUnaryMultiCallable[_subscription_pb2.SetEntitlementOverrideRequest, _subscription_pb2.SetEntitlementOverrideResponse]
     """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-    Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
-    NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-    UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+    Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed;
+    with NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is
+    set; with UNAVAILABLE when identity or metering cannot be asked about them; and with FAILED_PRECONDITION, reason
     `TOO_MANY_OVERRIDES`, when the organization has 1,000.
     """
     ListEntitlementOverrides: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListEntitlementOverridesRequest, _subscription_pb2.ListEntitlementOverridesResponse]
@@ -175,19 +180,19 @@ class SubscriptionServiceStub:
     """Streams the organizations whose entitlements changed, so that callers can cache answers of GetEntitlements.
 
     Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
-    heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-    than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
-    about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
-    comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-    the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
-    streams as it may.
+    heartbeat. A cached answer may be used while no later message names its organization, and while the last message is
+    less than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with
+    OK after about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its
+    cache when it comes with a revision that this database never gave, when another version of the plan `default` is
+    published, and when the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process
+    serves as many streams as it may.
     """
 
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who is subscribed to which plan or model, what is due when, and what follows from it: what may be used.
 
-    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave no
-    gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
+    A subscription has periods that are computed from its anchor, in the time zone that it was made with, and that leave
+    no gap. What is due at a moment (the end of a trial, a renewal, a refill, an expiry, a cancellation) is worked off by
     billing itself with that moment as its effective time, once, however late. Ended subscriptions are kept.
     """
 
@@ -199,25 +204,27 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.CreateSubscriptionResponse]:
         """Subscribes an organization, a user in it, or a user to one model.
 
-        The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one model
-        for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its trial,
-        where the plan has one, else with its first period: the price is taken from the organization's account in advance, and
-        the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
-        subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
+        The subject is the organization when neither user_id nor model is given, the user when user_id alone is, and one
+        model for the user when both are. Safe to retry with the same request_id. A subscription to a plan begins with its
+        trial, where the plan has one, else with its first period: the price is taken from the organization's account in
+        advance, and the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have
+        it. A subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions
+        approved.
 
         While an experiment runs on the plan, the subscription is to the plan that GetPlanOffer names for the subject.
 
-        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
-        They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
-        does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
-        and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set, and reason
-        `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model; with ALREADY_EXISTS, reason
-        `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
+        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service
+        only. They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND
+        for a plan, user or model that does not exist or is not of the organization; with FAILED_PRECONDITION, reason
+        `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, and reason `TRIAL_USED` when the subject had a trial before and skip_trial
+        is not set, and reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model;
+        with ALREADY_EXISTS, reason `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED,
+        reason `NOT_FOR_SELF_SERVICE`.
 
-        With collection_provider the price is charged to the organization's saved method of payment at the provider, for each
-        period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up, `PROVIDER_CANNOT` when
-        it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing through it yet. A plan that
-        is bought by CreateCheckout is subscribed to by itself.
+        With collection_provider the price is charged to the organization's saved method of payment at the provider, for
+        each period. Fails with FAILED_PRECONDITION, reason `PROVIDER_UNKNOWN` when the provider is not set up,
+        `PROVIDER_CANNOT` when it charges no saved methods, and `NO_SAVED_METHOD` when the organization has paid nothing
+        through it yet. A plan that is bought by CreateCheckout is subscribed to by itself.
         """
 
     @_abc_1.abstractmethod
@@ -267,8 +274,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.ListDueSubscriptionsRequest,
         context: _aio.ServicerContext[_subscription_pb2.ListDueSubscriptionsRequest, _abc.Awaitable[_subscription_pb2.ListDueSubscriptionsResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.ListDueSubscriptionsResponse]:
-        """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
-        was due.
+        """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at
+        which it was due.
         """
 
     @_abc_1.abstractmethod
@@ -291,8 +298,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.ListSubscriptionEventsRequest,
         context: _aio.ServicerContext[_subscription_pb2.ListSubscriptionEventsRequest, _abc.Awaitable[_subscription_pb2.ListSubscriptionEventsResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.ListSubscriptionEventsResponse]:
-        """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-        who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
+        """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its
+        reason, who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -301,13 +308,13 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.UpdateSubscriptionRequest,
         context: _aio.ServicerContext[_subscription_pb2.UpdateSubscriptionRequest, _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.UpdateSubscriptionResponse]:
-        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`,
-        `collection_provider`.
+        """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`,
+        `metadata`, `collection_provider`.
 
         Safe to retry: an update to what is there already changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION,
-        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER` when
-        a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider; with
-        ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
+        reason `SUBSCRIPTION_ENDED`, when it is cancelled or expired and expire_time is named, reason `RENEWED_BY_PROVIDER`
+        when a provider renews it and collection_provider is named, and as CreateSubscription for a collection_provider;
+        with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -318,21 +325,22 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.ChangePlanResponse]:
         """Changes the plan of a live subscription, now or at the end of the period.
 
-        A change now takes the difference from the organization's account: what is left of the period, in whole local days and
-        the day of the change included, is given back at the old price and taken at the new one. A change to a plan with another
-        interval begins a new period. Included credits of the old plan that are left end, and those of the new plan are granted
-        for the same share of days. A change at the end of the period waits until then, and replaces one that waits already.
-        While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the subject. With
-        validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
+        A change now takes the difference from the organization's account: what is left of the period, in whole local days
+        and the day of the change included, is given back at the old price and taken at the new one. A change to a plan
+        with another interval begins a new period. Included credits of the old plan that are left end, and those of the new
+        plan are granted for the same share of days. A change at the end of the period waits until then, and replaces one
+        that waits already. While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the
+        subject. With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same
+        request_id.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
-        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
-        whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it and would
-        go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a
-        model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with PERMISSION_DENIED, reason
-        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already
+        and no other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when
+        it is to a model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a
+        plan whose price is in another currency than the period's, reason `RENEWED_BY_PROVIDER` when a provider renews it
+        and would go on charging the old price, reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the
+        subject is a user or a model, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it first; with
+        PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -354,9 +362,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.PauseSubscriptionResponse]:
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
-        has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and `SUBSCRIPTION_STATE` when its
-        state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
+        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+        when it has ended, `RENEWED_BY_PROVIDER` when a provider renews it and must be told to pause, and
+        `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -367,9 +375,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.ResumeSubscriptionResponse]:
         """Resumes a paused or suspended subscription.
 
-        Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and bring
-        the same share of credits; where the account does not have the price, the subscription becomes past due. Resuming an
-        active one changes nothing. Fails as PauseSubscription does.
+        Within the period that was paid before, nothing is due. In a later one the days that are left of it are charged and
+        bring the same share of credits; where the account does not have the price, the subscription becomes past due.
+        Resuming an active one changes nothing. Fails as PauseSubscription does.
         """
 
     @_abc_1.abstractmethod
@@ -380,8 +388,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.SuspendSubscriptionResponse]:
         """Suspends a subscription, such as for abuse: as PauseSubscription, but its holder cannot end it.
 
-        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the balance.
-        Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
+        Suspending a suspended one changes nothing. A provider that renews it goes on charging; the money stays on the
+        balance. Fails as PauseSubscription does, but for `RENEWED_BY_PROVIDER`.
         """
 
     @_abc_1.abstractmethod
@@ -392,10 +400,11 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.RetryPaymentResponse]:
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
-        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the saved method cannot be charged,
-        reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment, and reason `SUBSCRIPTION_ENDED` when the
-        subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`, while the provider does not answer.
+        Where nothing is owed, nothing changes. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
+        `INSUFFICIENT_BALANCE`, when the account does not have it, reason `PROVIDER_DECLINED` or `NO_SAVED_METHOD` when the
+        saved method cannot be charged, reason `PERIOD_NOT_PAID` when the provider that renews it has told of no payment,
+        and reason `SUBSCRIPTION_ENDED` when the subscription has ended; and with UNAVAILABLE, reason `CHARGE_NOT_KNOWN`,
+        while the provider does not answer.
         """
 
     @_abc_1.abstractmethod
@@ -406,12 +415,13 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.CancelSubscriptionResponse]:
         """Cancels a subscription at the end of the period, or now.
 
-        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is given
-        back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now charges what
-        is short of it for the days that were used. Cancelling a cancelled one changes nothing,
-        and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
-        be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        A provider that renews it is told, within seconds or as soon as it can be reached, to charge it no more. Nothing is
+        given back for the rest of the period; a change of plan does that. Where the plan has a minimum, a cancellation now
+        charges what is short of it for the days that were used. Cancelling a cancelled one changes nothing, and neither
+        does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`
+        when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could be cancelled,
+        or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason
+        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -433,10 +443,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.GetEntitlementsResponse]:
         """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
-        the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
-        platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
-        known has what its organization has.
+        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user,
+        for the model, and for the organization; then the subscription to the model, the user's plan, the organization's
+        plan, and the platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model
+        of which nothing is known has what its organization has.
         """
 
     @_abc_1.abstractmethod
@@ -447,9 +457,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.SetEntitlementOverrideResponse]:
         """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
-        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed; with
-        NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is set; with
-        UNAVAILABLE when identity or metering can not be asked about them; and with FAILED_PRECONDITION, reason
+        Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed;
+        with NOT_FOUND for a user who is not of the organization and a model that is not in the catalogue, unless clear is
+        set; with UNAVAILABLE when identity or metering cannot be asked about them; and with FAILED_PRECONDITION, reason
         `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
 
@@ -470,12 +480,12 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the organizations whose entitlements changed, so that callers can cache answers of GetEntitlements.
 
         Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
-        heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-        than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
-        about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
-        comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-        the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
-        streams as it may.
+        heartbeat. A cached answer may be used while no later message names its organization, and while the last message is
+        less than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with
+        OK after about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its
+        cache when it comes with a revision that this database never gave, when another version of the plan `default` is
+        published, and when the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process
+        serves as many streams as it may.
         """
 
 def add_SubscriptionServiceServicer_to_server(servicer: SubscriptionServiceServicer, server: _aio.Server) -> None: ...

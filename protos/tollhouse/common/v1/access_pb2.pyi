@@ -177,9 +177,9 @@ class Access(_message.Message):
     are admitted, and the service decides when it has read the resource.
     """
     gateway_scope: Global___Scope.ValueType
-    """The scope that lets a gateway call with an API key, as if it came with the token of a service: one whose holders are
-    `gateways`. What the request names, itself or item by item, must belong to an organization that the key reaches. For
-    any other the answer is that of a missing one. An RPC with this scope lets no users in by another way.
+    """The scope that lets a gateway call with an API key, as if it came with the token of a service: one whose holders
+    are `gateways`. What the request names, itself or item by item, must belong to an organization that the key
+    reaches. For any other the answer is that of a missing one. An RPC with this scope lets no users in by another way.
     """
     all_organizations: _builtins.bool
     """Whether `gateway_scope` lets in only keys that reach all organizations, because the RPC's answer is not limited to
@@ -228,8 +228,8 @@ class ScopeHolders(_message.Message):
     to the platform, are held by every role but `billing` and `viewer`, and have no meaning for Tollhouse itself.
     """
     gateways: _builtins.bool
-    """Whether no role holds the scope, but keys of service accounts to which an operator gave it: those of gateways, in the
-    organizations that the key reaches.
+    """Whether no role holds the scope, but keys of service accounts to which an operator gave it: those of gateways, in
+    the organizations that the key reaches.
     """
     @_builtins.property
     def organization_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -28,9 +28,10 @@ if _version_not_supported:
 class AuditServiceStub:
     """Answers who changed what, when and from where, and whether anybody has tampered with that record.
 
-    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of the
-    path says which of them is asked. An event is written in the same transaction as the change that it records: neither
-    exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own record.
+    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of
+    the path says which of them is asked. An event is written in the same transaction as the change that it records:
+    neither exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own
+    record.
 
     The events of an organization form a chain in each service: they are numbered from 1 without a gap, and the hash of
     each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that
@@ -58,9 +59,10 @@ class AuditServiceStub:
 class AuditServiceServicer:
     """Answers who changed what, when and from where, and whether anybody has tampered with that record.
 
-    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of the
-    path says which of them is asked. An event is written in the same transaction as the change that it records: neither
-    exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own record.
+    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of
+    the path says which of them is asked. An event is written in the same transaction as the change that it records:
+    neither exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own
+    record.
 
     The events of an organization form a chain in each service: they are numbered from 1 without a gap, and the hash of
     each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that
@@ -110,9 +112,10 @@ def add_AuditServiceServicer_to_server(servicer, server):
 class AuditService:
     """Answers who changed what, when and from where, and whether anybody has tampered with that record.
 
-    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of the
-    path says which of them is asked. An event is written in the same transaction as the change that it records: neither
-    exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own record.
+    Identity, billing and metering each serve it, for the changes made through themselves. Over REST the first part of
+    the path says which of them is asked. An event is written in the same transaction as the change that it records:
+    neither exists without the other. Movements of money, holds and usage are not recorded here; their rows are their own
+    record.
 
     The events of an organization form a chain in each service: they are numbered from 1 without a gap, and the hash of
     each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that

@@ -134,8 +134,8 @@ class ResolveCallerResponse(_message.Message):
     all_organizations: _builtins.bool
     """Whether the scopes of gateways on the key hold in all organizations."""
     gateway_organization_id: _builtins.str
-    """The only organization in which the scopes of gateways on the key hold, whichever organization was asked about; empty
-    when they hold in all, and for a session.
+    """The only organization in which the scopes of gateways on the key hold, whichever organization was asked about;
+    empty when they hold in all, and for a session.
     """
     @_builtins.property
     def project_roles(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

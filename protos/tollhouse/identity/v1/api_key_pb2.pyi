@@ -405,8 +405,8 @@ class Principal(_message.Message):
     api_key_id: _builtins.str
     """The key."""
     subscription_id: _builtins.str
-    """The subscription that metered calls with the key fall under; empty when the key is bound to none. Whether it is live
-    is billing's to say.
+    """The subscription that metered calls with the key fall under; empty when the key is bound to none. Whether it is
+    live is billing's to say.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -560,8 +560,8 @@ class CreateApiKeyRequest(_message.Message):
     """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
     subscription_id: _builtins.str
     """The subscription that metered calls with the key fall under, and no other: the key stops with it, and works again
-    when it is live again. Identity does not look whether there is one: metering refuses calls under a subscription that
-    is not live, or not for the key's owner. Optional.
+    when it is live again. Identity does not look whether there is one: metering refuses calls under a subscription
+    that is not live, or not for the key's owner. Optional.
     """
     all_organizations: _builtins.bool
     """Whether the scopes `tollhouse:admission` and `tollhouse:usage.write` hold in all organizations, those that are
@@ -854,8 +854,8 @@ class UpdateApiKeyRequest(_message.Message):
     """The subscription that metered calls with the key fall under from now on, as in CreateApiKey; empty for none."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses, expire_time and
-        subscription_id. Required.
+        """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses, expire_time
+        and subscription_id. Required.
         """
 
     @_builtins.property
@@ -1262,8 +1262,8 @@ class ReportLeakedApiKeyRequest(_message.Message):
     source: _builtins.str
     """Who or what found it, such as the name of a scanner; at most 100 characters without control characters. Optional."""
     url: _builtins.str
-    """Where it was found, at most 2,000 characters without spaces and control characters. It is kept in the audit trail up
-    to its query. Optional.
+    """Where it was found, at most 2,000 characters without spaces and control characters. It is kept in the audit trail
+    up to its query. Optional.
     """
     def __init__(
         self,
@@ -1597,8 +1597,8 @@ class VerifyApiKeyResponse(_message.Message):
 
     @_builtins.property
     def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The addresses the key may be used from, as in ApiKey; only when the code is VALID. Whoever caches the answer decides
-        with it about the next address.
+        """The addresses the key may be used from, as in ApiKey; only when the code is VALID. Whoever caches the answer
+        decides with it about the next address.
         """
 
     def __init__(

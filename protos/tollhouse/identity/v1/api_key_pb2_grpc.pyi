@@ -22,8 +22,8 @@ class ApiKeyServiceStub:
     A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
     must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
     not held. A caller who comes with a key cannot create a key that exceeds it in project, subscription, models,
-    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
-    later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
+    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses
+    a role later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -31,9 +31,9 @@ class ApiKeyServiceStub:
     A key of another organization answers exactly like one that does not exist.
 
     A gateway may call with a key instead of a token of its own: a key of a service account that carries the scopes
-    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only an
-    operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as it
-    was created, for ever.
+    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only
+    an operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as
+    it was created, for ever.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -50,8 +50,8 @@ class ApiKeyServiceStub:
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
     """Lists the API keys of an organization, newest first, revoked and expired ones included unless a state is given.
 
-    A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even none,
-    when more follow: only an empty next_page_token ends the list.
+    A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even
+    none, when more follow: only an empty next_page_token ends the list.
 
     Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
     may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such
@@ -133,15 +133,15 @@ class ApiKeyServiceStub:
 
     Every item is verified as VerifyApiKey would verify it, and has its own outcome: a key that may not be used is an
     answer, a failure a status. A bad item never fails the others. Cached keys cost no read. Each different key that is
-    not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown keys
-    does not keep the database from others. An unknown key that occurs several times counts once against its
+    not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown
+    keys does not keep the database from others. An unknown key that occurs several times counts once against its
     `client_address`. Only as many keys of one address are looked up at the same time as it may still present unknown
     ones, so its limit holds within a batch as well.
 
     What is not looked up within two seconds, or shortly before the call's deadline, is refused with UNAVAILABLE; the
     other items are answered then. All answers together hold at most 2,000,000 bytes. Where they would be larger, the
-    largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An answer
-    of up to 10,000 bytes is never among them.
+    largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An
+    answer of up to 10,000 bytes is never among them.
     """
     WatchApiKeys: _aio.UnaryStreamMultiCallable[_api_key_pb2.WatchApiKeysRequest, _api_key_pb2.WatchApiKeysResponse]
     """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
@@ -165,8 +165,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
     must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
     not held. A caller who comes with a key cannot create a key that exceeds it in project, subscription, models,
-    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
-    later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
+    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses
+    a role later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -174,9 +174,9 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     A key of another organization answers exactly like one that does not exist.
 
     A gateway may call with a key instead of a token of its own: a key of a service account that carries the scopes
-    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only an
-    operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as it
-    was created, for ever.
+    `tollhouse:admission` or `tollhouse:usage.write`. No role holds these: only an operator creates such a key, and only
+    an operator changes, rotates or enables it (SCOPE_NOT_HELD). It reaches its own organization, another one, or all, as
+    it was created, for ever.
     """
 
     @_abc_1.abstractmethod
@@ -209,8 +209,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]:
         """Lists the API keys of an organization, newest first, revoked and expired ones included unless a state is given.
 
-        A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even none,
-        when more follow: only an empty next_page_token ends the list.
+        A page looks through 5,000 keys at most. With several filters, or a state, it may hold fewer than asked for, even
+        none, when more follow: only an empty next_page_token ends the list.
 
         Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
         may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such
@@ -346,15 +346,15 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Every item is verified as VerifyApiKey would verify it, and has its own outcome: a key that may not be used is an
         answer, a failure a status. A bad item never fails the others. Cached keys cost no read. Each different key that is
-        not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown keys
-        does not keep the database from others. An unknown key that occurs several times counts once against its
+        not cached is looked up once, however often it occurs, and only so many at the same time, so a batch of unknown
+        keys does not keep the database from others. An unknown key that occurs several times counts once against its
         `client_address`. Only as many keys of one address are looked up at the same time as it may still present unknown
         ones, so its limit holds within a batch as well.
 
         What is not looked up within two seconds, or shortly before the call's deadline, is refused with UNAVAILABLE; the
         other items are answered then. All answers together hold at most 2,000,000 bytes. Where they would be larger, the
-        largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An answer
-        of up to 10,000 bytes is never among them.
+        largest ones are refused with FAILED_PRECONDITION, reason `BATCH_ANSWER_TOO_LARGE`: ask about these alone. An
+        answer of up to 10,000 bytes is never among them.
         """
 
     @_abc_1.abstractmethod

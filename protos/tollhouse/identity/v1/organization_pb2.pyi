@@ -1043,8 +1043,8 @@ class CreateInvitationRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the invitation made by the first call. The same
-    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the invitation made by the first call. The
+    same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     organization_id: _builtins.str
     """The organization."""
@@ -1119,8 +1119,8 @@ class AcceptInvitationRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same id
-    with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same
+    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     token: _builtins.str
     """The token of the invitation."""

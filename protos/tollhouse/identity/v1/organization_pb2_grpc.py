@@ -158,8 +158,8 @@ class OrganizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrganizations(self, request, context):
-        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
-        not know, then every one that is created, changed or deleted, within a second.
+        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber
+        does not know, then every one that is created, changed or deleted, within a second.
 
         Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
         they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells

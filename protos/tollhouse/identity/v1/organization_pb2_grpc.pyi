@@ -40,8 +40,8 @@ class OrganizationServiceStub:
     Deleted organizations are known: what they used before is still charged.
     """
     WatchOrganizations: _aio.UnaryStreamMultiCallable[_organization_pb2.WatchOrganizationsRequest, _organization_pb2.WatchOrganizationsResponse]
-    """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
-    not know, then every one that is created, changed or deleted, within a second.
+    """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber
+    does not know, then every one that is created, changed or deleted, within a second.
 
     Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
     they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells
@@ -183,8 +183,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.WatchOrganizationsRequest,
         context: _aio.ServicerContext[_organization_pb2.WatchOrganizationsRequest, _abc.AsyncIterator[_organization_pb2.WatchOrganizationsResponse]],
     ) -> _abc.AsyncIterator[_organization_pb2.WatchOrganizationsResponse]:
-        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
-        not know, then every one that is created, changed or deleted, within a second.
+        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber
+        does not know, then every one that is created, changed or deleted, within a second.
 
         Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
         they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells

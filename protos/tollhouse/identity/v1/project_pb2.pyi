@@ -557,8 +557,8 @@ class AddProjectMemberRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same id
-    with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same
+    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     organization_id: _builtins.str
     """The organization."""

@@ -139,8 +139,8 @@ class CreateServiceAccountRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the account made by the first call. The same id
-    with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the account made by the first call. The same
+    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     organization_id: _builtins.str
     """The organization."""

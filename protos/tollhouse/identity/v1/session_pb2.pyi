@@ -339,8 +339,8 @@ class RefreshSessionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: with the same id and the same token, it gives the same refresh token again. Choose it
-    at random for every exchange. Optional.
+    """Makes the call safe to repeat: with the same id and the same token, it gives the same refresh token again. Choose
+    it at random for every exchange. Optional.
     """
     refresh_token: _builtins.str
     """The newest refresh token of the session."""

@@ -923,8 +923,8 @@ class SetPasswordRequest(_message.Message):
     current_password: _builtins.str
     """The current password, at most 1,024 characters; users must give it to change their own. Empty when there is none."""
     new_password: _builtins.str
-    """The new password. All characters but U+0000 are allowed; they are normalised (NFKC), so that the same password from
-    another keyboard matches.
+    """The new password. All characters but U+0000 are allowed; they are normalised (NFKC), so that the same password
+    from another keyboard matches.
     """
     remove: _builtins.bool
     """Removes the password; the user then signs in with linked identities only."""

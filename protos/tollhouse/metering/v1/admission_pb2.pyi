@@ -200,9 +200,9 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     subscription_id. Nothing was taken from any limit.
     """
     DENIAL_REASON_SUBSCRIPTION_NOT_LIVE: _DenialReason.ValueType  # 17
-    """The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE) of
-    the organization that is for this user and this model; or the request names another than the key is bound to. The
-    facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
+    """The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE)
+    of the organization that is for this user and this model; or the request names another than the key is bound to.
+    The facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
     """
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
@@ -248,9 +248,9 @@ reserved, remaining, needed and, where waiting helps, retry_after_ms; where it i
 subscription_id. Nothing was taken from any limit.
 """
 DENIAL_REASON_SUBSCRIPTION_NOT_LIVE: DenialReason.ValueType  # 17
-"""The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE) of
-the organization that is for this user and this model; or the request names another than the key is bound to. The
-facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
+"""The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE)
+of the organization that is for this user and this model; or the request names another than the key is bound to.
+The facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
 """
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
@@ -415,8 +415,8 @@ class AuthorizeRequest(_message.Message):
     """
     max_output_tokens: _builtins.int
     """The maximum number of output tokens the call may produce, all classes together. When absent the organization's
-    admission policy says what is held: by default as for the model's max_output_tokens, or 4096 when that is not known.
-    Must be absent when an `estimate` is given.
+    admission policy says what is held: by default as for the model's max_output_tokens, or 4096 when that is not
+    known. Must be absent when an `estimate` is given.
     """
     endpoint: _builtins.str
     """The endpoint of the platform that will be called, cut to 256 characters."""
@@ -442,9 +442,9 @@ class AuthorizeRequest(_message.Message):
     items: _builtins.int
     """How many of the platform's own items the work will produce or touch at most, for limits on `items`."""
     subscription_id: _builtins.str
-    """The subscription that the call is to fall under: a live one of the organization that is for this user, or for all, and
-    for this model, or for all. Empty: the one that the key is bound to, or else the nearest. Whoever verifies keys by
-    itself gives the principal's here.
+    """The subscription that the call is to fall under: a live one of the organization that is for this user, or for all,
+    and for this model, or for all. Empty: the one that the key is bound to, or else the nearest. Whoever verifies keys
+    by itself gives the principal's here.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:
@@ -470,7 +470,9 @@ class AuthorizeRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most 256."""
+        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most
+        256.
+        """
 
     def __init__(
         self,
@@ -770,8 +772,8 @@ class SettleRequest(_message.Message):
     partial: _builtins.bool
     """Whether the work was interrupted. The counts are then what had been produced by that time."""
     service_tier: _builtins.str
-    """The service tier the work was done in, such as `batch`; the authorization's when empty, `standard` without one. A tier for which a quantity has no rate makes the
-    usage wait for a price.
+    """The service tier the work was done in, such as `batch`; the authorization's when empty, `standard` without one. A
+    tier for which a quantity has no rate makes the usage wait for a price.
     """
     total_tokens: _builtins.int
     """The total number of tokens as the provider reports it: refused if the token units do not add up to it."""
@@ -780,8 +782,8 @@ class SettleRequest(_message.Message):
     items: _builtins.int
     """How many of the platform's own items the work produced or touched, such as products, 0 to 1,000,000,000."""
     final: _builtins.bool
-    """Whether this is the last settlement of the call, which it is when absent. False for a part of work that goes on: the
-    counts are then those from the beginning of the call until now.
+    """Whether this is the last settlement of the call, which it is when absent. False for a part of work that goes on:
+    the counts are then those from the beginning of the call until now.
     """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
@@ -899,15 +901,17 @@ class SettleResponse(_message.Message):
 
     @_builtins.property
     def captured_amount(self) -> _amount_pb2.Amount:
-        """What is captured of a call that is settled in parts, by this settlement and those before it; absent for other calls."""
+        """What is captured of a call that is settled in parts, by this settlement and those before it; absent for other
+        calls.
+        """
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """The limits that the usage is counted in, after it: those in which the call had reserved something, in the windows in
-        which it had. A call that was authorized while no limit was in force is counted in none. Parts of work that goes on
-        count nothing until the last settlement, which counts the whole call. In a batch, each limit is there once for each
-        that it limits, with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all. Absent for
-        repeats, and where they could not be read after the usage was stored.
+        """The limits that the usage is counted in, after it: those in which the call had reserved something, in the windows
+        in which it had. A call that was authorized while no limit was in force is counted in none. Parts of work that goes
+        on count nothing until the last settlement, which counts the whole call. In a batch, each limit is there once for
+        each that it limits, with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all.
+        Absent for repeats, and where they could not be read after the usage was stored.
         """
 
     def __init__(
@@ -1105,8 +1109,8 @@ class ExtendAuthorizationRequest(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
-        """The maximum quantities of any units of the whole call, beside the tokens; as authorized when there are none, at most
-        64.
+        """The maximum quantities of any units of the whole call, beside the tokens; as authorized when there are none, at
+        most 64.
         """
 
     def __init__(

@@ -30,9 +30,9 @@ class AdmissionServiceStub:
     The most that the call may use is reserved of every limit in force, in the transaction that stores the
     authorization, or of none: see docs/limits.md. It is given back when the call is cancelled, its hold is declined or
     ends, and replaced by what was used when it is settled. A repeat reserves nothing more, and no limit refuses it.
-    For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the IETF
-    draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
-    seconds. They tell of at most 16 hard limits with a window, in whole numbers.
+    For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the
+    IETF draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after`
+    in seconds. They tell of at most 16 hard limits with a window, in whole numbers.
 
     The call falls under a live subscription: that of the user to the model, else the user's, else the organization's;
     or the one that the request names, or that the key is bound to. The authorization keeps it, and Settle records it
@@ -41,14 +41,14 @@ class AdmissionServiceStub:
     A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
     as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
     or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
-    the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
-    `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
-    or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
-    keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address
-    has presented more unknown keys than identity looks up in a minute. Fails with NOT_FOUND, reason
-    `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist; while identity cannot be reached, a
-    principal's organization is assumed to exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the call
-    could cost more than an amount can be.
+    the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with
+    ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with
+    UNAVAILABLE when identity or billing cannot be reached: no call may begin then. An installation can be configured
+    to use cached answers about keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason
+    `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown keys than identity looks up in a
+    minute. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist;
+    while identity cannot be reached, a principal's organization is assumed to exist. Fails with FAILED_PRECONDITION,
+    reason `COST_TOO_LARGE`, when the call could cost more than an amount can be.
 
     Two calls that use one operation_id share one authorization and one charge. Where end users or other systems choose
     the operation ids, set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS,
@@ -59,8 +59,8 @@ class AdmissionServiceStub:
 
     Every item is decided as Authorize would decide it, and has its own outcome: a denial is an answer, a failure a
     status. A bad item never stops the others. If an operation_id occurs twice, the second is decided after the first,
-    as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys does
-    not keep identity from others. Repeating the batch is safe, as for Authorize.
+    as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys
+    does not keep identity from others. Repeating the batch is safe, as for Authorize.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_admission_pb2.SettleRequest, _admission_pb2.SettleResponse]
     """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
@@ -77,10 +77,11 @@ class AdmissionServiceStub:
     no harm, and a repeat captures nothing. The last Settle, without `final`, records the usage of the whole call and
     captures what is left. Parts and the last Settle are of the same model and service tier, and no quantity is below
     that of the part before: else FAILED_PRECONDITION, reason `BELOW_EARLIER_PART`, which names the unit and both
-    figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`,
-    when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is recorded. A part after the hold
-    has ended is charged in full. A call can have 10,000 parts, then FAILED_PRECONDITION, reason `TOO_MANY_PARTS`.
-    Limits count nothing of parts: what the call has reserved stays reserved until the last Settle, which counts it all.
+    figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason
+    `AUTHORIZATION_NOT_OPEN`, when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is
+    recorded. A part after the hold has ended is charged in full. A call can have 10,000 parts, then
+    FAILED_PRECONDITION, reason `TOO_MANY_PARTS`. Limits count nothing of parts: what the call has reserved stays
+    reserved until the last Settle, which counts it all.
 
     When the last Settle never comes, the usage of the last part is recorded as `partial`, as the organization's
     admission policy says when. So is the authorized input, if the policy says so. A Settle that comes after that is
@@ -106,20 +107,20 @@ class AdmissionServiceStub:
     What the call may use is priced with the price version of the authorization. Work that turns out to cost more than
     is held is charged in full all the same.
 
-    What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the call
-    may use then: what it turns out to use is counted when it is settled.
+    What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the
+    call may use then: what it turns out to use is counted when it is settled.
 
     Fails with NOT_FOUND for an operation that was never authorized; with FAILED_PRECONDITION, reason
     `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended, or what it had
-    reserved of limits was given back for that reason; with
-    FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when the account has not enough for the larger amount: nothing is
-    changed then, and it may be asked again; with FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to
-    be held for a call for which nothing is held, such as that of a test key; with FAILED_PRECONDITION, reason
-    `PRICE_UNKNOWN`, when a unit has no price; and with UNAVAILABLE when billing cannot be reached.
+    reserved of limits was given back for that reason; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
+    the account has not enough for the larger amount: nothing is changed then, and it may be asked again; with
+    FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to be held for a call for which nothing is held,
+    such as that of a test key; with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when a unit has no price; and with
+    UNAVAILABLE when billing cannot be reached.
     """
     GetAdmissionPolicy: _aio.UnaryUnaryMultiCallable[_admission_pb2.GetAdmissionPolicyRequest, _admission_pb2.GetAdmissionPolicyResponse]
-    """Returns how calls of an organization are admitted: what is held where no maximum is given, and what happens where no
-    settlement comes. An organization without a policy of its own gets the default.
+    """Returns how calls of an organization are admitted: what is held where no maximum is given, and what happens where
+    no settlement comes. An organization without a policy of its own gets the default.
     """
     UpdateAdmissionPolicy: _aio.UnaryUnaryMultiCallable[_admission_pb2.UpdateAdmissionPolicyRequest, _admission_pb2.UpdateAdmissionPolicyResponse]
     """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
@@ -134,8 +135,8 @@ class AdmissionServiceStub:
     """Ends an authorized call that did no work, releases its hold and gives back what it has reserved of limits.
 
     Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
-    `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot be reached: the hold then
-    ends by itself at its expire time.
+    `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot
+    be reached: the hold then ends by itself at its expire time.
     """
 
 class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -160,9 +161,9 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         The most that the call may use is reserved of every limit in force, in the transaction that stores the
         authorization, or of none: see docs/limits.md. It is given back when the call is cancelled, its hold is declined or
         ends, and replaced by what was used when it is settled. A repeat reserves nothing more, and no limit refuses it.
-        For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the IETF
-        draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
-        seconds. They tell of at most 16 hard limits with a window, in whole numbers.
+        For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the
+        IETF draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after`
+        in seconds. They tell of at most 16 hard limits with a window, in whole numbers.
 
         The call falls under a live subscription: that of the user to the model, else the user's, else the organization's;
         or the one that the request names, or that the key is bound to. The authorization keeps it, and Settle records it
@@ -171,14 +172,14 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
         as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
         or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
-        the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
-        `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
-        or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
-        keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address
-        has presented more unknown keys than identity looks up in a minute. Fails with NOT_FOUND, reason
-        `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist; while identity cannot be reached, a
-        principal's organization is assumed to exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the call
-        could cost more than an amount can be.
+        the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with
+        ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with
+        UNAVAILABLE when identity or billing cannot be reached: no call may begin then. An installation can be configured
+        to use cached answers about keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason
+        `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown keys than identity looks up in a
+        minute. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist;
+        while identity cannot be reached, a principal's organization is assumed to exist. Fails with FAILED_PRECONDITION,
+        reason `COST_TOO_LARGE`, when the call could cost more than an amount can be.
 
         Two calls that use one operation_id share one authorization and one charge. Where end users or other systems choose
         the operation ids, set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS,
@@ -195,8 +196,8 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Every item is decided as Authorize would decide it, and has its own outcome: a denial is an answer, a failure a
         status. A bad item never stops the others. If an operation_id occurs twice, the second is decided after the first,
-        as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys does
-        not keep identity from others. Repeating the batch is safe, as for Authorize.
+        as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys
+        does not keep identity from others. Repeating the batch is safe, as for Authorize.
         """
 
     @_abc_1.abstractmethod
@@ -219,10 +220,11 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         no harm, and a repeat captures nothing. The last Settle, without `final`, records the usage of the whole call and
         captures what is left. Parts and the last Settle are of the same model and service tier, and no quantity is below
         that of the part before: else FAILED_PRECONDITION, reason `BELOW_EARLIER_PART`, which names the unit and both
-        figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`,
-        when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is recorded. A part after the hold
-        has ended is charged in full. A call can have 10,000 parts, then FAILED_PRECONDITION, reason `TOO_MANY_PARTS`.
-        Limits count nothing of parts: what the call has reserved stays reserved until the last Settle, which counts it all.
+        figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason
+        `AUTHORIZATION_NOT_OPEN`, when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is
+        recorded. A part after the hold has ended is charged in full. A call can have 10,000 parts, then
+        FAILED_PRECONDITION, reason `TOO_MANY_PARTS`. Limits count nothing of parts: what the call has reserved stays
+        reserved until the last Settle, which counts it all.
 
         When the last Settle never comes, the usage of the last part is recorded as `partial`, as the organization's
         admission policy says when. So is the authorized input, if the policy says so. A Settle that comes after that is
@@ -260,16 +262,16 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         What the call may use is priced with the price version of the authorization. Work that turns out to cost more than
         is held is charged in full all the same.
 
-        What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the call
-        may use then: what it turns out to use is counted when it is settled.
+        What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the
+        call may use then: what it turns out to use is counted when it is settled.
 
         Fails with NOT_FOUND for an operation that was never authorized; with FAILED_PRECONDITION, reason
         `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended, or what it had
-        reserved of limits was given back for that reason; with
-        FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when the account has not enough for the larger amount: nothing is
-        changed then, and it may be asked again; with FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to
-        be held for a call for which nothing is held, such as that of a test key; with FAILED_PRECONDITION, reason
-        `PRICE_UNKNOWN`, when a unit has no price; and with UNAVAILABLE when billing cannot be reached.
+        reserved of limits was given back for that reason; with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
+        the account has not enough for the larger amount: nothing is changed then, and it may be asked again; with
+        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to be held for a call for which nothing is held,
+        such as that of a test key; with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when a unit has no price; and with
+        UNAVAILABLE when billing cannot be reached.
         """
 
     @_abc_1.abstractmethod
@@ -278,8 +280,8 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_pb2.GetAdmissionPolicyRequest,
         context: _aio.ServicerContext[_admission_pb2.GetAdmissionPolicyRequest, _abc.Awaitable[_admission_pb2.GetAdmissionPolicyResponse]],
     ) -> _abc.Awaitable[_admission_pb2.GetAdmissionPolicyResponse]:
-        """Returns how calls of an organization are admitted: what is held where no maximum is given, and what happens where no
-        settlement comes. An organization without a policy of its own gets the default.
+        """Returns how calls of an organization are admitted: what is held where no maximum is given, and what happens where
+        no settlement comes. An organization without a policy of its own gets the default.
         """
 
     @_abc_1.abstractmethod
@@ -312,8 +314,8 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends an authorized call that did no work, releases its hold and gives back what it has reserved of limits.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
-        `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot be reached: the hold then
-        ends by itself at its expire time.
+        `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot
+        be reached: the hold then ends by itself at its expire time.
         """
 
 def add_AdmissionServiceServicer_to_server(servicer: AdmissionServiceServicer, server: _aio.Server) -> None: ...

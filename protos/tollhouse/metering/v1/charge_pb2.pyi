@@ -596,14 +596,14 @@ class GetUsedQuantityResponse(_message.Message):
     """How much, as a plain decimal with at most 3 fraction digits."""
     @_builtins.property
     def priced_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models with usage of the unit in this time whose rate card in force asks for a price above zero for it, so that such
-        usage costs something by itself: at most 10, in alphabetical order.
+        """Models with usage of the unit in this time whose rate card in force asks for a price above zero for it, so that
+        such usage costs something by itself: at most 10, in alphabetical order.
         """
 
     @_builtins.property
     def dropped_months(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Months, such as `2026-01`, of which usage was dropped that the quantity lacks. Full hours of UTC are added up from sums
-        that stay; usage within the parts of an hour at both ends of the time is gone when it was dropped.
+        """Months, such as `2026-01`, of which usage was dropped that the quantity lacks. Full hours of UTC are added up from
+        sums that stay; usage within the parts of an hour at both ends of the time is gone when it was dropped.
         """
 
     def __init__(

@@ -226,8 +226,8 @@ class Message(_message.Message):
 
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
-        """What the usage cost when it was recorded; absent without usage, and where it had no price then. GetUsage shows a later
-        price, and corrections.
+        """What the usage cost when it was recorded; absent without usage, and where it had no price then. GetUsage shows a
+        later price, and corrections.
         """
 
     def __init__(
@@ -273,8 +273,8 @@ class CreateConversationRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     request_id: _builtins.str
-    """Makes a request without conversation_id safe to repeat, and required then: 1 to 255 visible ASCII characters. Counts
-    for the user that user_id names.
+    """Makes a request without conversation_id safe to repeat, and required then: 1 to 255 visible ASCII characters.
+    Counts for the user that user_id names.
     """
     conversation_id: _builtins.str
     """The conversation's name: 1 to 255 visible ASCII characters. For operators and services; empty to let the service
@@ -787,8 +787,8 @@ class AppendMessageRequest(_message.Message):
     role: Global___MessageRole.ValueType
     """Who speaks. Required."""
     content: _builtins.str
-    """What is said, at most 1,000,000 characters, and 2,097,152 bytes together with the other fields; absent where nothing
-    is. Any text but U+0000; invalid UTF-8, such as a lone surrogate, is refused as well.
+    """What is said, at most 1,000,000 characters, and 2,097,152 bytes together with the other fields; absent where
+    nothing is. Any text but U+0000; invalid UTF-8, such as a lone surrogate, is refused as well.
     """
     model: _builtins.str
     """The model; the conversation's when empty. A message with usage needs one of the two."""

@@ -28,8 +28,8 @@ if _version_not_supported:
 class ConversationServiceStub:
     """Keeps conversations and their messages, and meters the messages that took work.
 
-    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after the
-    days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
+    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after
+    the days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
 
     Members see and change their own conversations, administrators all. The answer about another organization's
     conversation, or one that the caller may not see, is that about a missing one: NOT_FOUND.
@@ -96,8 +96,8 @@ class ConversationServiceStub:
 class ConversationServiceServicer:
     """Keeps conversations and their messages, and meters the messages that took work.
 
-    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after the
-    days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
+    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after
+    the days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
 
     Members see and change their own conversations, administrators all. The answer about another organization's
     conversation, or one that the caller may not see, is that about a missing one: NOT_FOUND.
@@ -107,9 +107,9 @@ class ConversationServiceServicer:
         """Begins a conversation.
 
         Give conversation_id, or leave the choice to the service and give request_id. Repeating it with the same id and
-        fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS, reason
-        `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others. Fails with
-        NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+        fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS,
+        reason `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others.
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,8 +118,8 @@ class ConversationServiceServicer:
     def GetConversation(self, request, context):
         """Returns one conversation, a deleted one too. Fails with NOT_FOUND.
 
-        Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
-        query parameter of the route that ends in `:get`.
+        Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%`
+        as a query parameter of the route that ends in `:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,8 +128,8 @@ class ConversationServiceServicer:
     def ListConversations(self, request, context):
         """Lists conversations, the latest begun first.
 
-        A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold fewer
-        than asked for, even none, when more follow: only an empty next_page_token ends the list.
+        A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold
+        fewer than asked for, even none, when more follow: only an empty next_page_token ends the list.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,8 +138,8 @@ class ConversationServiceServicer:
     def UpdateConversation(self, request, context):
         """Changes the fields of a conversation that the mask names.
 
-        Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`, when
-        an etag is given and the conversation has changed since.
+        Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`,
+        when an etag is given and the conversation has changed since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,19 +158,19 @@ class ConversationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AppendMessage(self, request, context):
-        """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same call,
-        under the message's operation_id and for the conversation's user and project, as Settle does it: from the hold of the
-        call that was authorized under this operation_id, or like RecordUsage where there is none.
+        """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same
+        call, under the message's operation_id and for the conversation's user and project, as Settle does it: from the
+        hold of the call that was authorized under this operation_id, or like RecordUsage where there is none.
 
         The usage is recorded first and the message after it. Repeating the call with the same operation_id and fields
-        completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge.
-        A repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
+        completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge. A
+        repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
         they are kept. Usage that Settle would refuse is refused with its reason, and no message is added.
 
         Fails with NOT_FOUND for a conversation that does not exist, unless `begin` is given. With `begin` for another user
-        or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A conversation
-        that is deleted takes messages with usage, since their work is done; their contents are not kept. Others are
-        NOT_FOUND.
+        or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A
+        conversation that is deleted takes messages with usage, since their work is done; their contents are not kept.
+        Others are NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,8 +180,8 @@ class ConversationServiceServicer:
         """Lists the messages of a conversation in their order.
 
         A page holds fewer than asked for when more would not fit into an answer. Fails with NOT_FOUND, and with
-        FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or it
-        was changed in the database. `without_content` lists the messages all the same.
+        FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or
+        it was changed in the database. `without_content` lists the messages all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,9 +190,9 @@ class ConversationServiceServicer:
     def GetConversationStatistics(self, request, context):
         """Counts the messages of a user's conversations by month, and says what the user's usage cost in each.
 
-        Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without, with
-        corrections and late prices. Messages count in the month in which they were added, usage in that of its occur_time;
-        months are those of UTC.
+        Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without,
+        with corrections and late prices. Messages count in the month in which they were added, usage in that of its
+        occur_time; months are those of UTC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,11 +206,11 @@ class ConversationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConversationPolicy(self, request, context):
-        """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the days
-        hold for all contents, within a minute.
+        """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the
+        days hold for all contents, within a minute.
 
-        Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since, and
-        with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+        Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since,
+        and with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,8 +280,8 @@ def add_ConversationServiceServicer_to_server(servicer, server):
 class ConversationService:
     """Keeps conversations and their messages, and meters the messages that took work.
 
-    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after the
-    days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
+    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after
+    the days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
 
     Members see and change their own conversations, administrators all. The answer about another organization's
     conversation, or one that the caller may not see, is that about a missing one: NOT_FOUND.

@@ -15,8 +15,8 @@ GRPC_VERSION: str
 class ConversationServiceStub:
     """Keeps conversations and their messages, and meters the messages that took work.
 
-    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after the
-    days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
+    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after
+    the days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
 
     Members see and change their own conversations, administrators all. The answer about another organization's
     conversation, or one that the caller may not see, is that about a missing one: NOT_FOUND.
@@ -27,27 +27,27 @@ class ConversationServiceStub:
     """Begins a conversation.
 
     Give conversation_id, or leave the choice to the service and give request_id. Repeating it with the same id and
-    fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS, reason
-    `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others. Fails with
-    NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+    fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS,
+    reason `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others.
+    Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_pb2.GetConversationRequest, _conversation_pb2.GetConversationResponse]
     """Returns one conversation, a deleted one too. Fails with NOT_FOUND.
 
-    Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
-    query parameter of the route that ends in `:get`.
+    Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%`
+    as a query parameter of the route that ends in `:get`.
     """
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_pb2.ListConversationsRequest, _conversation_pb2.ListConversationsResponse]
     """Lists conversations, the latest begun first.
 
-    A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold fewer
-    than asked for, even none, when more follow: only an empty next_page_token ends the list.
+    A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold
+    fewer than asked for, even none, when more follow: only an empty next_page_token ends the list.
     """
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversation_pb2.UpdateConversationRequest, _conversation_pb2.UpdateConversationResponse]
     """Changes the fields of a conversation that the mask names.
 
-    Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`, when
-    an etag is given and the conversation has changed since.
+    Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`,
+    when an etag is given and the conversation has changed since.
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversation_pb2.DeleteConversationRequest, _conversation_pb2.DeleteConversationResponse]
     """Deletes the title of a conversation and the contents of its messages. Counts, usage and costs stay, and the
@@ -58,49 +58,49 @@ class ConversationServiceStub:
     ABORTED, reason `STALE_ETAG`, when an etag is given and the conversation has changed since.
     """
     AppendMessage: _aio.UnaryUnaryMultiCallable[_conversation_pb2.AppendMessageRequest, _conversation_pb2.AppendMessageResponse]
-    """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same call,
-    under the message's operation_id and for the conversation's user and project, as Settle does it: from the hold of the
-    call that was authorized under this operation_id, or like RecordUsage where there is none.
+    """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same
+    call, under the message's operation_id and for the conversation's user and project, as Settle does it: from the
+    hold of the call that was authorized under this operation_id, or like RecordUsage where there is none.
 
     The usage is recorded first and the message after it. Repeating the call with the same operation_id and fields
-    completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge.
-    A repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
+    completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge. A
+    repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
     they are kept. Usage that Settle would refuse is refused with its reason, and no message is added.
 
     Fails with NOT_FOUND for a conversation that does not exist, unless `begin` is given. With `begin` for another user
-    or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A conversation
-    that is deleted takes messages with usage, since their work is done; their contents are not kept. Others are
-    NOT_FOUND.
+    or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A
+    conversation that is deleted takes messages with usage, since their work is done; their contents are not kept.
+    Others are NOT_FOUND.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversation_pb2.ListMessagesRequest, _conversation_pb2.ListMessagesResponse]
     """Lists the messages of a conversation in their order.
 
     A page holds fewer than asked for when more would not fit into an answer. Fails with NOT_FOUND, and with
-    FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or it
-    was changed in the database. `without_content` lists the messages all the same.
+    FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or
+    it was changed in the database. `without_content` lists the messages all the same.
     """
     GetConversationStatistics: _aio.UnaryUnaryMultiCallable[_conversation_pb2.GetConversationStatisticsRequest, _conversation_pb2.GetConversationStatisticsResponse]
     """Counts the messages of a user's conversations by month, and says what the user's usage cost in each.
 
-    Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without, with
-    corrections and late prices. Messages count in the month in which they were added, usage in that of its occur_time;
-    months are those of UTC.
+    Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without,
+    with corrections and late prices. Messages count in the month in which they were added, usage in that of its
+    occur_time; months are those of UTC.
     """
     GetConversationPolicy: _aio.UnaryUnaryMultiCallable[_conversation_pb2.GetConversationPolicyRequest, _conversation_pb2.GetConversationPolicyResponse]
     """Returns what an organization's conversations keep, and for how long."""
     UpdateConversationPolicy: _aio.UnaryUnaryMultiCallable[_conversation_pb2.UpdateConversationPolicyRequest, _conversation_pb2.UpdateConversationPolicyResponse]
-    """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the days
-    hold for all contents, within a minute.
+    """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the
+    days hold for all contents, within a minute.
 
-    Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since, and
-    with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+    Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since,
+    and with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
     """
 
 class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps conversations and their messages, and meters the messages that took work.
 
-    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after the
-    days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
+    Contents of messages are encrypted where the service has keys for it, and they leave: with the conversation, after
+    the days that the organization or the platform keeps them, or with the person. Counts, quantities and costs stay.
 
     Members see and change their own conversations, administrators all. The answer about another organization's
     conversation, or one that the caller may not see, is that about a missing one: NOT_FOUND.
@@ -115,9 +115,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Begins a conversation.
 
         Give conversation_id, or leave the choice to the service and give request_id. Repeating it with the same id and
-        fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS, reason
-        `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others. Fails with
-        NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+        fields gives the conversation as it is now, with replayed set; with other fields it fails with ALREADY_EXISTS,
+        reason `CONVERSATION_EXISTS`. Users and keys do not choose ids, so that they learn nothing about those of others.
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
 
     @_abc_1.abstractmethod
@@ -128,8 +128,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_pb2.GetConversationResponse]:
         """Returns one conversation, a deleted one too. Fails with NOT_FOUND.
 
-        Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
-        query parameter of the route that ends in `:get`.
+        Not every conversation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%`
+        as a query parameter of the route that ends in `:get`.
         """
 
     @_abc_1.abstractmethod
@@ -140,8 +140,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_pb2.ListConversationsResponse]:
         """Lists conversations, the latest begun first.
 
-        A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold fewer
-        than asked for, even none, when more follow: only an empty next_page_token ends the list.
+        A page looks through 5,000 conversations at most, those of the user or project where one is given. It may hold
+        fewer than asked for, even none, when more follow: only an empty next_page_token ends the list.
         """
 
     @_abc_1.abstractmethod
@@ -152,8 +152,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_pb2.UpdateConversationResponse]:
         """Changes the fields of a conversation that the mask names.
 
-        Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`, when
-        an etag is given and the conversation has changed since.
+        Safe to repeat. Fails with NOT_FOUND, for a deleted conversation as well, and with ABORTED, reason `STALE_ETAG`,
+        when an etag is given and the conversation has changed since.
         """
 
     @_abc_1.abstractmethod
@@ -176,19 +176,19 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_pb2.AppendMessageRequest,
         context: _aio.ServicerContext[_conversation_pb2.AppendMessageRequest, _abc.Awaitable[_conversation_pb2.AppendMessageResponse]],
     ) -> _abc.Awaitable[_conversation_pb2.AppendMessageResponse]:
-        """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same call,
-        under the message's operation_id and for the conversation's user and project, as Settle does it: from the hold of the
-        call that was authorized under this operation_id, or like RecordUsage where there is none.
+        """Adds a message at the end of a conversation. Where it has usage, the usage is recorded and charged in the same
+        call, under the message's operation_id and for the conversation's user and project, as Settle does it: from the
+        hold of the call that was authorized under this operation_id, or like RecordUsage where there is none.
 
         The usage is recorded first and the message after it. Repeating the call with the same operation_id and fields
-        completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge.
-        A repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
+        completes what is missing, and gives the stored answer with replayed set: there is one message, and one charge. A
+        repeat with other fields fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`; contents are compared as long as
         they are kept. Usage that Settle would refuse is refused with its reason, and no message is added.
 
         Fails with NOT_FOUND for a conversation that does not exist, unless `begin` is given. With `begin` for another user
-        or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A conversation
-        that is deleted takes messages with usage, since their work is done; their contents are not kept. Others are
-        NOT_FOUND.
+        or project than the conversation's it fails with FAILED_PRECONDITION, reason `CONVERSATION_OF_ANOTHER`. A
+        conversation that is deleted takes messages with usage, since their work is done; their contents are not kept.
+        Others are NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -200,8 +200,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the messages of a conversation in their order.
 
         A page holds fewer than asked for when more would not fit into an answer. Fails with NOT_FOUND, and with
-        FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or it
-        was changed in the database. `without_content` lists the messages all the same.
+        FAILED_PRECONDITION, reason `CONTENT_NOT_READABLE`, where a content cannot be decrypted: its key is not there, or
+        it was changed in the database. `without_content` lists the messages all the same.
         """
 
     @_abc_1.abstractmethod
@@ -212,9 +212,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_conversation_pb2.GetConversationStatisticsResponse]:
         """Counts the messages of a user's conversations by month, and says what the user's usage cost in each.
 
-        Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without, with
-        corrections and late prices. Messages count in the month in which they were added, usage in that of its occur_time;
-        months are those of UTC.
+        Both come from sums that are kept. The costs are those of all the user's usage, within conversations and without,
+        with corrections and late prices. Messages count in the month in which they were added, usage in that of its
+        occur_time; months are those of UTC.
         """
 
     @_abc_1.abstractmethod
@@ -231,11 +231,11 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_pb2.UpdateConversationPolicyRequest,
         context: _aio.ServicerContext[_conversation_pb2.UpdateConversationPolicyRequest, _abc.Awaitable[_conversation_pb2.UpdateConversationPolicyResponse]],
     ) -> _abc.Awaitable[_conversation_pb2.UpdateConversationPolicyResponse]:
-        """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the days
-        hold for all contents, within a minute.
+        """Changes what an organization's conversations keep. Whether contents are kept holds for messages from then on; the
+        days hold for all contents, within a minute.
 
-        Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since, and
-        with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
+        Safe to repeat. Fails with ABORTED, reason `STALE_ETAG`, when an etag is given and the policy has changed since,
+        and with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
 
 def add_ConversationServiceServicer_to_server(servicer: ConversationServiceServicer, server: _aio.Server) -> None: ...

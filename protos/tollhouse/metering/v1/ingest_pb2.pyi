@@ -41,7 +41,9 @@ class _EventSubjectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventSub
     EVENT_SUBJECT_SUBSCRIPTION: _EventSubject.ValueType  # 5
     """The subscription, by its id."""
     EVENT_SUBJECT_LABEL: _EventSubject.ValueType  # 6
-    """Somebody whom Tollhouse does not know, such as a customer of the organization. It is recorded as the label `subject`."""
+    """Somebody whom Tollhouse does not know, such as a customer of the organization. It is recorded as the label
+    `subject`.
+    """
 
 class EventSubject(_EventSubject, metaclass=_EventSubjectEnumTypeWrapper):
     """What the `subject` of an event names."""
@@ -59,7 +61,9 @@ EVENT_SUBJECT_API_KEY: EventSubject.ValueType  # 4
 EVENT_SUBJECT_SUBSCRIPTION: EventSubject.ValueType  # 5
 """The subscription, by its id."""
 EVENT_SUBJECT_LABEL: EventSubject.ValueType  # 6
-"""Somebody whom Tollhouse does not know, such as a customer of the organization. It is recorded as the label `subject`."""
+"""Somebody whom Tollhouse does not know, such as a customer of the organization. It is recorded as the label
+`subject`.
+"""
 Global___EventSubject: _TypeAlias = EventSubject  # noqa: Y015
 
 @_typing.final
@@ -131,17 +135,17 @@ class EventMapping(_message.Message):
 
     @_builtins.property
     def field_paths(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Where `data` has further fields of the usage, by their names in RecordUsageRequest: `organization_id`, `project_id`,
-        `user_id`, `api_key_id`, `service_account_id`, `subscription_id`, `conversation_id`, `endpoint`, `error_message`,
-        `service_tier`, `status_code`, `latency_ms`, `items` and `environment`, which is `LIVE` or `TEST`. A field that the
-        data has not, or that is null there, is left out. `organization_id` is not left out: without it an event belongs to
-        the only organization that the calling key reaches, and is refused if there is none.
+        """Where `data` has further fields of the usage, by their names in RecordUsageRequest: `organization_id`,
+        `project_id`, `user_id`, `api_key_id`, `service_account_id`, `subscription_id`, `conversation_id`, `endpoint`,
+        `error_message`, `service_tier`, `status_code`, `latency_ms`, `items` and `environment`, which is `LIVE` or `TEST`.
+        A field that the data has not, or that is null there, is left out. `organization_id` is not left out: without it an
+        event belongs to the only organization that the calling key reaches, and is refused if there is none.
         """
 
     @_builtins.property
     def label_paths(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Where `data` has the values of labels, by the keys of the labels: at most 16. A label that the data has not, or that
-        is null there, is left out. Numbers become labels as they are written.
+        """Where `data` has the values of labels, by the keys of the labels: at most 16. A label that the data has not, or
+        that is null there, is left out. Numbers become labels as they are written.
         """
 
     @_builtins.property
@@ -185,8 +189,8 @@ class EventQuantity(_message.Message):
     unit: _builtins.str
     """The unit's id. It must be in the catalogue."""
     path: _builtins.str
-    """Where `data` has the quantity, such as `$.tokens.input`: a number, or a text that holds one. Exactly one of path and
-    value is given. An event without it, or with another value there, is refused.
+    """Where `data` has the quantity, such as `$.tokens.input`: a number, or a text that holds one. Exactly one of path
+    and value is given. An event without it, or with another value there, is refused.
     """
     value: _builtins.str
     """The quantity of each event, such as `1` to count events."""

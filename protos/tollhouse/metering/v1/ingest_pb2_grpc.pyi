@@ -23,29 +23,29 @@ class IngestServiceStub:
     """Records the usage that events tell of, and charges it as RecordUsage does.
 
     The body is one event (`application/cloudevents+json`), a list of them (`application/cloudevents-batch+json`), or
-    either (`application/json`), at most 10,000 events and 4,194,304 bytes in UTF-8. Each event is recorded or refused by
-    itself. Over REST the status is 204 without a body where every event is recorded, then or before; else 400, or 503
-    where sending the same body again may help, with this answer as the body.
+    either (`application/json`), at most 10,000 events and 4,194,304 bytes in UTF-8. Each event is recorded or refused
+    by itself. Over REST the status is 204 without a body where every event is recorded, then or before; else 400, or
+    503 where sending the same body again may help, with this answer as the body.
 
     An event is known by its source and id, within an organization: its operation_id is `ce:`, the source, `:` and the
-    id, both percent-encoded but for letters, digits and `-._~/`, or, if that has more than 255 characters, `ce-sha256:`
-    and the SHA-256 of it in hexadecimal digits. An event that is sent again is recorded once and counted in
-    replayed_count; one with the same source and id and other content is refused, reason `OPERATION_ID_REUSED`. So is an
-    event that is sent again after a change of its mapping that changes what it means.
+    id, both percent-encoded but for letters, digits and `-._~/`, or, if that has more than 255 characters,
+    `ce-sha256:` and the SHA-256 of it in hexadecimal digits. An event that is sent again is recorded once and counted
+    in replayed_count; one with the same source and id and other content is refused, reason `OPERATION_ID_REUSED`. So
+    is an event that is sent again after a change of its mapping that changes what it means.
 
-    Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an RFC
-    3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
+    Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an
+    RFC 3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
     `application/json`; `data` an object or absent. `data_base64` is refused. Extension attributes and `dataschema` are
     allowed and not recorded, as is what the mapping does not name in `data`.
 
-    Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no event or
-    more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with
-    `EVENT_TYPE_UNKNOWN` where their type has no mapping, and with `INVALID_ARGUMENT` naming the attribute or the path in
-    `data` at fault.
+    Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no
+    event or more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with
+    `EVENT_TYPE_UNKNOWN` where their type has no mapping, and with `INVALID_ARGUMENT` naming the attribute or the path
+    in `data` at fault.
     """
     SetEventMapping: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SetEventMappingRequest, _ingest_pb2.SetEventMappingResponse]
-    """Says what events of a type mean, in place of what was said before. It holds at once in the process that takes it, and
-    within two seconds in the others. Usage that is recorded stays as it is.
+    """Says what events of a type mean, in place of what was said before. It holds at once in the process that takes it,
+    and within two seconds in the others. Usage that is recorded stays as it is.
 
     A repeat changes nothing. Fails with FAILED_PRECONDITION, reason `TOO_MANY_EVENT_MAPPINGS`, when there are 1,000.
     """
@@ -71,25 +71,25 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records the usage that events tell of, and charges it as RecordUsage does.
 
         The body is one event (`application/cloudevents+json`), a list of them (`application/cloudevents-batch+json`), or
-        either (`application/json`), at most 10,000 events and 4,194,304 bytes in UTF-8. Each event is recorded or refused by
-        itself. Over REST the status is 204 without a body where every event is recorded, then or before; else 400, or 503
-        where sending the same body again may help, with this answer as the body.
+        either (`application/json`), at most 10,000 events and 4,194,304 bytes in UTF-8. Each event is recorded or refused
+        by itself. Over REST the status is 204 without a body where every event is recorded, then or before; else 400, or
+        503 where sending the same body again may help, with this answer as the body.
 
         An event is known by its source and id, within an organization: its operation_id is `ce:`, the source, `:` and the
-        id, both percent-encoded but for letters, digits and `-._~/`, or, if that has more than 255 characters, `ce-sha256:`
-        and the SHA-256 of it in hexadecimal digits. An event that is sent again is recorded once and counted in
-        replayed_count; one with the same source and id and other content is refused, reason `OPERATION_ID_REUSED`. So is an
-        event that is sent again after a change of its mapping that changes what it means.
+        id, both percent-encoded but for letters, digits and `-._~/`, or, if that has more than 255 characters,
+        `ce-sha256:` and the SHA-256 of it in hexadecimal digits. An event that is sent again is recorded once and counted
+        in replayed_count; one with the same source and id and other content is refused, reason `OPERATION_ID_REUSED`. So
+        is an event that is sent again after a change of its mapping that changes what it means.
 
-        Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an RFC
-        3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
+        Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an
+        RFC 3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
         `application/json`; `data` an object or absent. `data_base64` is refused. Extension attributes and `dataschema` are
         allowed and not recorded, as is what the mapping does not name in `data`.
 
-        Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no event or
-        more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with
-        `EVENT_TYPE_UNKNOWN` where their type has no mapping, and with `INVALID_ARGUMENT` naming the attribute or the path in
-        `data` at fault.
+        Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no
+        event or more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with
+        `EVENT_TYPE_UNKNOWN` where their type has no mapping, and with `INVALID_ARGUMENT` naming the attribute or the path
+        in `data` at fault.
         """
 
     @_abc_1.abstractmethod
@@ -98,8 +98,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.SetEventMappingRequest,
         context: _aio.ServicerContext[_ingest_pb2.SetEventMappingRequest, _abc.Awaitable[_ingest_pb2.SetEventMappingResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.SetEventMappingResponse]:
-        """Says what events of a type mean, in place of what was said before. It holds at once in the process that takes it, and
-        within two seconds in the others. Usage that is recorded stays as it is.
+        """Says what events of a type mean, in place of what was said before. It holds at once in the process that takes it,
+        and within two seconds in the others. Usage that is recorded stays as it is.
 
         A repeat changes nothing. Fails with FAILED_PRECONDITION, reason `TOO_MANY_EVENT_MAPPINGS`, when there are 1,000.
         """

@@ -66,8 +66,8 @@ class AcquireLeaseRequest(_message.Message):
     organization_id: _builtins.str
     """The organization that calls."""
     lease_id: _builtins.str
-    """The caller's name for the lease, unique within the organization's authorizations, allocations and leases for ever: 1 to
-    255 visible ASCII characters.
+    """The caller's name for the lease, unique within the organization's authorizations, allocations and leases for ever:
+    1 to 255 visible ASCII characters.
     """
     mode: _quota_pb2.AllocationMode.ValueType
     """What happens where limits leave less: NORMAL, which is meant when unspecified, or BEST_EFFORT."""
@@ -91,7 +91,9 @@ class AcquireLeaseRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most 256."""
+        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most
+        256.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -197,8 +199,8 @@ class SettleLeaseRequest(_message.Message):
     lease_id: _builtins.str
     """The lease_id of the AcquireLease."""
     final: _builtins.bool
-    """Whether the lease ends with this: what is still reserved is given back, and the rest of the hold is released. True when
-    absent. With false the holder keeps the rest and settles again.
+    """Whether the lease ends with this: what is still reserved is given back, and the rest of the hold is released. True
+    when absent. With false the holder keeps the rest and settles again.
     """
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.RecordUsageRequest]:
@@ -241,8 +243,8 @@ class LeaseAmount(_message.Message):
     value: _builtins.str
     """What the lease has taken."""
     used: _builtins.str
-    """What settlements have used of it until now, after this one. Usage that waits for a price has no `spend` yet, and none
-    later: it is charged and counted when the price is there.
+    """What settlements have used of it until now, after this one. Usage that waits for a price has no `spend` yet, and
+    none later: it is charged and counted when the price is there.
     """
     remaining: _builtins.str
     """What is left for usage to come: `value` less `used`, at least zero. When the lease has ended it was given back."""
@@ -291,8 +293,8 @@ class SettleLeaseResponse(_message.Message):
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """What this call released of the hold. Absent where the lease holds no money or had ended before, and where billing could
-        not be asked: the hold then ends with the lease's time.
+        """What this call released of the hold. Absent where the lease holds no money or had ended before, and where billing
+        could not be asked: the hold then ends with the lease's time.
         """
 
     def __init__(

@@ -28,9 +28,9 @@ if _version_not_supported:
 class LeaseServiceStub:
     """Leases: slices of limits and money that a gateway takes for some seconds, spends by itself, and settles later.
 
-    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls within
-    it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it acquires the
-    next one before it has spent the present one. docs/limits.md has the rules and an example.
+    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls
+    within it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it
+    acquires the next one before it has spent the present one. docs/limits.md has the rules and an example.
     """
 
     def __init__(self, channel):
@@ -54,29 +54,29 @@ class LeaseServiceStub:
 class LeaseServiceServicer:
     """Leases: slices of limits and money that a gateway takes for some seconds, spends by itself, and settles later.
 
-    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls within
-    it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it acquires the
-    next one before it has spent the present one. docs/limits.md has the rules and an example.
+    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls
+    within it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it
+    acquires the next one before it has spent the present one. docs/limits.md has the rules and an example.
     """
 
     def AcquireLease(self, request, context):
         """Takes amounts from the limits in force for a call, and holds money, for a time.
 
-        The amounts are reserved in every limit of their metric that is in force for the call, in the windows of this moment,
-        or in none. An amount of `spend` is held in billing, too, under the lease_id, whether a limit counts it or not. Limits
-        of single calls (LIMIT_WINDOW_CALL) are among `limits` and refuse nothing here, but for a `max` of zero: the holder
-        looks at them call by call. A limit whose metric is not among the amounts refuses nothing; what it counts is counted
-        when usage is settled.
+        The amounts are reserved in every limit of their metric that is in force for the call, in the windows of this
+        moment, or in none. An amount of `spend` is held in billing, too, under the lease_id, whether a limit counts it or
+        not. Limits of single calls (LIMIT_WINDOW_CALL) are among `limits` and refuse nothing here, but for a `max` of
+        zero: the holder looks at them call by call. A limit whose metric is not among the amounts refuses nothing; what it
+        counts is counted when usage is settled.
 
         A refusal is a normal answer with a `denial`, and nothing is taken then. One by a limit is not stored: a repeat is
-        decided anew. One by billing, such as INSUFFICIENT_BALANCE, is final for its lease_id, even after a top-up: the next
-        try takes a new one. With BEST_EFFORT the limits may give less than what was asked for; what they give of `spend` is
-        held, or the lease is refused.
+        decided anew. One by billing, such as INSUFFICIENT_BALANCE, is final for its lease_id, even after a top-up: the
+        next try takes a new one. With BEST_EFFORT the limits may give less than what was asked for; what they give of
+        `spend` is held, or the lease is refused.
 
-        A repeat with the same fields gets the same answer, with `replayed`, and places a hold that could not be placed before:
-        so repeat what fails with UNAVAILABLE. After the lease was settled or its time was over, a repeat is refused with
-        AUTHORIZATION_ENDED, so that nobody spends what was given back. With other fields, and where an authorization, an
-        allocation or a hold has the id, it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`.
+        A repeat with the same fields gets the same answer, with `replayed`, and places a hold that could not be placed
+        before: so repeat what fails with UNAVAILABLE. After the lease was settled or its time was over, a repeat is
+        refused with AUTHORIZATION_ENDED, so that nobody spends what was given back. With other fields, and where an
+        authorization, an allocation or a hold has the id, it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`.
 
         Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
         limit would count more than 1,000,000,000,000,000,000 in a window.
@@ -90,19 +90,19 @@ class LeaseServiceServicer:
 
         Every usage is recorded as RecordUsage records it, under its own operation_id, and has an outcome of its own. It is
         charged by capturing a part of the lease's hold, so to the account of the hold, or like other usage where the lease
-        holds no money in its currency. It counts in the limits that the lease has reserved in, in the windows
-        in which it was acquired, and takes the place of what is reserved there; in the other limits in force for the usage it
-        counts as RecordUsage counts. Work that is done is never refused for being more than the lease: it is charged in full,
-        counted, and reported as `overrun`. Nor is it refused for being late: after the end it is recorded, charged and counted
-        all the same, but what the lease had reserved was given back then.
+        holds no money in its currency. It counts in the limits that the lease has reserved in, in the windows in which it
+        was acquired, and takes the place of what is reserved there; in the other limits in force for the usage it counts
+        as RecordUsage counts. Work that is done is never refused for being more than the lease: it is charged in full,
+        counted, and reported as `overrun`. Nor is it refused for being late: after the end it is recorded, charged and
+        counted all the same, but what the lease had reserved was given back then.
 
-        An item is refused, and the others are not, with FAILED_PRECONDITION, reason `USAGE_OF_ANOTHER`, where it is usage of
-        another organization than the lease's; with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, where its operation_id was
-        used with other fields or authorized: settle authorized calls with Settle; and for what RecordUsage refuses.
+        An item is refused, and the others are not, with FAILED_PRECONDITION, reason `USAGE_OF_ANOTHER`, where it is usage
+        of another organization than the lease's; with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, where its operation_id
+        was used with other fields or authorized: settle authorized calls with Settle; and for what RecordUsage refuses.
 
-        Safe to repeat, as a whole, in parts, in other batches and in any order: each usage counts once, whatever it was sent
-        with first. Fails with NOT_FOUND for a lease that the organization does not have, and nothing is recorded then; use
-        RecordUsage for such work.
+        Safe to repeat, as a whole, in parts, in other batches and in any order: each usage counts once, whatever it was
+        sent with first. Fails with NOT_FOUND for a lease that the organization does not have, and nothing is recorded
+        then; use RecordUsage for such work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,9 +132,9 @@ def add_LeaseServiceServicer_to_server(servicer, server):
 class LeaseService:
     """Leases: slices of limits and money that a gateway takes for some seconds, spends by itself, and settles later.
 
-    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls within
-    it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it acquires the
-    next one before it has spent the present one. docs/limits.md has the rules and an example.
+    What a lease has taken nobody else can take until it is settled or its time is over. So the holder decides calls
+    within it without asking. Money in a lease is held in billing. A holder may have several leases at a time: it
+    acquires the next one before it has spent the present one. docs/limits.md has the rules and an example.
     """
 
     @staticmethod

@@ -408,8 +408,8 @@ class Span(_message.Message):
     start: _builtins.str
     """When it begins, such as `22:30`: 00:00 to 23:59. The moment itself is part of the span."""
     end: _builtins.str
-    """When it ends, such as `06:00`: 00:00 to 24:00. The moment itself is not part of the span. An end before the start is
-    on the next day. It is not the start: a whole day is from 00:00 to 24:00.
+    """When it ends, such as `06:00`: 00:00 to 24:00. The moment itself is not part of the span. An end before the start
+    is on the next day. It is not the start: a whole day is from 00:00 to 24:00.
     """
     @_builtins.property
     def weekdays(self) -> _containers.RepeatedScalarFieldContainer[Global___Weekday.ValueType]:
@@ -1087,8 +1087,8 @@ class ImportOutcome(_message.Message):
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateChange]:
         """With validate_only, the rates and hours that the import would add, change or take away, and the fall-backs where
-        there is a price in force already; at most 65, the last of which has no unit and no hours and counts those beyond 64
-        in `after`.
+        there is a price in force already; at most 65, the last of which has no unit and no hours and counts those beyond
+        64 in `after`.
         """
 
     def __init__(
@@ -1705,8 +1705,8 @@ class EstimateCostResponse(_message.Message):
     hours: _builtins.str
     """The hours of the card that the time is in; empty where it is in none."""
     wall_clock: _builtins.str
-    """The time in the time zone of the card's hours, with its UTC offset, such as `2026-11-28T23:30:00+08:00`; empty for a
-    card without hours.
+    """The time in the time zone of the card's hours, with its UTC offset, such as `2026-11-28T23:30:00+08:00`; empty for
+    a card without hours.
     """
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:

@@ -476,8 +476,8 @@ class SetLimitRequest(_message.Message):
     name: _builtins.str
     """The name: lower-case letters, digits, `_`, `-` and `.`, beginning with a letter or digit, at most 64."""
     metric: _builtins.str
-    """What is counted: `requests`, `total_tokens` (all units of kind token), `spend`, `items`, `concurrent_calls`, or the id
-    of a unit that is not archived. Required without an update_mask.
+    """What is counted: `requests`, `total_tokens` (all units of kind token), `spend`, `items`, `concurrent_calls`, or the
+    id of a unit that is not archived. Required without an update_mask.
     """
     currency_code: _builtins.str
     """For `spend`: the unit of money, such as `USD`. Empty for the others."""
@@ -485,12 +485,12 @@ class SetLimitRequest(_message.Message):
     """In what time. Unspecified for `concurrent_calls`, required for the others without an update_mask."""
     sliding: _builtins.bool
     """Whether the window is the time that ends now: the last minute, hour, day or week; for no other window. It moves in
-    steps of a second, a minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what was used is forgotten
-    at most one step later than that.
+    steps of a second, a minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what
+    was used is forgotten at most one step later than that.
     """
     time_zone: _builtins.str
-    """For days, weeks and months of the calendar: the IANA zone in which they begin at midnight; UTC when empty. Empty for
-    other windows: minutes and hours are those of UTC, and sliding windows begin at no midnight.
+    """For days, weeks and months of the calendar: the IANA zone in which they begin at midnight; UTC when empty. Empty
+    for other windows: minutes and hours are those of UTC, and sliding windows begin at no midnight.
     """
     week_start: _builtins.int
     """For weeks of the calendar: the day on which they begin, 1 for Monday, which is also meant by zero, to 7 for Sunday.
@@ -513,7 +513,8 @@ class SetLimitRequest(_message.Message):
     """What happens above `max`; HARD when unspecified."""
     burst: _builtins.str
     """How much more than `max` may be used in a window, as far as less than `max` was used in the window before: a plain
-    decimal. For windows of the calendar with a `max` only: minutes, hours, days, weeks and months. Empty: nothing more.
+    decimal. For windows of the calendar with a `max` only: minutes, hours, days, weeks and months. Empty: nothing
+    more.
     """
     replaces: _builtins.bool
     """Whether limits of the same metric and window with a wider scope do not hold for calls that this one holds for. From
@@ -523,8 +524,8 @@ class SetLimitRequest(_message.Message):
     """The limit's etag as last read; empty to set it without comparing etags."""
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10. Not for sliding windows, single
-        calls and `concurrent_calls`.
+        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10. Not for sliding windows,
+        single calls and `concurrent_calls`.
         """
 
     @_builtins.property
@@ -762,8 +763,8 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     """Only this limit, when given; for an entitlement, its code."""
     scope_value: _builtins.str
     """Only those whom the limits limit with this id, model, provider or label value, when given, and the limits of the
-    whole organization. Each has its place then, even if it has used nothing. Limits that each user, key or the like has
-    for itself are left out where the value is not of the form of an id.
+    whole organization. Each has its place then, even if it has used nothing. Limits that each user, key or the like
+    has for itself are left out where the value is not of the form of an id.
     """
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
@@ -775,9 +776,9 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     """
     by_subscription: _builtins.bool
     """Whether to list the subscriptions of the organization that have not ended, the latest first, each with its limits,
-    instead of the limits. A page has 100 at most, and can have fewer than asked for, even none, while there is a next one.
-    The scope, which needs a scope_value then, can be USER, MODEL or SUBSCRIPTION: only those of the user, to the model,
-    or that one. With a name, only limits of this name are with them.
+    instead of the limits. A page has 100 at most, and can have fewer than asked for, even none, while there is a next
+    one. The scope, which needs a scope_value then, can be USER, MODEL or SUBSCRIPTION: only those of the user, to the
+    model, or that one. With a name, only limits of this name are with them.
     """
     def __init__(
         self,
@@ -865,9 +866,9 @@ class SubscriptionUsage(_message.Message):
     plan_version: _builtins.int
     """The version of the plan that was agreed to; 0 without a plan."""
     state: Global___SubscriptionState.ValueType
-    """Its state as billing says it; or SUSPENDED, with the state_reason `QUOTA`, while it is TRIALING, ACTIVE or PAST_DUE and
-    one of its limits has nothing left: a HARD one above zero, whose window ends. That follows from the window at this
-    moment and is stored nowhere, so that it is over with the window, or when something is given back.
+    """Its state as billing says it; or SUSPENDED, with the state_reason `QUOTA`, while it is TRIALING, ACTIVE or PAST_DUE
+    and one of its limits has nothing left: a HARD one above zero, whose window ends. That follows from the window at
+    this moment and is stored nowhere, so that it is over with the window, or when something is given back.
     """
     state_reason: _builtins.str
     """`QUOTA`, or why it is in this state, as billing says it."""
@@ -1077,8 +1078,8 @@ class QuotaAmount(_message.Message):
     metric: _builtins.str
     """What is taken: a metric as in SetLimitRequest. Units must not be archived."""
     value: _builtins.str
-    """How much: a plain decimal, at least zero. For `spend` with at most 9 fraction digits; for a unit at most 1,000,000,000
-    and a multiple of the unit's step; for the other metrics a whole number of at most 1,000,000,000.
+    """How much: a plain decimal, at least zero. For `spend` with at most 9 fraction digits; for a unit at most
+    1,000,000,000 and a multiple of the unit's step; for the other metrics a whole number of at most 1,000,000,000.
     """
     currency_code: _builtins.str
     """For `spend`: the unit of money. Empty for the others."""
@@ -1164,12 +1165,14 @@ class AllocateQuotaRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most 256."""
+        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most
+        256.
+        """
 
     @_builtins.property
     def lease_ttl(self) -> _duration_pb2.Duration:
-        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. Their
-        places are free again within two seconds after that. For amounts with `concurrent_calls` only.
+        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent.
+        Their places are free again within two seconds after that. For amounts with `concurrent_calls` only.
         """
 
     def __init__(

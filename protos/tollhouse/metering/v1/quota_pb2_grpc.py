@@ -28,9 +28,9 @@ if _version_not_supported:
 class QuotaServiceStub:
     """Limits: how much of something may be used in a window of time, such as 100 requests a minute or 50 USD a month.
 
-    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work, and
-    takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same for
-    callers that meter without money. docs/limits.md has the rules.
+    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work,
+    and takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same
+    for callers that meter without money. docs/limits.md has the rules.
     """
 
     def __init__(self, channel):
@@ -84,9 +84,9 @@ class QuotaServiceStub:
 class QuotaServiceServicer:
     """Limits: how much of something may be used in a window of time, such as 100 requests a minute or 50 USD a month.
 
-    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work, and
-    takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same for
-    callers that meter without money. docs/limits.md has the rules.
+    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work,
+    and takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same
+    for callers that meter without money. docs/limits.md has the rules.
     """
 
     def SetLimit(self, request, context):
@@ -94,14 +94,15 @@ class QuotaServiceServicer:
 
         Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
         names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
-        cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
-        be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+        cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them)
+        cannot be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set
+        another.
 
         A change holds at once in the process that made it, and within two seconds in the others. What was used in the
         present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
         identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
         account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
-        know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+        know cannot be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
         FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
         without a limit of this name.
         """
@@ -135,10 +136,10 @@ class QuotaServiceServicer:
     def GetUsageAgainstLimits(self, request, context):
         """Returns where the limits of an organization stand now.
 
-        A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
-        its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
-        once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
-        5,000 users, keys or the like at most.
+        A limit that each user, key or the like has for itself is there once for each that has used or reserved something
+        in its present window, or only for those that the request names. One with the window CALL counts nothing, so it is
+        there once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer
+        looks at 5,000 users, keys or the like at most.
 
         The limits of the organization's plan are there, too; with the scope USER and a scope_value, those that the user is
         entitled to. With `by_subscription` the answer has the organization's subscriptions instead, each with its limits.
@@ -160,21 +161,21 @@ class QuotaServiceServicer:
     def AllocateQuota(self, request, context):
         """Takes amounts from the limits in force for a call, for callers that meter without money.
 
-        A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
-        limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
-        differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
-        gives back.
+        A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What
+        was allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and
+        with the limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names
+        the differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the
+        lease gives back.
 
         An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
-        request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
-        not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+        request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric
+        is not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
 
         Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
-        limit would count more than 1,000,000,000,000,000,000 in a window; and, where the request names a subscription, with
-        NOT_FOUND, reason `SUBSCRIPTION_NOT_FOUND`, if the organization has none of this id, with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_MISMATCH`, if it is for another user or model, and reason `SUBSCRIPTION_NOT_LIVE`, if it is not
-        TRIALING, ACTIVE or PAST_DUE. ADJUST_ONLY takes one that is not live, too.
+        limit would count more than 1,000,000,000,000,000,000 in a window; and, where the request names a subscription,
+        with NOT_FOUND, reason `SUBSCRIPTION_NOT_FOUND`, if the organization has none of this id, with FAILED_PRECONDITION,
+        reason `SUBSCRIPTION_MISMATCH`, if it is for another user or model, and reason `SUBSCRIPTION_NOT_LIVE`, if it is
+        not TRIALING, ACTIVE or PAST_DUE. ADJUST_ONLY takes one that is not live, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,9 +184,9 @@ class QuotaServiceServicer:
     def ReleaseQuota(self, request, context):
         """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-        Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
-        For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
-        `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
+        Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with
+        `lapsed`. For an allocation without concurrent calls it changes nothing either: it is answered, with neither
+        `replayed` nor `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,9 +246,9 @@ def add_QuotaServiceServicer_to_server(servicer, server):
 class QuotaService:
     """Limits: how much of something may be used in a window of time, such as 100 requests a minute or 50 USD a month.
 
-    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work, and
-    takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same for
-    callers that meter without money. docs/limits.md has the rules.
+    Quotas, rate limits and budgets are all limits. Authorize checks every limit in force for its call before the work,
+    and takes from all of them or from none. Settle replaces what was taken by what was used. AllocateQuota does the same
+    for callers that meter without money. docs/limits.md has the rules.
     """
 
     @staticmethod

@@ -485,8 +485,8 @@ class DigestUsageMonthResponse(_message.Message):
     usage_count: _builtins.int
     """How many usage records there are."""
     digest: _builtins.int
-    """The `bit_xor` over all records of the hash that `tollhouse.common.v1.ChargeDigest` gives for a charge, with the cost
-    of the record as its amount. Digests of parts of a month combine by XOR.
+    """The `bit_xor` over all records of the hash that `tollhouse.common.v1.ChargeDigest` gives for a charge, with the
+    cost of the record as its amount. Digests of parts of a month combine by XOR.
     """
     @_builtins.property
     def totals(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:

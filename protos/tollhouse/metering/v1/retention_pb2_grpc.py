@@ -139,8 +139,8 @@ class RetentionServiceServicer:
         have usage in it, its partition is detached and dropped as a whole; else their rows are deleted 2,000 at a time.
 
         Safe to repeat: a drop that is in progress or done is answered as it is, and one that was refused begins anew.
-        Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none is
-        set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
+        Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none
+        is set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
         billing, or an authorization, a lease or the parts of a call are open that began in it; `USAGE_MONTH_DROPPED` where
         it is dropped already, or with other numbers.
         """
@@ -156,13 +156,13 @@ class RetentionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetUser(self, request, context):
-        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
-        corrections and the parts of calls, and the titles and contents of the user's conversations.
+        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records,
+        their corrections and the parts of calls, and the titles and contents of the user's conversations.
 
-        Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
-        is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later
-        is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to repeat: a
-        repeat after the end begins anew.
+        Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded
+        call is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded
+        later is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to
+        repeat: a repeat after the end begins anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,21 +54,21 @@ class RetentionServiceStub:
     have usage in it, its partition is detached and dropped as a whole; else their rows are deleted 2,000 at a time.
 
     Safe to repeat: a drop that is in progress or done is answered as it is, and one that was refused begins anew.
-    Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none is
-    set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
+    Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none
+    is set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
     billing, or an authorization, a lease or the parts of a call are open that began in it; `USAGE_MONTH_DROPPED` where
     it is dropped already, or with other numbers.
     """
     GetUsageDrop: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetUsageDropRequest, _retention_pb2.GetUsageDropResponse]
     """Returns how far the drop of a month is. Fails with NOT_FOUND where none was asked for."""
     ForgetUser: _aio.UnaryUnaryMultiCallable[_retention_pb2.ForgetUserRequest, _retention_pb2.ForgetUserResponse]
-    """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
-    corrections and the parts of calls, and the titles and contents of the user's conversations.
+    """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records,
+    their corrections and the parts of calls, and the titles and contents of the user's conversations.
 
-    Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
-    is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later
-    is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to repeat: a
-    repeat after the end begins anew.
+    Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded
+    call is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded
+    later is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to
+    repeat: a repeat after the end begins anew.
     """
     GetForgottenUser: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetForgottenUserRequest, _retention_pb2.GetForgottenUserResponse]
     """Returns how far a ForgetUser is. Fails with NOT_FOUND where none was asked for."""
@@ -143,8 +143,8 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         have usage in it, its partition is detached and dropped as a whole; else their rows are deleted 2,000 at a time.
 
         Safe to repeat: a drop that is in progress or done is answered as it is, and one that was refused begins anew.
-        Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none is
-        set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
+        Fails with FAILED_PRECONDITION, and changes nothing then: `USAGE_RETAINED` while the retention is not over or none
+        is set; `USAGE_MONTH_OPEN` before the month has ended 36 days ago, and while usage of it waits for a price or for
         billing, or an authorization, a lease or the parts of a call are open that began in it; `USAGE_MONTH_DROPPED` where
         it is dropped already, or with other numbers.
         """
@@ -163,13 +163,13 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.ForgetUserRequest,
         context: _aio.ServicerContext[_retention_pb2.ForgetUserRequest, _abc.Awaitable[_retention_pb2.ForgetUserResponse]],
     ) -> _abc.Awaitable[_retention_pb2.ForgetUserResponse]:
-        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records, their
-        corrections and the parts of calls, and the titles and contents of the user's conversations.
+        """Empties the texts of a user, of all organizations: labels, error messages and conversation ids in usage records,
+        their corrections and the parts of calls, and the titles and contents of the user's conversations.
 
-        Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded call
-        is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded later
-        is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to repeat: a
-        repeat after the end begins anew.
+        Quantities, money, sums and the fact that a call failed stay, and so does the user's id. A repeat of a recorded
+        call is still recognised. The work is done in the background, and goes on after a restart. Usage that is recorded
+        later is not emptied: delete the user in identity first, and call this again for what came meanwhile. Safe to
+        repeat: a repeat after the end begins anew.
         """
 
     @_abc_1.abstractmethod

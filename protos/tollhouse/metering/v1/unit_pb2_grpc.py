@@ -111,8 +111,8 @@ class UnitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveUnit(self, request, context):
-        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
-        it stay in force. UpdateUnit takes an archived unit into use again.
+        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that
+        have it stay in force. UpdateUnit takes an archived unit into use again.
 
         Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
         `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.

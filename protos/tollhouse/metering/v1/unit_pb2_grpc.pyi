@@ -40,8 +40,8 @@ class UnitServiceStub:
     with FAILED_PRECONDITION, reason `UNIT_NEEDED`, where ArchiveUnit does.
     """
     ArchiveUnit: _aio.UnaryUnaryMultiCallable[_unit_pb2.ArchiveUnitRequest, _unit_pb2.ArchiveUnitResponse]
-    """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
-    it stay in force. UpdateUnit takes an archived unit into use again.
+    """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that
+    have it stay in force. UpdateUnit takes an archived unit into use again.
 
     Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
     `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.
@@ -103,8 +103,8 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _unit_pb2.ArchiveUnitRequest,
         context: _aio.ServicerContext[_unit_pb2.ArchiveUnitRequest, _abc.Awaitable[_unit_pb2.ArchiveUnitResponse]],
     ) -> _abc.Awaitable[_unit_pb2.ArchiveUnitResponse]:
-        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
-        it stay in force. UpdateUnit takes an archived unit into use again.
+        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that
+        have it stay in force. UpdateUnit takes an archived unit into use again.
 
         Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
         `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.

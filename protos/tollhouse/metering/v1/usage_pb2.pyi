@@ -76,8 +76,8 @@ class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement
     SETTLEMENT_SETTLED: _Settlement.ValueType  # 2
     """Billing has charged the cost, or there was nothing to charge."""
     SETTLEMENT_PENDING_PRICE: _Settlement.ValueType  # 3
-    """No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
-    when a price is set.
+    """No price is known for the model at that time, or one by which it would cost more than an amount can be. It is
+    charged when a price is set.
     """
     SETTLEMENT_REFUSED: _Settlement.ValueType  # 4
     """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
@@ -94,8 +94,8 @@ SETTLEMENT_PENDING: Settlement.ValueType  # 1
 SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 """Billing has charged the cost, or there was nothing to charge."""
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
-"""No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
-when a price is set.
+"""No price is known for the model at that time, or one by which it would cost more than an amount can be. It is
+charged when a price is set.
 """
 SETTLEMENT_REFUSED: Settlement.ValueType  # 4
 """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
@@ -166,8 +166,8 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     USAGE_DIMENSION_ENVIRONMENT: _UsageDimension.ValueType  # 9
     """The environment, `LIVE` or `TEST`."""
     USAGE_DIMENSION_UNIT: _UsageDimension.ValueType  # 10
-    """The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its cost
-    is rounded once, for all of them together, so no unit has an exact share of it.
+    """The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its
+    cost is rounded once, for all of them together, so no unit has an exact share of it.
     """
     USAGE_DIMENSION_ENDPOINT: _UsageDimension.ValueType  # 11
     """The endpoint."""
@@ -206,8 +206,8 @@ USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 8
 USAGE_DIMENSION_ENVIRONMENT: UsageDimension.ValueType  # 9
 """The environment, `LIVE` or `TEST`."""
 USAGE_DIMENSION_UNIT: UsageDimension.ValueType  # 10
-"""The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its cost
-is rounded once, for all of them together, so no unit has an exact share of it.
+"""The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its
+cost is rounded once, for all of them together, so no unit has an exact share of it.
 """
 USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 11
 """The endpoint."""
@@ -672,8 +672,8 @@ class RecordUsageRequest(_message.Message):
     `… (10000 characters)`. A usage with an error message counts as an error.
     """
     endpoint: _builtins.str
-    """The endpoint of the platform that was called, cut to 256 characters. Sums are kept for each value: give the route, such
-    as `/v1/files/{id}`, and not each path.
+    """The endpoint of the platform that was called, cut to 256 characters. Sums are kept for each value: give the route,
+    such as `/v1/files/{id}`, and not each path.
     """
     conversation_id: _builtins.str
     """The conversation the work belongs to, cut to 256 characters. It only describes the work: a charge is never refused
@@ -682,12 +682,12 @@ class RecordUsageRequest(_message.Message):
     partial: _builtins.bool
     """Whether the work was interrupted. The counts are then what had been produced by that time."""
     backfill: _builtins.bool
-    """Lifts the limit of 35 days, to load old usage. For operators only; others get PERMISSION_DENIED. Not compared when
-    a request is repeated.
+    """Lifts the limit of 35 days, to load old usage. For operators only; others get PERMISSION_DENIED, reason
+    `BACKFILL_FOR_OPERATORS_ONLY`. Not compared when a request is repeated.
     """
     service_tier: _builtins.str
-    """The service tier the work was done in, such as `batch`; `standard` when empty. A tier for which a quantity has no rate makes the
-    usage wait for a price.
+    """The service tier the work was done in, such as `batch`; `standard` when empty. A tier for which a quantity has no
+    rate makes the usage wait for a price.
     """
     total_tokens: _builtins.int
     """The total number of tokens as the provider reports it: refused if the token units do not add up to it."""
@@ -807,11 +807,11 @@ class RecordUsageResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """The limits that the usage is counted in, after it: those in force for it, in the windows of its occur_time. Usage is
-        never refused because of a limit. A window that is over is counted in until the next one is over, too. Usage without
-        a price counts in limits on `spend` when it gets one. In a batch, each limit is there once for each that it limits,
-        with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all. Absent for repeats, and
-        where they could not be read after the usage was stored.
+        """The limits that the usage is counted in, after it: those in force for it, in the windows of its occur_time. Usage
+        is never refused because of a limit. A window that is over is counted in until the next one is over, too. Usage
+        without a price counts in limits on `spend` when it gets one. In a batch, each limit is there once for each that it
+        limits, with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all. Absent for
+        repeats, and where they could not be read after the usage was stored.
         """
 
     def __init__(
@@ -933,8 +933,8 @@ class StreamUsageRequest(_message.Message):
 
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordUsageRequest]:
-        """Calls to record, at most 500, each checked by itself. A message costs more than a call, so that a stream of messages
-        with many calls is several times as fast. They are acknowledged in `outcomes`.
+        """Calls to record, at most 500, each checked by itself. A message costs more than a call, so that a stream of
+        messages with many calls is several times as fast. They are acknowledged in `outcomes`.
         """
 
     def __init__(
@@ -965,8 +965,8 @@ class StreamUsageResponse(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageOutcome]:
-        """What became of calls that were sent in `usages`, of one message or of several. Their organization_id and operation_id
-        name them.
+        """What became of calls that were sent in `usages`, of one message or of several. Their organization_id and
+        operation_id name them.
         """
 
     def __init__(
@@ -1221,9 +1221,9 @@ class QueryUsageRequest(_message.Message):
     window: Global___UsageWindow.ValueType
     """The length of a row's window."""
     time_zone: _builtins.str
-    """The IANA time zone whose days, weeks and months the windows follow, such as `Asia/Kolkata`; UTC when empty. Every zone
-    is answered exactly from June 2016 on. Before that, a zone is refused whose days began at a time of UTC at which no sum
-    begins.
+    """The IANA time zone whose days, weeks and months the windows follow, such as `Asia/Kolkata`; UTC when empty. Every
+    zone is answered exactly from June 2016 on. Before that, a zone is refused whose days began at a time of UTC at
+    which no sum begins.
     """
     page_size: _builtins.int
     """How many rows to return: 50 when zero, at most 1000. A page may hold fewer even when more follow."""
@@ -1235,14 +1235,14 @@ class QueryUsageRequest(_message.Message):
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The beginning, rounded down to a full hour of UTC, or to a quarter of an hour at which a day begins in some time zone,
-        such as 18:30 for Asia/Kolkata. Windows of hours and minutes are rounded down to full hours and minutes.
+        """The beginning, rounded down to a full hour of UTC, or to a quarter of an hour at which a day begins in some time
+        zone, such as 18:30 for Asia/Kolkata. Windows of hours and minutes are rounded down to full hours and minutes.
         """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The end, not included, rounded up to the same. At most 3660 days after start_time; by MINUTE at most 24 hours, from at
-        most 25 hours ago. By HOUR there are at most 10,000 hours.
+        """The end, not included, rounded up to the same. At most 3660 days after start_time; by MINUTE at most 24 hours, from
+        at most 25 hours ago. By HOUR there are at most 10,000 hours.
         """
 
     @_builtins.property
@@ -1438,8 +1438,8 @@ class UsageSummary(_message.Message):
     organization_id: _builtins.str
     """The organization, when grouped by it."""
     error_rate: _builtins.str
-    """The share of calls that failed, a decimal from 0 to 1: error_count divided by request_count, rounded half to even to
-    six digits. Empty when grouped by unit.
+    """The share of calls that failed, a decimal from 0 to 1: error_count divided by request_count, rounded half to even
+    to six digits. Empty when grouped by unit.
     """
     rank: _builtins.int
     """In an answer with a top, the group's place in the whole range: 1 for the largest. The row of all others has the
@@ -1469,8 +1469,8 @@ class UsageSummary(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
-        """What was used of other units than the eight token classes. When grouped by unit, the quantity of that unit alone, of
-        whatever kind.
+        """What was used of other units than the eight token classes. When grouped by unit, the quantity of that unit alone,
+        of whatever kind.
         """
 
     @_builtins.property
@@ -1479,8 +1479,8 @@ class UsageSummary(_message.Message):
 
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The value of each other dimension that the query groups by, by its name, such as `service_tier` or `batch_id`; empty
-        for usage without one.
+        """The value of each other dimension that the query groups by, by its name, such as `service_tier` or `batch_id`;
+        empty for usage without one.
         """
 
     @_builtins.property
@@ -1537,15 +1537,15 @@ class LatencySummary(_message.Message):
     sum_ms: _builtins.int
     """The sum of the latencies, in milliseconds."""
     mean_ms: _builtins.str
-    """The mean in milliseconds, a decimal: sum_ms divided by count, rounded half to even to three digits. Empty when no call
-    reported its latency.
+    """The mean in milliseconds, a decimal: sum_ms divided by count, rounded half to even to three digits. Empty when no
+    call reported its latency.
     """
     p50_ms: _builtins.int
     """The median in milliseconds: at least half of the calls took at most so long; 0 when no call reported its latency.
 
-    It is estimated from the buckets. The call in question, by its nearest rank, is in a known bucket, within which calls
-    are taken as evenly spread. So it is off by less than the bucket is wide, for example by less than 250 ms between 250
-    and 500 ms. In the last bucket it is 60000, which means that or more.
+    It is estimated from the buckets. The call in question, by its nearest rank, is in a known bucket, within which
+    calls are taken as evenly spread. So it is off by less than the bucket is wide, for example by less than 250 ms
+    between 250 and 500 ms. In the last bucket it is 60000, which means that or more.
     """
     p95_ms: _builtins.int
     """The 95th percentile in milliseconds, estimated as p50_ms is."""
@@ -1784,8 +1784,8 @@ class AmendUsageRequest(_message.Message):
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
-        """What was used of any other units; each unit at most once, at most 64, and none that is counted in tokens. They replace
-        all quantities of the usage.
+        """What was used of any other units; each unit at most once, at most 64, and none that is counted in tokens. They
+        replace all quantities of the usage.
         """
 
     @_builtins.property
@@ -2162,7 +2162,9 @@ class PendingPrice(_message.Message):
     """How many usages."""
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
-        """What they would cost in all. Absent for usage that has no price: the model has none at that time, or none for a unit."""
+        """What they would cost in all. Absent for usage that has no price: the model has none at that time, or none for a
+        unit.
+        """
 
     @_builtins.property
     def first_time(self) -> _timestamp_pb2.Timestamp:
@@ -2541,8 +2543,9 @@ class RerateUsageRequest(_message.Message):
     current_price_version_id: _builtins.str
     """Only usage that has this price version after its corrections, when given."""
     price_version_id: _builtins.str
-    """The price version to price the usage with, when given: only usage of its model is looked at, and of its organization
-    where it has one. Without it, each usage is priced with the version that is in force now for the time of the usage.
+    """The price version to price the usage with, when given: only usage of its model is looked at, and of its
+    organization where it has one. Without it, each usage is priced with the version that is in force now for the time
+    of the usage.
     """
     digest: _builtins.str
     """The digest of a preview with the same filters and price, when the job may only do what that has shown: 32
@@ -2624,8 +2627,8 @@ class RerateUsageResponse(_message.Message):
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerateDifference]:
-        """With validate_only: what would become of usage, by organization, model and currency. A page looks at 20,000 usages at
-        most, so what belongs together may be on several pages: add it up.
+        """With validate_only: what would become of usage, by organization, model and currency. A page looks at 20,000 usages
+        at most, so what belongs together may be on several pages: add it up.
         """
 
     def __init__(
@@ -3160,8 +3163,8 @@ class ExportUsageRequest(_message.Message):
     """Whether a CSV file begins with a byte order mark, by which some spreadsheets know UTF-8."""
     raw_text: _builtins.bool
     """Whether text in CSV stays as it is where a spreadsheet would take it for a formula. Otherwise a cell of text that
-    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it, and so does one that begins with an
-    apostrophe: take the first apostrophe away to have the text. JSON always has text as it is.
+    begins with `=`, `+`, `-`, `@`, a tab or a line end gets an apostrophe before it, and so does one that begins with
+    an apostrophe: take the first apostrophe away to have the text. JSON always has text as it is.
     """
     issuer_name: _builtins.str
     """For FOCUS, the name of the platform: ProviderName and InvoiceIssuerName. `Tollhouse` when empty."""
@@ -3282,8 +3285,8 @@ class UsageExportManifest(_message.Message):
     byte_count: _builtins.int
     """How many bytes the file has."""
     digest: _builtins.str
-    """A digest over the lines of the file, in hexadecimal: `d` begins as 32 zero bytes, and becomes the SHA-256 of `d` and
-    the line, its line end included, for one line after another. A line ends with the byte 0x0A.
+    """A digest over the lines of the file, in hexadecimal: `d` begins as 32 zero bytes, and becomes the SHA-256 of `d`
+    and the line, its line end included, for one line after another. A line ends with the byte 0x0A.
     """
     request_count: _builtins.int
     """How many calls the rows stand for: those put in less those taken out."""

@@ -161,15 +161,17 @@ class UsageServiceServicer:
         verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
         would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
         recorded then. The same kind has the reason `USAGE_DROPPED` for a repeat of usage that was dropped with its month,
-        which is not charged again, and `USAGE_MONTH_DROPPED` for history in such a month. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
-        done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
-        failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
+        which is not charged again, and `USAGE_MONTH_DROPPED` for history in such a month. An unknown model or a missing
+        price is not a failure: the settlement is PENDING_PRICE. Work that is done is charged even if the account's funds
+        do not cover it. A field that only describes the work does not cause a failure either: an invalid value is cut or
+        left out, and the field is named in adjusted_fields.
 
         Usage falls under the subscription that it names, also one that has ended. Fails with NOT_FOUND, reason
         `SUBSCRIPTION_NOT_FOUND`, when the organization has none of this id, and with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_MISMATCH`, when it is for another user or model than the usage: nothing is recorded then. Where none is
-        named, usage falls under the nearest live one that had begun at the occur_time, as for Authorize. While billing cannot
-        be asked, usage is recorded with what is known: with the subscription it names, or the last one that was found.
+        `SUBSCRIPTION_MISMATCH`, when it is for another user or model than the usage: nothing is recorded then. Where none
+        is named, usage falls under the nearest live one that had begun at the occur_time, as for Authorize. While billing
+        cannot be asked, usage is recorded with what is known: with the subscription it names, or the last one that was
+        found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,15 +192,16 @@ class UsageServiceServicer:
 
         What waits in the stream is recorded together. At most 2,000 calls of a stream are in progress, beside those of one
         further message; the server reads on as earlier ones are acknowledged. When the stream breaks, send every call that
-        was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged twice.
+        was not acknowledged again, with the same operation_id: what was acknowledged is kept, and nothing is charged
+        twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well, and with
-        FAILED_PRECONDITION, reason `USAGE_DROPPED`, where the record was dropped with its month.
+        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well, and
+        with FAILED_PRECONDITION, reason `USAGE_DROPPED`, where the record was dropped with its month.
 
         Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
         query parameter of the route that ends in `:get`.
@@ -223,8 +226,8 @@ class UsageServiceServicer:
 
         Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
         as there are hours with usage, however many calls there were. An hour in which a day begins in some time zone has a
-        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of the
-        last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
+        sum for each part, so the days, weeks and months of every zone are exact. By MINUTE, the usage itself is read, of
+        the last day; fails with FAILED_PRECONDITION, reason `TOO_MANY_CALLS`, when there are more than 200,000 calls then.
 
         Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
         organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
@@ -241,22 +244,22 @@ class UsageServiceServicer:
         """Replaces quantities, labels or the time of a recorded usage. The money, the sums of QueryUsage and the counters of
         limits follow.
 
-        The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after it;
-        GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the usage
-        has. What it costs more is debited whatever the account has, what it costs less is given
-        back as reversals of its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are
-        issued stay as they are, and the next one has the correction. Usage counts in the windows of its time, so a new time
-        moves it to others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any
-        more are left out.
+        The usage stays as it was recorded. A correction is stored beside it, with what the usage was before and is after
+        it; GetUsage and ListUsageCorrections show it. Computed costs are computed again with the price version that the
+        usage has. What it costs more is debited whatever the account has, what it costs less is given back as reversals of
+        its charges: each movement names the usage in its metadata, under `corrects`. Invoices that are issued stay as they
+        are, and the next one has the correction. Usage counts in the windows of its time, so a new time moves it to
+        others; that of an authorized call stays where the call was authorized. Windows that nothing looks at any more are
+        left out.
 
         Repeating it with the same operation_id and fields gives the stored answer with replayed set; with other fields it
         fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND where the organization has no such
-        usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would change,
-        `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost that no amount
-        can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed, `TOO_MANY_CORRECTIONS` after 100,
-        `USAGE_DROPPED` for usage that was dropped with its month, `USAGE_MONTH_DROPPED` where it is, was or would be in a
-        month that is dropped: record what is missing with corrects_operation_id.
-        Nothing is changed then. While billing cannot be reached the correction is stored, and its money follows.
+        usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would
+        change, `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost
+        that no amount can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed,
+        `TOO_MANY_CORRECTIONS` after 100, `USAGE_DROPPED` for usage that was dropped with its month, `USAGE_MONTH_DROPPED`
+        where it is, was or would be in a month that is dropped: record what is missing with corrects_operation_id. Nothing
+        is changed then. While billing cannot be reached the correction is stored, and its money follows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,7 +269,8 @@ class UsageServiceServicer:
         """Takes a recorded usage back: it costs nothing, and counts in no sum and no limit any more.
 
         It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_VOIDED` where the usage is
-        voided already, `TOO_MANY_CORRECTIONS` after 100. Usage that waits for a price stops waiting. RestoreUsage undoes it.
+        voided already, `TOO_MANY_CORRECTIONS` after 100. Usage that waits for a price stops waiting. RestoreUsage undoes
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,9 +279,9 @@ class UsageServiceServicer:
     def RestoreUsage(self, request, context):
         """Makes a voided usage what it was before it was voided. It is charged again.
 
-        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_NOT_VOIDED` where the usage is
-        not voided, `TOO_MANY_CORRECTIONS` after 100. It counts again in the limits that it was counted in, as far as their
-        windows are still looked at.
+        It is a correction as AmendUsage describes, with the same repeats and failures: `USAGE_NOT_VOIDED` where the usage
+        is not voided, `TOO_MANY_CORRECTIONS` after 100. It counts again in the limits that it was counted in, as far as
+        their windows are still looked at.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,9 +300,9 @@ class UsageServiceServicer:
         """Sums the usage that waits for a price, by organization and model, with what it would cost at a given price, or at
         those in force at its time. Nothing is changed: usage is charged once, by itself, when a price is set.
 
-        A page looks at 20,000 usages at most, so what belongs to one organization and model may be on several pages: add it
-        up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the list.
-        Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
+        A page looks at 20,000 usages at most, so what belongs to one organization and model may be on several pages: add
+        it up. It may hold fewer rows than asked for, even none, when more follow: only an empty next_page_token ends the
+        list. Fails with NOT_FOUND for a price version that does not exist, and with FAILED_PRECONDITION, reason
         `PRICE_OF_ANOTHER_MODEL`, for one of another model than the one that is asked about.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -308,16 +312,18 @@ class UsageServiceServicer:
     def WatchUsage(self, request, context):
         """Streams an organization's usage and corrections as they are recorded, from now, from a time or from a position on.
 
-        Each usage and each correction that is committed after the position is sent once, also one that is committed late: what
-        was sent at a look is not sent again, and what was not is found at the next. They come in the order of the looks, of
-        which there is one a second at most, and within a look in the order of their ids, usage first. Usage whose time is
-        long ago comes when it is recorded. Each message has a position with which another stream, of any process, goes on
-        without a gap and without a repeat. Without news a message with nothing but a position is sent every five seconds.
+        Each usage and each correction that is committed after the position is sent once, also one that is committed late:
+        what was sent at a look is not sent again, and what was not is found at the next. They come in the order of the
+        looks, of which there is one a second at most, and within a look in the order of their ids, usage first. Usage
+        whose time is long ago comes when it is recorded. Each message has a position with which another stream, of any
+        process, goes on without a gap and without a repeat. Without news a message with nothing but a position is sent
+        every five seconds.
 
-        A slow reader loses nothing: the next look waits for it. A stream ends with OK after about five minutes; go on from the
-        last position. What takes more than two minutes from its id to its commit is not found; statements are given up long
-        before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored since,
-        and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this organization.
+        A slow reader loses nothing: the next look waits for it. A stream ends with OK after about five minutes; go on from
+        the last position. What takes more than two minutes from its id to its commit is not found; statements are given up
+        long before. Fails with INVALID_ARGUMENT for a position of another organization, or of a database that was restored
+        since, and with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves 256 streams, or 16 of this
+        organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -327,8 +333,8 @@ class UsageServiceServicer:
         """Compares usage with the time before, forecasts the current month, and marks days that stand out.
 
         All of it follows from the sums of whole days that QueryUsage answers, so the same usage has the same answer. The
-        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have usage in
-        more than 20,000 currencies.
+        methods are in docs/statistics.md. Fails with FAILED_PRECONDITION, reason `TOO_MANY_ROWS`, when the days have more
+        than 20,000 sums, one for each day and currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -339,15 +345,15 @@ class UsageServiceServicer:
         now for its time. The difference is charged or given back.
 
         Each usage whose cost changes gets a correction of kind RERATE, as AmendUsage describes: money, sums and limits
-        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost and
-        provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and usage
-        that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is counted with
-        the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
+        follow, and a further AmendUsage computes with the new price version. Re-rating again undoes it. Usage whose cost
+        and provider cost stay the same gets none. Left out and counted are voided usage, usage with a stated amount, and
+        usage that waits for a price, which is priced by itself. A usage that cannot be priced stays as it is, and is
+        counted with the reason: `PRICE_UNKNOWN`, `PRICE_OF_ANOTHER_CURRENCY`, `COST_TOO_LARGE`, `TOO_MANY_CORRECTIONS`.
 
         The work is done by a job, which GetRerateJob shows. With validate_only nothing is done: the answer says what would
         be, page by page, and the last page has a digest of all of it. A job that is given this digest is refused with
-        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is found
-        by the job itself, before it corrects any: it ends as REFUSED then.
+        FAILED_PRECONDITION, reason `RERATE_CHANGED`, where it would do anything else. Of more than 20,000 usages this is
+        found by the job itself, before it corrects any: it ends as REFUSED then.
 
         Repeating it with the same operation_id and fields gives the job with replayed set; with other fields it fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`. Fails with NOT_FOUND for an organization or a price version that does
@@ -376,8 +382,8 @@ class UsageServiceServicer:
     def PauseRerateJob(self, request, context):
         """Pauses a job. Once this is answered it corrects nothing, until ResumeRerateJob. A paused job stays paused.
 
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended.
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it
+        has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -386,19 +392,19 @@ class UsageServiceServicer:
     def ResumeRerateJob(self, request, context):
         """Lets a paused job go on where it was. One that is under way stays so.
 
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended.
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it
+        has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRerateJob(self, request, context):
-        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled job
-        stays canceled.
+        """Ends a job before it is done. What it has corrected stays so; re-rating at the price before undoes it. A canceled
+        job stays canceled.
 
-        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it has
-        ended in another way.
+        Fails with NOT_FOUND where there is no such job, and with FAILED_PRECONDITION, reason `RERATE_JOB_ENDED`, where it
+        has ended in another way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -409,27 +415,27 @@ class UsageServiceServicer:
 
         A file has a row for each recorded usage as it was recorded, with the price that came later where it had none, and
         two rows for each correction: what it takes out, below zero, and what it puts in. So every column of quantities and
-        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of their
-        occur_time. A row belongs to the range by its own occur_time.
+        costs adds up to the sums of QueryUsage. Rows come organization by organization, those of each in the order of
+        their occur_time. A row belongs to the range by its own occur_time.
 
-        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece unless
-        the request says another; rows that are written while it is made are left out. A transaction that was under way at
-        that very moment may be left out as well: ask for a time some seconds ago where that matters.
+        The file has what was recorded, priced and corrected until its as_of_time, which is the time of the first piece
+        unless the request says another; rows that are written while it is made are left out. A transaction that was under
+        way at that very moment may be left out as well: ask for a time some seconds ago where that matters.
 
-        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over, send
-        the request again with the last token received: the stream goes on with the next byte of the same file. The last piece
-        has a manifest and no token; a file without it is not complete.
+        Every piece ends at the end of a row and brings a resume_token. When the stream breaks or its deadline is over,
+        send the request again with the last token received: the stream goes on with the next byte of the same file. The
+        last piece has a manifest and no token; a file without it is not complete.
 
-        A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a range of
-        more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
+        A process reads for four exports at a time; further ones wait for their turn. Fails with INVALID_ARGUMENT for a
+        range of more than 400 days and for a resume_token of another request, and with FAILED_PRECONDITION, reason
         `TOO_MANY_TOTALS`, where the usage has more units and currencies than a token can carry, and reason
-        `USAGE_MONTH_DROPPED`, where usage of the range was dropped: its sums are what QueryUsage answers. Users and keys export the
-        usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND without an
-        organization_id.
+        `USAGE_MONTH_DROPPED`, where usage of the range was dropped: its sums are what QueryUsage answers. Users and keys
+        export the usage of one organization, a project's or their own where they may see no more, and get NOT_FOUND
+        without an organization_id.
 
-        Over REST the answer is the file itself, without the tokens and the manifest. HTTP cannot say after the beginning of a
-        file that the rest could not be made. So where an export fails on its way, a last piece without token and manifest
-        comes before the error, which is no part of the file: the line `This file is not complete.`
+        Over REST the answer is the file itself, without the tokens and the manifest. HTTP cannot say after the beginning
+        of a file that the rest could not be made. So where an export fails on its way, a last piece without token and
+        manifest comes before the error, which is no part of the file: the line `This file is not complete.`
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

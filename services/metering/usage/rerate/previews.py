@@ -66,7 +66,7 @@ class Previews:
             NotFound: a price version does not exist, or is for other organizations alone.
             PriceOfAnotherModel: the price version is for none of the models.
             PriceOfAnotherCurrency: the price version is in another currency than the one it replaces.
-            UsageMonthDropped: usage of the range was dropped, so it can not be re-rated.
+            UsageMonthDropped: usage of the range was dropped, so it cannot be re-rated.
         """
         for unknown in await self._organizations.find_unknown(scope.organization_ids):
             raise OrganizationNotFound(organization_id=unknown)

@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -26,11 +25,11 @@ from tests.billing.support import BillingServer, Ledger, funded, organization, u
 from tests.billing.test_run_periods import run
 from tests.support.clock import FixedClock
 from tests.support.events import announced
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tests.support.sharded import SHARDS
 from tollhouse.billing.v1 import ledger_pb2
 
 pytestmark = [pytest.mark.own_database, pytest.mark.shards]
-_TIMES = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 
 
 def utc(text: str) -> datetime:
@@ -253,7 +252,7 @@ async def test_sigkill_at_every_statement_issues_each_once_without_a_gap(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.billing.dying_automatic"])
     rounds = 0
-    for point in dying_automatic.POINTS * _TIMES:
+    for point in dying_automatic.POINTS * KILLS_AT_EACH_POINT:
         rounds += 1
         for org in organizations:
             await ledger.debit(org, f"work-{rounds}", "2")

@@ -2,12 +2,10 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
-from typing import Final
 
 import pytest
 
@@ -18,11 +16,9 @@ from tests.billing import dying_collection
 from tests.billing.collecting_house import CollectingHouse, open_collecting
 from tests.billing.period_house import pending
 from tests.billing.test_saved_methods import customer, payments_of, subscribe
-from tests.support.sharded import SHARDS
+from tests.support.kills import KILLS_AT_EACH_POINT
 
 pytestmark = pytest.mark.thorough
-
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 
 @pytest.fixture
@@ -32,14 +28,14 @@ async def till(database_urls: dict[str, str]) -> AsyncIterator[CollectingHouse]:
 
 
 @pytest.mark.shards
-@pytest.mark.timeout(120 + 60 * KILLS)
+@pytest.mark.timeout(120 + 60 * KILLS_AT_EACH_POINT)
 async def test_sigkill_at_every_point_subscribes_charges_and_tells_once(
     till: CollectingHouse, database_urls: dict[str, str]
 ) -> None:
     url = database_urls["billing"]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.billing.dying_collection"])
-    for _ in range(KILLS):
+    for _ in range(KILLS_AT_EACH_POINT):
         saved = await subscribe(till, await customer(till), await till.plan())
         buyer, changer, ended = new_id(), new_id(), await till.bought("stripe", await till.plan())
         live = await till.house.add(pending(await till.plan(price=0), till.shop.clock.now(), organization_id=changer))

@@ -4,7 +4,6 @@ Issuing and voiding are one transaction each. What dies before its commit has do
 all, and the repeat finds that.
 """
 
-import os
 import signal
 from decimal import Decimal
 
@@ -14,11 +13,10 @@ from tests.billing import dying_issue
 from tests.billing.invoice_calls import NOW, get, issue, list_all, set_issuer, void
 from tests.billing.support import BillingServer, funded, refusal
 from tests.support.forked import exit_code_of
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tollhouse.billing.v1 import invoice_pb2 as pb
 
 pytestmark = pytest.mark.thorough
-
-_TIMES = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 
 
 async def _die(url: str, organization_id: str, invoice_id: str, point: str) -> None:
@@ -32,7 +30,7 @@ async def test_sigkill_while_issuing_leaves_no_gap_and_bills_once(
     async with server.start() as ledger:
         await set_issuer(ledger)
         expected = []
-        for point in dying_issue.ISSUE_POINTS * _TIMES:
+        for point in dying_issue.ISSUE_POINTS * KILLS_AT_EACH_POINT:
             org = await funded(ledger, hold=None)
             await ledger.debit(org, "work", "2.5")
             await _die(database_urls["billing"], org, "", point)
@@ -51,7 +49,7 @@ async def test_sigkill_while_issuing_leaves_no_gap_and_bills_once(
 async def test_sigkill_while_voiding_voids_all_or_nothing(server: BillingServer, database_urls: dict[str, str]) -> None:
     async with server.start() as ledger:
         await set_issuer(ledger)
-        for point in dying_issue.VOID_POINTS * _TIMES:
+        for point in dying_issue.VOID_POINTS * KILLS_AT_EACH_POINT:
             org = await funded(ledger, hold=None)
             await ledger.debit(org, "work", "2.5")
             invoice = await issue(ledger, org, NOW)

@@ -1,9 +1,7 @@
 """A process that is killed between any two statements of a payment leaves nothing lost and nothing brought twice."""
 
-import os
 import signal
 from decimal import Decimal
-from typing import Final
 
 import pytest
 
@@ -12,18 +10,16 @@ from services.billing.payment.domain import PaymentStatus
 from tests.billing import dying_payment
 from tests.billing.payment_house import fact, open_payments, paid, reference
 from tests.support.forked import exit_code_of
-from tests.support.sharded import SHARDS
+from tests.support.kills import KILLS_AT_EACH_POINT
 
 pytestmark = pytest.mark.thorough
-
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 
 @pytest.mark.shards
 async def test_sigkill_at_every_point_brings_and_takes_back_once(database_urls: dict[str, str]) -> None:
     url = database_urls["billing"]
     async with open_payments(url) as house:
-        for point in dying_payment.POINTS * KILLS:
+        for point in dying_payment.POINTS * KILLS_AT_EACH_POINT:
             checkout, org = await house.checkout(), new_id()
             order = reference("ORDER", f"order-{checkout.payment_id}")
             facts = [

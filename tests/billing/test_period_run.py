@@ -1,7 +1,6 @@
 """The run of periods: each period once, in order, whatever crashes, however late; and one that fails stops no other."""
 
 import asyncio
-import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,10 +20,10 @@ from tests.billing import dying_run
 from tests.billing.period_house import DAY, House, open_house, pending, terms, utc
 from tests.support.clock import FixedClock
 from tests.support.forked import exit_code_of
-from tests.support.sharded import SHARDS, execute_in_shards
+from tests.support.kills import KILLS_AT_EACH_POINT
+from tests.support.sharded import execute_in_shards
 
 STARTED = EventKind.PERIOD_STARTED
-KILLS = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 
 @pytest.fixture
@@ -252,11 +251,11 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
         await house.pay_in(one.organization_id, "10000" if one is not ids["poor"] else "15")
     clock.set(utc("2030-01-15"))
     killed: Counter[str] = Counter()
-    for commit in dying_run.COMMITS * KILLS:
+    for commit in dying_run.COMMITS * KILLS_AT_EACH_POINT:
         ended = await exit_code_of(dying_run.run, database_urls["billing"], clock.now(), commit)
         assert ended == -signal.SIGKILL
         killed[commit] += 1
-    assert killed == dict.fromkeys(dying_run.COMMITS, KILLS)
+    assert killed == dict.fromkeys(dying_run.COMMITS, KILLS_AT_EACH_POINT)
     await house.work_off()
     # From 31 January 2026 until the end of 2029 there are 48 periods.
     for name in ("a", "b", "user"):

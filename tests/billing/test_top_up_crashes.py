@@ -2,13 +2,11 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
 from multiprocessing.context import ForkServerContext
-from typing import Final
 
 import pytest
 
@@ -24,11 +22,10 @@ from services.billing.subscription.offers import Offers
 from services.billing.subscription.self_service import SelfService
 from tests.billing import dying_top_up
 from tests.billing.shop import PROVIDERS, Shop, open_shop, organization
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tests.support.providers.http import Fault
-from tests.support.sharded import SHARDS
 
 pytestmark = [pytest.mark.shards, pytest.mark.thorough]
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 
 @dataclass
@@ -98,7 +95,7 @@ def processes() -> ForkServerContext:
 async def test_sigkill_at_every_point_of_a_top_up_charges_and_credits_once(
     topped: Topped, processes: ForkServerContext
 ) -> None:
-    for point in dying_top_up.POINTS * KILLS:
+    for point in dying_top_up.POINTS * KILLS_AT_EACH_POINT:
         org = await topped.due()
         child = processes.Process(target=dying_top_up.run, args=(topped.url, topped.shop.stripe.url, point))
         child.start()

@@ -1,6 +1,5 @@
 """Whatever a process dies after while it charges the usage of a period, each movement is made once."""
 
-import os
 import signal
 from datetime import timedelta
 from decimal import Decimal
@@ -16,8 +15,8 @@ from tests.billing.usage_charge_house import Metered, charging, pages
 from tests.metering.support import eventually
 from tests.support.clock import FixedClock
 from tests.support.forked import exit_code_of
+from tests.support.kills import KILLS_AT_EACH_POINT
 
-_TIMES = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 _USED = (
     # When it is looked at, what is known then, and what was charged in all: with a minimum of 400.
     ("2026-10-01", "101", Decimal(400)),
@@ -34,7 +33,7 @@ async def test_sigkill_at_each_point_charges_and_gives_back_once(database_urls: 
         metered = Metered(house, clock)
         terms = charging(0, pages(("100", "3"), ("", "1")), minimum="400")
         plan = await house.plan("metered", terms)
-        for point in dying_usage_charge.POINTS * _TIMES:
+        for point in dying_usage_charge.POINTS * KILLS_AT_EACH_POINT:
             clock.set(utc("2026-09-01"))
             s = await house.add(pending(plan, clock.now(), expire=utc("2026-10-01")))
             await house.work_off()

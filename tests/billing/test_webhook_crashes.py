@@ -1,10 +1,8 @@
 """A process that is killed between a webhook and what follows from it loses nothing and doubles nothing."""
 
 import asyncio
-import os
 import signal
 from decimal import Decimal
-from typing import Final
 
 import pytest
 
@@ -13,12 +11,10 @@ from tests.billing import dying_inbox
 from tests.billing.shop import open_shop, organization
 from tests.support.clock import FixedClock
 from tests.support.forked import exit_code_of
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tests.support.providers.stripe import FakeStripe
-from tests.support.sharded import SHARDS
 
 pytestmark = pytest.mark.thorough
-
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 
 
 @pytest.mark.shards
@@ -27,7 +23,7 @@ async def test_sigkill_at_every_point_leaves_the_rest_to_the_provider_and_the_ne
 ) -> None:
     url = database_urls["billing"]
     async with open_shop(url) as shop:
-        for point in dying_inbox.POINTS * KILLS:
+        for point in dying_inbox.POINTS * KILLS_AT_EACH_POINT:
             org = organization()
             webhooks = await shop.live("stripe", org, ["subscribe", "renew", "refund a part"])
             # The clock of the other process stands at the beginning.

@@ -13,9 +13,8 @@ from libs.common.errors import Overloaded
 from services.metering.usage.streaming import servicer as streaming
 from tests.metering.leases.processes import process
 from tests.metering.support import Metering, Platform, usage
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tollhouse.metering.v1 import usage_pb2 as pb
-
-KILLS = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20"))
 
 
 def messages(usages: list[pb.RecordUsageRequest], size: int) -> list[pb.StreamUsageRequest]:
@@ -39,7 +38,7 @@ async def test_what_a_killed_process_acknowledged_is_kept_and_the_rest_is_charge
     await platform.fund(organization_id)
     before = await platform.posted(organization_id)
     sent = 0
-    for kill in range(KILLS):
+    for kill in range(KILLS_AT_EACH_POINT):
         usages = [usage(organization_id, f"call-{kill}-{n}") for n in range(600)]
         sent += len(usages)
         acknowledged: set[str] = set()

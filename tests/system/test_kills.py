@@ -21,14 +21,13 @@ from libs.common.ports import free_port
 from tests.metering.support import Platform, eventually
 from tests.support.callers import Callers as CallersOfServices
 from tests.support.clock import ShiftedClock
-from tests.support.sharded import shard_count
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tests.system.kill_load import PRICE_IN, Callers, Organizations, Told
 from tests.system.kill_points import BILLING, METERING, Kind, Point
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 SEED: Final = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if shard_count() == 1 else "2"))
 PROCESSES: Final = 3
 """How many processes of metering there are at a time."""
 CALLERS: Final = 5
@@ -247,7 +246,7 @@ async def _work_off(process: Process, points: Sequence[Point], killed: Counter[P
 
 def _shared_out(points: Sequence[Point], processes: int, chance: random.Random) -> list[list[Point]]:
     """Return for each process at which points it dies, in a random order: at each point as often as is wanted."""
-    all_points = list(points) * KILLS
+    all_points = list(points) * KILLS_AT_EACH_POINT
     chance.shuffle(all_points)
     return [all_points[number::processes] for number in range(processes)]
 
@@ -342,7 +341,7 @@ async def test_counters_holds_usage_and_ledger_agree_after_kills_at_every_point_
                 group.create_task(callers.call(process))
             await asyncio.gather(*dying)
             callers.stop()
-    assert killed == Counter(dict.fromkeys((*METERING, *BILLING), KILLS))
+    assert killed == Counter(dict.fromkeys((*METERING, *BILLING), KILLS_AT_EACH_POINT))
     print(f"{killed.total()} kills, {callers.told.answers} answers, {callers.told.repeats} repeats")
     # What nobody repeats lapses, and what a dead process had taken under a lease is taken by another one.
     clock.advance(_LEASES_ARE_OVER)

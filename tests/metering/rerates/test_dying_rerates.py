@@ -1,7 +1,6 @@
 """Whatever a process dies at while it works on a job, each usage is re-rated, charged and counted once."""
 
 import asyncio
-import os
 import signal
 from datetime import timedelta
 from decimal import Decimal
@@ -18,12 +17,11 @@ from tests.metering.rerates import dying_worker
 from tests.metering.rerates.calls import begun, done, ended, later, rerate
 from tests.metering.support import WITHIN_S, Metering, Platform, usage
 from tests.support.forked import exit_code_of
-from tests.support.sharded import SHARDS
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 pytestmark = pytest.mark.own_database
 
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 USAGES: Final = 6
 
 
@@ -35,7 +33,7 @@ async def test_sigkill_at_any_point_leaves_each_usage_rerated_once(
     monkeypatch.setattr("services.metering.usage.rerate.worker.SLICE_MAX", 2)
     old = await metering.set_price(effective_time=later(2))
     await metering.set_price(price_in="5", price_out="20", effective_time=later(3))
-    for number, point in enumerate(dying_worker.POINTS * KILLS):
+    for number, point in enumerate(dying_worker.POINTS * KILLS_AT_EACH_POINT):
         organization_id = new_id()
         for place in range(USAGES):
             await metering.record(usage(organization_id, f"call-{place}"))

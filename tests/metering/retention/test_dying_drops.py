@@ -1,7 +1,6 @@
 """Whatever a process dies at while it drops a month, the month is dropped whole, and nothing else changes."""
 
 import asyncio
-import os
 import signal
 from typing import Final
 
@@ -13,12 +12,11 @@ from tests.metering.retention import dying_drop
 from tests.metering.retention.calls import ask, ended, months_ago, old_usage, retain, send
 from tests.metering.support import WITHIN_S, Metering, Platform
 from tests.support.forked import exit_code_of
-from tests.support.sharded import SHARDS
+from tests.support.kills import KILLS_AT_EACH_POINT
 from tollhouse.metering.v1 import retention_pb2 as pb
 
 pytestmark = [pytest.mark.own_database, pytest.mark.thorough]
 
-KILLS: Final = int(os.environ.get("TOLLHOUSE_TEST_KILLS_AT_EACH_POINT", "20" if SHARDS == 1 else "2"))
 IMMEDIATELY: Final = {"TOLLHOUSE_METERING_DROPS_EVERY_S": "0.05", "TOLLHOUSE_METERING_DROP_SEAL_S": "0"}
 
 
@@ -29,7 +27,7 @@ async def test_sigkill_at_any_point_leaves_a_month_dropped_whole(
     identity = await platform.start_identity()
     ids = [(await identity.create_organization())[0] for _ in range(2)]
     await retain(metering)
-    for number, point in enumerate(dying_drop.POINTS * KILLS):
+    for number, point in enumerate(dying_drop.POINTS * KILLS_AT_EACH_POINT):
         month = months_ago(4 + number)
         name = f"{month:%Y-%m}"
         for organization_id in ids:

@@ -16,6 +16,10 @@ _PRICED: Final = Invariant(
 _APART: Final = Invariant(
     "usage_periods_are_apart", "Two times of a subscription overlap, so that usage is charged in both."
 )
+_FOLLOW: Final = Invariant(
+    "usage_periods_follow_each_other",
+    "Usage is charged for two times of a subscription to the same plan, and not for the time between them.",
+)
 _CHARGED: Final = Invariant(
     "usage_periods_are_charged",
     "A period's usage was not charged for a day after its end, or a movement is planned for more than an hour.",
@@ -23,7 +27,8 @@ _CHARGED: Final = Invariant(
 
 # Movements of a time are a range of their primary key, and each is found in the ledger by its operation id. A movement
 # that is planned may be made already. The steps are added up to the last digit: what was charged is rounded, and
-# differs from them by half of the ledger's smallest amount at most.
+# differs from them by half of the ledger's smallest amount at most. What follows a time begins where it ends, unless
+# the subscription had another plan between.
 _PERIODS: Final = """
     WITH p AS MATERIALIZED (
         SELECT *, 'subscriptions/' || subscription_id AS resource,
@@ -97,6 +102,29 @@ _PERIODS: Final = """
             AND o.usage_charge_code = p.usage_charge_code
     WHERE o.start_time > p.start_time AND o.start_time < p.end_time
     UNION ALL
+    SELECT 'usage_periods_follow_each_other', p.organization_id, p.resource,
+        p.told || ' is followed by the time from ' || f.start_time
+    FROM p
+    LEFT JOIN LATERAL (
+        SELECT o.start_time, o.plan_code, o.plan_version FROM usage_periods AS o
+        WHERE o.organization_id = p.organization_id AND o.subscription_id = p.subscription_id
+            AND o.start_time > p.start_time AND o.usage_charge_code = p.usage_charge_code
+        ORDER BY o.start_time LIMIT 1
+    ) AS o ON true
+    JOIN subscriptions AS s ON s.organization_id = p.organization_id AND s.subscription_id = p.subscription_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(o.start_time, s.usage_since_time) AS start_time,
+            CASE WHEN o.start_time IS NULL THEN s.plan_code ELSE o.plan_code END AS plan_code,
+            coalesce(o.plan_version, s.plan_version) AS plan_version
+    ) AS f
+    WHERE p.charge IS NOT NULL AND f.start_time > p.end_time
+        AND f.plan_code = p.plan_code AND f.plan_version = p.plan_version
+        AND NOT EXISTS (
+            SELECT FROM subscription_events AS e
+            WHERE e.organization_id = p.organization_id AND e.subscription_id = p.subscription_id
+                AND e.kind = 'PLAN_CHANGED' AND e.effective_time > p.end_time AND e.effective_time <= f.start_time
+        )
+    UNION ALL
     SELECT 'usage_periods_are_charged', p.organization_id, p.resource,
         p.told || ' was not charged' || coalesce(': ' || nullif(p.error, ''), '')
     FROM p
@@ -121,7 +149,7 @@ USAGE_CHARGE_CHECKS: Final[Sequence[Check]] = (
             Column("start_time", "timestamptz"),
             Column("usage_charge_code", "text"),
         ),
-        (_MOVED, _PRICED, _APART, _CHARGED),
+        (_MOVED, _PRICED, _APART, _FOLLOW, _CHARGED),
         _PERIODS,
     ),
 )

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.shards
 _MOVED: Final = "usage_periods_have_their_movements"
 _PRICED: Final = "usage_periods_cost_what_was_used"
 _APART: Final = "usage_periods_are_apart"
+_FOLLOW: Final = "usage_periods_follow_each_other"
 _CHARGED: Final = "usage_periods_are_charged"
 
 
@@ -44,6 +45,11 @@ DAMAGE: Final = {
     "a flat fee": (_PRICED, "UPDATE billing.usage_periods SET base = 0 WHERE base = 5"),
     "a minimum": (_PRICED, "UPDATE billing.usage_periods SET base = base + 1 WHERE usage_charge_code = ''"),
     "an end": (_APART, "UPDATE billing.usage_periods SET end_time = end_time + interval '1 s' WHERE true"),
+    "a time is gone, and one followed": (
+        _FOLLOW,
+        "UPDATE billing.usage_periods SET end_time = end_time - interval '1 s' WHERE start_time < '2026-10-01'",
+    ),
+    "the last time is gone": (_FOLLOW, "DELETE FROM billing.usage_periods WHERE start_time >= '2026-10-01'"),
     "a time that waits": (_CHARGED, "UPDATE billing.usage_periods SET looked_time = NULL WHERE true"),
     "a movement that waits": (_CHARGED, "UPDATE billing.usage_period_movements SET planned = true WHERE true"),
 }

@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic_settings import BaseSettings
 
+from services.billing import tables as billing
+from services.metering import tables as metering
 from tests.contract.sources import ROOT, sources
 from tests.system.curl import rpcs_of
 
@@ -28,6 +30,12 @@ def test_every_file_and_function_named_exists() -> None:
         elif name and name not in _names(place.read_text(encoding="utf-8")):
             missing.append(f"{path}:{name}")
     assert missing == []
+
+
+def test_every_table_of_billing_and_metering_is_named() -> None:
+    metadata = (billing.metadata, billing.shard_metadata, metering.metadata, metering.shard_metadata)
+    names = {name.rpartition(".")[2] for tables in metadata for name in tables.tables}
+    assert sorted(name for name in names if f"`{name}`" not in PAGE) == []
 
 
 def test_arrows_match_the_calls_between_services() -> None:

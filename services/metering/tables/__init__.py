@@ -289,8 +289,8 @@ usage_hour_units: Final = Table(
 )
 
 # The combinations of further dimensions that an organization's usage has had; the nil UUID has no row, and stands for
-# live usage in the standard tier with nothing else, as all usage was before there were dimensions. The id is computed
-# from the others (`services.metering.usage.dimensions`), so every process gives a combination the same one.
+# live usage in the standard tier with nothing else. The id is computed from the others
+# (`services.metering.usage.dimensions`), so every process gives a combination the same one.
 usage_dimensions: Final = Table(
     "usage_dimensions",
     shard_metadata,

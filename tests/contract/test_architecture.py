@@ -24,7 +24,6 @@ STATEMENT_TAKERS = {
 # Modules that may build SQL statements from text, each with the reason.
 MAY_BUILD_STATEMENTS = {
     "libs/common/citus.py": "It changes roles and their rights, and an identifier cannot be a bound parameter.",
-    "libs/common/declared.py": "It compares schemas, and an identifier cannot be a bound parameter.",
     "libs/common/migrate.py": "It works on schemas, and an identifier cannot be a bound parameter.",
     "libs/common/shard_migration.py": "It moves tables of a schema, and an identifier cannot be a bound parameter.",
     "libs/common/shards.py": "It looks into each shard, and an identifier cannot be a bound parameter.",
@@ -64,7 +63,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables))"
     r"|libs\.common\.(shard_migration|sharding_table|shards)"
     r"|libs\.common\.events\.(delivery_store|migration|outbox|store|tables)"
-    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|known_types|migrate|pooler)"
+    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|known_types|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several resources of identity run within their transactions.

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
 from libs.common.database_url import plain_url
-from libs.common.declared import declared_differences
 from libs.common.migrate import CONTEXTS, has_shards, render_sql
 from tests.contract.sources import ROOT
 from tests.support.database import TestPostgres
+from tests.support.declared import declared_differences
 
 # The migration tool's own table. It is created first, before any other table exists that could be locked.
 VERSION_TABLE = re.compile(r"CREATE TABLE \w+\.alembic_version \(.*?\);", re.DOTALL)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.ids import highest_id_at, lowest_id_at, time_ms_of
 from libs.common.integrity.domain import Column, Digests, Finding, Key, Pages, Range, Scope, Sweep, Walk, Window
+from libs.common.jumps import jumps
 from libs.common.timestamps import micros_of, moment_of
 from libs.common.windows import Span
 
@@ -114,22 +115,8 @@ async def read_digests(tx: AsyncConnection, check: Walk | Sweep, scope: Scope, p
 
 async def organizations_after(tx: AsyncConnection, tables: Sequence[str], after: str, limit: int) -> list[str]:
     """Return the next organizations, by id, that have rows. Jumps along the indexes from one to the next."""
-
-    def next_after(known: str) -> str:
-        probes = (
-            f"(SELECT organization_id FROM {table} WHERE organization_id > {known} ORDER BY organization_id LIMIT 1)"  # noqa: S608
-            for table in tables
-        )
-        return f"least({', '.join(probes)})"
-
-    statement = f"""
-        WITH RECURSIVE found AS (
-            SELECT {next_after("CAST(:after AS uuid)")} AS organization_id
-            UNION ALL
-            SELECT {next_after("found.organization_id")} FROM found WHERE organization_id IS NOT NULL
-        )
-        SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT {limit}
-    """  # noqa: S608 -- constants of ours; values are bound.
+    found = jumps(*tables, after="CAST(:after AS uuid)", limit=str(limit))
+    statement = f"{found} SELECT organization_id FROM looked"  # noqa: S608 -- the tables are constants.
     return [str(one) for one in (await tx.execute(text(statement), {"after": after})).scalars()]
 
 

@@ -9,6 +9,7 @@ import asyncpg
 from libs.common.charge_filter import ChargeFilter
 from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
+from libs.common.jumps import jumps
 from services.billing.charge.domain import Charge, Movements
 from services.billing.ledger.domain import Kind
 
@@ -85,25 +86,11 @@ async def operations_in_buckets(
     return found, found[-1] if len(found) == limit else end
 
 
-# Jumps along the primary key from one organization to the next, instead of reading all rows of each.
-_ORGANIZATIONS: Final = """
-WITH RECURSIVE found AS (
-    (
-        SELECT organization_id FROM accounts WHERE organization_id > $1::uuid AND sequence > 0
-        ORDER BY organization_id LIMIT 1
-    )
-    UNION ALL
-    SELECT (
-        SELECT organization_id FROM accounts WHERE organization_id > found.organization_id AND sequence > 0
-        ORDER BY organization_id LIMIT 1
-    )
-    FROM found WHERE organization_id IS NOT NULL
-), page AS MATERIALIZED (
-    SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $2
-)
-SELECT organization_id::text, sum(sequence)::bigint FROM page JOIN accounts USING (organization_id)
+# Jumps along the primary key.
+_ORGANIZATIONS: Final = f"""{jumps("accounts", limit="$2", where="sequence > 0")}
+SELECT organization_id::text, sum(sequence)::bigint FROM looked JOIN accounts USING (organization_id)
 GROUP BY organization_id ORDER BY organization_id
-"""
+"""  # noqa: S608 -- the table is a constant.
 # The accounts of the organizations named, by primary key.
 _THESE_ORGANIZATIONS: Final = """
 SELECT organization_id::text, sum(sequence)::bigint FROM accounts

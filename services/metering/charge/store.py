@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.charge_filter import ChargeFilter
 from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
+from libs.common.jumps import jumps
 from services.metering.charge.domain import Charge, PendingCharge, Window
 
 # Usage with what is charged for it, parts of calls with what they capture, and movements of corrections, of which those
@@ -332,27 +333,15 @@ async def digests_of_parts(
     return [PartDigest(*row) for row in rows]
 
 
-# Jumps along the primary key from one organization to the next, instead of reading all rows of each.
-_ORGANIZATIONS: Final = text("""
-WITH RECURSIVE found AS (
-    (
-        SELECT organization_id FROM usage_operations WHERE organization_id > CAST(:after AS uuid)
-        ORDER BY organization_id LIMIT 1
-    )
-    UNION ALL
-    SELECT (
-        SELECT organization_id FROM usage_operations WHERE organization_id > found.organization_id
-        ORDER BY organization_id LIMIT 1
-    )
-    FROM found WHERE organization_id IS NOT NULL
-)
-SELECT organization_id::text FROM found WHERE organization_id IS NOT NULL LIMIT :limit
-""")
+# Jumps along the primary key.
+_ORGANIZATIONS: Final = f"""{jumps("usage_operations", after="CAST(:after AS uuid)", limit=":limit")}
+SELECT organization_id::text FROM looked
+"""  # noqa: S608 -- the table is a constant.
 
 
 async def organizations_after(connection: AsyncConnection, after: str, limit: int) -> list[str]:
     """Return the next organizations, by id, that have usage."""
-    return list((await connection.execute(_ORGANIZATIONS, {"after": after, "limit": limit})).scalars())
+    return list((await connection.execute(text(_ORGANIZATIONS), {"after": after, "limit": limit})).scalars())
 
 
 # One probe of the primary key for each.

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from libs.common.database import RawConnection
+from libs.common.jumps import jumps
 from services.metering.conversation.domain import NO_COSTS, Beginning, Conversation, TextState, Title
 
 SCAN_MAX: Final = 5_000
@@ -81,22 +82,13 @@ SELECT {_COLUMNS} FROM conversations WHERE organization_id = $1::uuid AND user_i
 ORDER BY create_time, conversation_id LIMIT $5
 """
 
-# Jumps along the primary key from one organization to the next, and looks into the user's range of each.
-_ORGANIZATIONS_OF_USER: Final = """
-WITH RECURSIVE found AS (
-    (SELECT organization_id FROM conversations WHERE organization_id > $1::uuid ORDER BY organization_id LIMIT 1)
-    UNION ALL
-    SELECT (
-        SELECT organization_id FROM conversations WHERE organization_id > found.organization_id
-        ORDER BY organization_id LIMIT 1
-    )
-    FROM found WHERE organization_id IS NOT NULL
-)
+# Jumps along the primary key, and looks into the user's range of each organization.
+_ORGANIZATIONS_OF_USER: Final = f"""{jumps("conversations", limit="$3")}
 SELECT organization_id::text, EXISTS (
     SELECT FROM conversations c
     WHERE c.organization_id = ANY (ARRAY[looked.organization_id]) AND c.user_id = $2::uuid
 )
-FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $3) AS looked
+FROM looked
 """
 
 # Along the index of the conversations whose contents have to go.

@@ -15,6 +15,7 @@ import asyncpg
 from libs.common.database import RawConnection
 from libs.common.digests import digest_sql
 from libs.common.ids import MAX, NIL
+from libs.common.jumps import jumps
 from libs.common.timestamps import LATEST
 from services.metering.retention.domain import DROPPED, Drop, Month, Numbers, Retention
 from services.metering.usage.dropped_store import COUNTS, HOURS_DIGEST, IS_KEPT, UNITS_DIGEST, kept_digest
@@ -166,21 +167,8 @@ async def find_open(connection: RawConnection, organization_id: str, month: date
     return cause
 
 
-# Jumps along the primary key of each of the two tables from one organization to the next.
-_NEXT: Final = """
-    SELECT least(
-        (SELECT organization_id FROM usage_hours WHERE organization_id > {after} ORDER BY organization_id LIMIT 1),
-        (SELECT organization_id FROM dropped_usage_months WHERE organization_id > {after}
-            ORDER BY organization_id LIMIT 1)
-    ) AS organization_id
-"""
-_COVERED_ORGANIZATIONS: Final = f"""
-WITH RECURSIVE found AS (
-    {_NEXT.format(after="$1::uuid")}
-    UNION ALL
-    SELECT n.organization_id FROM found CROSS JOIN LATERAL ({_NEXT.format(after="found.organization_id")}) AS n
-    WHERE found.organization_id IS NOT NULL
-), looked AS (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $4)
+# Jumps along the primary keys of both tables.
+_COVERED_ORGANIZATIONS: Final = f"""{jumps("usage_hours", "dropped_usage_months", limit="$4")}
 SELECT looked.organization_id::text, EXISTS (
     SELECT FROM usage_records u WHERE u.organization_id = looked.organization_id AND u.{_IN_MONTH}
 ), EXISTS (

@@ -12,6 +12,7 @@ from libs.common.amount import format_amount
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import AFTER_TEXT, MAX, NIL
+from libs.common.jumps import jumps
 from services.metering.clients.billing import Charge
 from services.metering.model.units import CLASS_OF_UNIT, Quantities, thousandths_of
 from services.metering.quota import counter_store, quick_store
@@ -256,24 +257,15 @@ async def list_usages(
     return usages, bound
 
 
-# Jumps along the primary key of the hourly sums from one organization to the next, and looks into the range of each.
-_ORGANIZATIONS: Final = """
-WITH RECURSIVE found AS (
-    (SELECT organization_id FROM usage_hours WHERE organization_id > $1::uuid ORDER BY organization_id LIMIT 1)
-    UNION ALL
-    SELECT (
-        SELECT organization_id FROM usage_hours WHERE organization_id > found.organization_id
-        ORDER BY organization_id LIMIT 1
-    )
-    FROM found WHERE organization_id IS NOT NULL
-)
+# Jumps along the primary key of the hourly sums, and looks into the range of each organization.
+_ORGANIZATIONS: Final = f"""{jumps("usage_hours", limit="$4")}
 SELECT organization_id::text, EXISTS (
     SELECT FROM usage_hours u
     WHERE u.organization_id = ANY (ARRAY[looked.organization_id])
         AND u.hour >= $2::timestamptz AND u.hour < $3::timestamptz
 )
-FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $4) AS looked
-"""
+FROM looked
+"""  # noqa: S608 -- the table is a constant.
 
 
 async def organizations_after(

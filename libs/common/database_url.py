@@ -29,11 +29,6 @@ def plain_url(url: str) -> str:
     return f"postgresql://{parts.netloc}{parts.path}{query}"
 
 
-def sqlalchemy_url(url: str) -> str:
-    """The URL as SQLAlchemy's asyncpg dialect reads it."""
-    return "postgresql+asyncpg" + plain_url(url).removeprefix("postgresql")
-
-
 def database_name(url: str) -> str:
     """The name of the database the URL leads to."""
     return unquote(urlsplit(plain_url(url)).path.lstrip("/"))
@@ -53,11 +48,3 @@ def with_role(url: str, role: str, password: str | None = None) -> str:
     login = quote(role, safe="") + (":" + quote(password, safe="") if password is not None else "")
     query = f"?{parts.query}" if parts.query else ""
     return f"postgresql://{login}@{host}{parts.path}{query}"
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: a password in it is left out."""
-    parts = urlsplit(plain_url(url))
-    login, at, host = parts.netloc.rpartition("@")
-    netloc = login.partition(":")[0] + at + host
-    return f"postgresql://{netloc}{parts.path}"

@@ -50,6 +50,11 @@ def that_fit(messages: Iterable[_M]) -> list[_M]:
     return fitting
 
 
+def foreign_token() -> InvalidArgument:
+    """Return the refusal of a token that is of another list, or none of ours."""
+    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+
+
 def encode_page_token(*key: str, fingerprint: str) -> str:
     """Return an opaque token for the page that follows the row with this key.
 
@@ -79,7 +84,7 @@ def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
         if any("\0" in part.encode().decode() for part in parts):
             raise ValueError("not a key")
     except (ValueError, binascii.Error, RecursionError) as error:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+        raise foreign_token() from error
     return tuple(parts[1:])
 
 
@@ -93,7 +98,7 @@ def text_in_token(token: str, fingerprint: str) -> str | None:
         return None
     key = decode_page_token(token, fingerprint)
     if len(key) != 1:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return key[0]
 
 
@@ -105,5 +110,5 @@ def id_in_token(token: str, fingerprint: str) -> str | None:
     """
     key = text_in_token(token, fingerprint)
     if key is not None and not is_id(key):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return key

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token
 from libs.common.shards import Shards
 
 Key = tuple[str, ...]
@@ -24,7 +23,7 @@ def place_in_token(page_token: str, fingerprint: str, first: Key, shard_count: i
         return 0, first
     number, *key = decode_page_token(page_token, fingerprint) or ("",)
     if len(key) != len(first) or not is_id(key[0]) or not _is_number(number) or int(number) >= shard_count:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return int(number), tuple(key)
 
 

@@ -1,7 +1,6 @@
 """Periods of subscriptions, and parts of them: values that others got wrong, and what holds in every zone."""
 
 import zoneinfo
-from collections.abc import Iterator
 from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
@@ -19,7 +18,6 @@ from services.billing.subscription.periods import (
     period,
     period_at,
     period_number_at,
-    periods_between,
 )
 
 DAY, WEEK, MONTH, YEAR = IntervalUnit
@@ -96,6 +94,15 @@ def schedules(draw: st.DrawFn) -> tuple[datetime, Interval, ZoneInfo]:
     return boundary(about, interval, zone, draw(st.integers(-10, 10))), interval, zone
 
 
+def periods_within(
+    anchor: datetime, interval: Interval, zone: ZoneInfo, start: datetime, end: datetime
+) -> list[Period]:
+    """Return the periods that have a moment from `start` until before `end`."""
+    first = period_number_at(anchor, interval, zone, start)
+    last = period_number_at(anchor, interval, zone, end - MICROSECOND)
+    return [period(anchor, interval, zone, number) for number in range(first, last + 1)]
+
+
 def dates(anchor: datetime, interval: Interval, zone: ZoneInfo, *, last: int) -> list[str]:
     return [f"{boundary(anchor, interval, zone, n).astimezone(zone):%Y-%m-%d}" for n in range(1, last + 1)]
 
@@ -140,7 +147,7 @@ def test_months_of_a_quarter_are_three_and_end_with_it() -> None:
     anchor, zone = utc("2026-03-31"), ZoneInfo("UTC")
     quarter = period(anchor, QUARTERLY, zone, 2)
 
-    months = periods_between(anchor, MONTHLY, zone, quarter.start, quarter.end, limit=10)
+    months = periods_within(anchor, MONTHLY, zone, quarter.start, quarter.end)
 
     assert [month.first_day for month in months] == [date(2026, 9, 30), date(2026, 10, 31), date(2026, 11, 30)]
     assert [month.end for month in months] == [utc("2026-10-31"), utc("2026-11-30"), quarter.end]
@@ -192,7 +199,7 @@ def test_day_that_the_zone_left_out_shares_the_day_before_it(name: str, left_out
     anchor = local(f"{skipped - 3 * ONE_DAY}", zone)
     last = boundary(anchor, DAILY, zone, 2)
 
-    found = periods_between(anchor, DAILY, zone, last, last + ONE_DAY, limit=10)
+    found = periods_within(anchor, DAILY, zone, last, last + ONE_DAY)
 
     assert [(made.end - made.start, made.first_day, made.days) for made in found] == [
         (timedelta(hours=12), skipped - ONE_DAY, 1),
@@ -299,30 +306,11 @@ def test_parts_tile_a_whole_of_the_same_anchor(
     for whole_interval, count in wholes:
         whole = period(anchor, whole_interval, zone, number)
 
-        parts = periods_between(anchor, interval, zone, whole.start, whole.end, limit=100)
+        parts = periods_within(anchor, interval, zone, whole.start, whole.end)
 
         assert len(parts) == count
         assert (parts[0].start, parts[-1].end) == (whole.start, whole.end)
         assert sum(part.days for part in parts) == whole.days
-
-
-def pages(schedule: tuple[datetime, Interval, ZoneInfo], start: datetime, end: datetime) -> Iterator[list[Period]]:
-    while start < end:
-        page = periods_between(*schedule, start, end, limit=5)
-        yield page
-        start = page[-1].end
-
-
-def test_periods_beyond_the_limit_follow_from_the_end_of_the_last() -> None:
-    schedule = (utc("2026-01-31"), MONTHLY, ZoneInfo("UTC"))
-    start, end = utc("2026-02-10"), utc("2027-01-31T00:00:00.000001")
-
-    made = list(pages(schedule, start, end))
-
-    assert [len(page) for page in made] == [5, 5, 3]
-    assert [one.number for page in made for one in page] == list(range(13))
-    assert made[-1][-1].start == end - MICROSECOND
-    assert periods_between(*schedule, start, start, limit=5) == []
 
 
 def test_intervals_of_nothing_are_refused() -> None:
@@ -332,20 +320,16 @@ def test_intervals_of_nothing_are_refused() -> None:
                 boundary(utc("2026-01-31"), Interval(unit, count), ZoneInfo("UTC"), 1)
 
 
-def test_naive_times_and_limits_of_nothing_are_refused() -> None:
+def test_naive_times_are_refused() -> None:
     zone, naive, aware = ZoneInfo("UTC"), datetime.fromisoformat("2026-01-01"), utc("2026-01-01")
     for call in (
         lambda: boundary(naive, DAILY, zone, 0),
         lambda: boundary(naive, DAILY, zone, 1),
         lambda: period_number_at(naive, DAILY, zone, aware),
         lambda: period_number_at(aware, DAILY, zone, naive),
-        lambda: periods_between(aware, DAILY, zone, naive, aware, limit=1),
-        lambda: periods_between(aware, DAILY, zone, aware, naive, limit=1),
     ):
         with pytest.raises(ValueError, match="not in any time zone"):
             call()
-    with pytest.raises(ValueError, match="limit"):
-        periods_between(aware, DAILY, zone, aware, aware, limit=0)
 
 
 @pytest.mark.parametrize("interval", [DAILY, WEEKLY, MONTHLY, YEARLY], ids=lambda interval: interval.unit)

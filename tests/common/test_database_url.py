@@ -6,10 +6,8 @@ from libs.common.database_url import (
     InvalidDatabaseUrl,
     database_name,
     plain_url,
-    sqlalchemy_url,
     with_database,
     with_role,
-    without_password,
 )
 
 _SOCKET = "postgresql://postgres@/main?host=/run/a%20folder"
@@ -22,14 +20,9 @@ def test_every_scheme_becomes_the_plain_one(scheme: str) -> None:
 
 def test_socket_url_keeps_its_shape_under_every_change() -> None:
     assert plain_url(_SOCKET) == _SOCKET
-    assert sqlalchemy_url(_SOCKET) == "postgresql+asyncpg://postgres@/main?host=/run/a%20folder"
     assert with_database(_SOCKET, "other") == "postgresql://postgres@/other?host=/run/a%20folder"
     assert with_role(_SOCKET, "someone", "a/b") == "postgresql://someone:a%2Fb@/main?host=/run/a%20folder"
     assert database_name(_SOCKET) == "main"
-
-
-def test_password_is_left_out_of_a_displayed_url() -> None:
-    assert without_password("postgresql://u:hidden@h/d?password=hidden") == "postgresql://u@h/d"
 
 
 @pytest.mark.parametrize("url", ["", "mysql://h/d", "postgresql://h", "postgresql://h:port/d", "hidden"])

@@ -9,7 +9,7 @@ from libs.common.audit.chain import START, Changed, Finding, Head, Link
 from libs.common.audit.recording import PLATFORM
 from libs.common.audit.trail import EVENTS_MAX, Filters, Trail
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size
 from libs.common.timestamps import parse_range, render_time, time_text
 from libs.common.validation import Reader
 from tollhouse.common.v1 import audit_pb2 as pb
@@ -105,7 +105,7 @@ def _read_token(token: str, fingerprint: str) -> int | None:
         return None
     key = decode_page_token(token, fingerprint)
     if len(key) != 1 or not (key[0].isascii() and key[0].isdigit()) or int(key[0]) > _SEQUENCE_MAX:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return int(key[0])
 
 

@@ -12,15 +12,14 @@ from libs.common.events.endpoints import Changes, Endpoints, updatable
 from libs.common.events.rendering import render_delivery, render_endpoint, render_event
 from libs.common.events.replays import Place, Replays, Wanted
 from libs.common.events.store import EventFilters
-from libs.common.ids import is_id, lowest_id_at
-from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
+from libs.common.ids import MAX, is_id, lowest_id_at
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
 from libs.common.sharding import PLATFORM
 from libs.common.timestamps import EPOCH, parse_range, time_of_text, time_text
 from libs.common.validation import Reader
 from tollhouse.common.v1 import event_pb2 as pb
 from tollhouse.common.v1 import event_pb2_grpc as rpc
 
-_HIGHEST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _LAST: Final = datetime(9999, 1, 1, tzinfo=EPOCH.tzinfo)
 _FIRST_ID: Final = lowest_id_at(0)
 
@@ -231,13 +230,13 @@ def _place_in_token(token: str, fingerprint: str) -> Place | None:
             raise ValueError
         return time_of_text(key[0]), key[1]
     except ValueError:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from None
+        raise foreign_token() from None
 
 
 def _id_in_token(token: str, fingerprint: str) -> str:
     if not token:
-        return _HIGHEST_ID
+        return MAX
     key = decode_page_token(token, fingerprint)
     if len(key) != 1 or not is_id(key[0]):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return key[0]

@@ -12,7 +12,7 @@ from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
-from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
+from libs.common.pages import encode_page_token, foreign_token, id_in_token, page_size, text_in_token
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.account import store
@@ -219,7 +219,7 @@ class Accounts:
         fingerprint = f"statement/{organization_id}/{account_id}/{start_time}/{end_time}"
         token = text_in_token(page_token, fingerprint)
         if token is not None and not (token.isascii() and token.isdigit() and len(token) <= _SEQUENCE_DIGITS_MAX):
-            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+            raise foreign_token()
         size = page_size(size)
         async with self._shards.of(organization_id).raw_connection() as connection:
             account = _visible(await self._get(connection, organization_id, account_id))

@@ -83,10 +83,6 @@ class Grant:
     def is_scoped(self) -> bool:
         return self.user_id is not None or self.model is not None
 
-    def serves(self, user_id: str | None, model: str | None) -> bool:
-        """Return whether a charge of this user and for this model may use it."""
-        return self.user_id in (None, user_id) and self.model in (None, model)
-
     def follows(self, older: "Grant") -> bool:
         """Return whether this is a refill of what another one has granted before."""
         return (

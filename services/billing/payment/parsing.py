@@ -13,7 +13,7 @@ from libs.common.amount import parse_amount
 from libs.common.call import current_caller
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token
+from libs.common.pages import decode_page_token, foreign_token
 from libs.common.text import lengths_of, storable
 from libs.common.timestamps import parse_range, parse_time
 from services.billing.payment.checkouts import NewPurchase
@@ -76,7 +76,7 @@ def read_product_place(token: str, fingerprint: str) -> Place | None:
         return None
     key = decode_page_token(token, fingerprint)
     if len(key) != 2 or re.fullmatch(r"-?[0-9]{1,10}", key[0], re.ASCII) is None or int(key[0]) not in _INT32:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return int(key[0]), key[1]
 
 

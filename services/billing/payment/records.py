@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -39,10 +39,6 @@ from services.billing.payment.provider import (
 from services.billing.payment.references import Claim, ProvidersReference, References
 from services.billing.payment.steps import Steps
 
-_TRIES_MAX: Final = 6
-_BACKOFF_S: Final = 0.02
-_ATTEMPT_MAX: Final = timedelta(minutes=10)
-"""How long a call to a provider may take, with all its retries."""
 _UNKNOWN_END: Final = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.ABORTED)
 
 

@@ -16,7 +16,6 @@ from libs.common.errors import (
     Conflict,
     FieldViolation,
     InvalidArgument,
-    Kind,
     NotFound,
     RequestIdReused,
     Unavailable,
@@ -55,7 +54,6 @@ _TRIES_MAX: Final = 6
 _BACKOFF_S: Final = 0.02
 _ATTEMPT_MAX: Final = timedelta(minutes=10)
 """How long a call to a provider may take, with all its retries."""
-_UNKNOWN_END: Final = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.ABORTED)
 
 
 @dataclass(frozen=True, slots=True)

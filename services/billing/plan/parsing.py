@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from libs.common.amount import SMALLEST_POSITIVE, parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token
+from libs.common.pages import decode_page_token, foreign_token
 from services.billing.plan.domain import (
     TERMS_FIELDS,
     Changes,
@@ -127,7 +127,7 @@ def read_place(token: str, fingerprint: str) -> Place | None:
         return None
     key = decode_page_token(token, fingerprint)
     if len(key) != 2 or re.fullmatch(r"-?[0-9]{1,10}", key[0], re.ASCII) is None or int(key[0]) not in _INT32:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return int(key[0]), key[1]
 
 

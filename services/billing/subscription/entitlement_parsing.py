@@ -2,7 +2,7 @@
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
-from libs.common.pages import decode_page_token
+from libs.common.pages import decode_page_token, foreign_token
 from libs.common.timestamps import parse_time
 from services.billing.plan.domain import entitlement_flaws
 from services.billing.plan.parsing import entitlement_in
@@ -72,7 +72,7 @@ def read_place(page_token: str, fingerprint: str) -> OverrideKey:
         return BEFORE_ALL
     key = decode_page_token(page_token, fingerprint)
     if len(key) != len(BEFORE_ALL) or not is_id(key[0]):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     user_id, model, entitlement_code = key
     return user_id, model, entitlement_code
 

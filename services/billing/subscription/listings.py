@@ -7,9 +7,9 @@ from libs.common.access import Scope
 from libs.common.call import require_scope
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
-from libs.common.errors import FieldViolation, InvalidArgument, NotFound
+from libs.common.errors import NotFound
 from libs.common.ids import NIL, is_id
-from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size, text_in_token
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, id_in_token, page_size, text_in_token
 from libs.common.shard_pages import place_in_token, token_after
 from libs.common.shards import Shards
 from libs.common.timestamps import EPOCH, time_of_text, time_text
@@ -20,7 +20,6 @@ from services.billing.subscription.list_store import Filter
 _SCAN_MIN: Final = 500
 """A filtered page reads at least this many rows."""
 _FIRST_DUE: Final = (NIL, time_text(EPOCH), NIL)
-_NO_TOKEN: Final = FieldViolation("page_token", "is not a token of this list")
 _SEQUENCE_DIGITS_MAX: Final = 18
 
 
@@ -134,9 +133,9 @@ def _time_and_id(key: tuple[str, ...]) -> tuple[datetime, str]:
     try:
         moment, subscription_id = time_of_text(key[0]), key[1]
     except (ValueError, IndexError):
-        raise InvalidArgument([_NO_TOKEN]) from None
+        raise foreign_token() from None
     if len(key) != 2 or not is_id(subscription_id):
-        raise InvalidArgument([_NO_TOKEN])
+        raise foreign_token()
     return moment, subscription_id
 
 
@@ -145,5 +144,5 @@ def _sequence_in_token(token: str, fingerprint: str) -> int:
     if text is None:
         return 0
     if not text.isascii() or not text.isdigit() or len(text) > _SEQUENCE_DIGITS_MAX:
-        raise InvalidArgument([_NO_TOKEN])
+        raise foreign_token()
     return int(text)

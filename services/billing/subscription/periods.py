@@ -92,25 +92,6 @@ def period_at(anchor: datetime, interval: Interval, zone: ZoneInfo, moment: date
     return period(anchor, interval, zone, period_number_at(anchor, interval, zone, moment))
 
 
-def periods_between(
-    anchor: datetime, interval: Interval, zone: ZoneInfo, start: datetime, end: datetime, *, limit: int
-) -> list[Period]:
-    """Return the periods that have a moment from `start` until before `end`, uncut, the first `limit` of them.
-
-    There are more if the last one ends before `end`: ask again from its end. Raises as `period` does, and ValueError
-    for a limit below 1.
-    """
-    if limit < 1:
-        raise ValueError(f"the limit must be 1 or more, not {limit}")
-    _check_aware(start, end)
-    found: list[Period] = []
-    while start < end and len(found) < limit:
-        number = found[-1].number + 1 if found else period_number_at(anchor, interval, zone, start)
-        found.append(period(anchor, interval, zone, number))
-        start = found[-1].end
-    return found
-
-
 def local_time(moment: datetime, zone: ZoneInfo) -> datetime:
     """Return the moment in a zone; raises ValueError if it is naive, OutsideCalendar if it has no local time."""
     _check_aware(moment)

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from libs.common.amount import parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token
+from libs.common.pages import decode_page_token, foreign_token
 from libs.common.timestamps import fill_time, time_of_text
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, More, Request, State
 from services.metering.admission.parts import PartRequest
@@ -206,11 +206,11 @@ def read_list_token(token: str, fingerprint: str) -> Place | None:
         return None
     parts = decode_page_token(token, fingerprint)
     if len(parts) != 2 or not parts[0].isdecimal() or not parts[0].isascii():
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     try:
         return time_of_text(parts[0]), parts[1]
     except ValueError as error:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+        raise foreign_token() from error
 
 
 def _check_estimate_alone(beside: Mapping[str, bool], violations: list[FieldViolation]) -> None:

@@ -9,7 +9,7 @@ from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.digests import Digests
-from libs.common.ids import NIL
+from libs.common.ids import MAX, NIL
 from libs.common.pages import page_size
 from libs.common.shard_pages import by_shard, place_in_token, token_after
 from libs.common.shards import Shards
@@ -33,7 +33,6 @@ _ORGANIZATIONS: Final = "organizations"
 _ORGANIZATIONS_MAX: Final = 1_000
 _SCANNED_MAX: Final = 100_000
 """How many operations a page of charges in buckets looks at."""
-_LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Charges:
@@ -183,7 +182,7 @@ async def _digest_one(
     shard: Database, window: Window, bucket_count: int, until_time: datetime | None, digests: Digests
 ) -> AsyncIterator[int]:
     """The same for a window of one organization, which may have any number of rows at one moment."""
-    after: tuple[datetime, str] | None = window.start - MICROSECOND, _LAST_ID
+    after: tuple[datetime, str] | None = window.start - MICROSECOND, MAX
     while after is not None:
         async with shard.raw_transaction() as connection:
             await connection.execute(store.PLAN_PARTS)
@@ -227,7 +226,7 @@ async def _digest_dropped(
     async with shard.raw_connection() as connection:
         found = await dropped_store.organizations_with_dropped(connection, organization_ids)
     for organization_id in found:
-        after: tuple[datetime, str] | None = (times[0] or EPOCH) - MICROSECOND, _LAST_ID
+        after: tuple[datetime, str] | None = (times[0] or EPOCH) - MICROSECOND, MAX
         while after is not None:
             async with shard.raw_transaction() as connection:
                 await connection.execute(store.PLAN_PARTS)

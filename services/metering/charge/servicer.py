@@ -9,7 +9,7 @@ from libs.common.charge_filter import parse_filter, parse_times
 from libs.common.digests import check_buckets
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size
 from libs.common.timestamps import parse_time, render_time, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.charge.charges import Charges
@@ -80,7 +80,7 @@ class ChargeServicer(rpc.ChargeServiceServicer):
         if request.page_token:
             parts = decode_page_token(request.page_token, fingerprint)
             if len(parts) != 3 or not parts[0].isdigit() or not is_id(parts[1]):
-                raise _bad_token()
+                raise foreign_token()
             after = (time_of_text(parts[0]), parts[1], parts[2])
         limit = page_size(request.page_size)
         charges = await self._charges.list_pending(refused_only=request.refused_only, after=after, limit=limit)
@@ -129,10 +129,6 @@ def _read_wanted(request: pb.GetUsedQuantityRequest) -> Wanted:
 def _check_with_usage(request: pb.ListChargesRequest) -> None:
     if request.with_usage and not request.operation_ids:
         raise InvalidArgument([FieldViolation("with_usage", "is allowed only with operation_ids")])
-
-
-def _bad_token() -> InvalidArgument:
-    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
 
 
 def _state(state: str) -> pb.ChargeState.ValueType:

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.errors import FieldViolation, InvalidArgument, Unavailable
+from libs.common.errors import Unavailable
+from libs.common.pages import foreign_token
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import subscription_pb2 as pb
 from tollhouse.billing.v1 import subscription_pb2_grpc as rpc
@@ -137,7 +138,7 @@ class SubscriptionsClient:
             answer = await self._subscriptions.ListSubscriptions(request, timeout=_ASK_WITHIN_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+                raise foreign_token() from error
             raise Unavailable(dependency="billing") from error
         return [_subscription(one) for one in answer.subscriptions], answer.next_page_token
 

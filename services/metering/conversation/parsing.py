@@ -7,7 +7,7 @@ from typing import Final
 from libs.common.access import Scope
 from libs.common.call import current_rights, is_limited, may
 from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
-from libs.common.pages import decode_page_token
+from libs.common.pages import decode_page_token, foreign_token
 from libs.common.timestamps import moment_of, parse_range, time_of_text
 from services.metering.conversation.domain import (
     POLICY_UPDATABLE,
@@ -119,7 +119,7 @@ def read_listed(request: pb.ListConversationsRequest, now: datetime, token: Sequ
     before = Place(end_time or now + _AHEAD, "")
     if token is not None:
         if len(token) != 2 or not token[0].isdigit() or len(token[0]) > _DIGITS_MAX:
-            raise _foreign_token()
+            raise foreign_token()
         before = Place(time_of_text(token[0]), token[1])
     return Listed(
         start_time or moment_of(0),
@@ -138,7 +138,7 @@ def read_position(request: pb.ListMessagesRequest, fingerprint: str) -> int:
         return _AFTER_ALL if request.newest_first else _BEFORE_ALL
     parts = decode_page_token(request.page_token, fingerprint)
     if len(parts) != 1 or not parts[0].isdigit() or len(parts[0]) > _DIGITS_MAX:
-        raise _foreign_token()
+        raise foreign_token()
     return int(parts[0])
 
 
@@ -159,7 +159,3 @@ def _read_mask(paths: Collection[str], updatable: Collection[str]) -> Collection
     if not fields or not fields <= set(updatable):
         raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(updatable)}")])
     return fields
-
-
-def _foreign_token() -> InvalidArgument:
-    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])

@@ -8,7 +8,7 @@ from libs.common.audit.recording import PLATFORM, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import InvalidArgument, NotFound, StaleEtag
-from libs.common.ids import new_id
+from libs.common.ids import MAX, new_id
 from libs.common.repeats.once import Repeatable
 from libs.common.shards import Shards
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists, ProviderCostUnknown
@@ -173,7 +173,7 @@ class Models:
                 connection,
                 model_id=price.model_id,
                 organization_id=price.organization_id,
-                before=(price.effective_time, "ffffffff-ffff-ffff-ffff-ffffffffffff"),
+                before=(price.effective_time, MAX),
                 limit=1,
             )
             if latest and latest[0].effective_time == price.effective_time:

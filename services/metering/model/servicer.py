@@ -11,7 +11,7 @@ import grpc
 from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size, text_in_token, that_fit
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, text_in_token, that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import parse_optional_time, time_of_text, time_text
 from libs.common.validation import Reader
@@ -319,5 +319,5 @@ def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | No
         return None
     moment, price_version_id = decode_page_token(token, fingerprint)
     if not moment.isdigit() or not is_id(price_version_id):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return time_of_text(moment), price_version_id

@@ -73,8 +73,6 @@ class CallLimits:
         self._counter = metrics.get_meter("tollhouse").create_counter(
             METRIC, description="Calls that were decided or counted without knowing what their callers are entitled to."
         )
-        self.unknown_count = 0
-        """How many since the process began."""
 
     async def of(self, calls: Sequence[tuple[str, Call]], *, is_done: bool = False) -> list[InForce | Unavailable]:
         """Return what holds for calls of organizations, in their order, or why it is not known.
@@ -133,7 +131,6 @@ class CallLimits:
             return known
         named = call.subscription_id
         if known is None:
-            self.unknown_count += 1
             self._counter.add(1)
             return InForce(self._in_force(organization_id, call, book, ()), named, True, ())
         subscriptions = known.subscriptions

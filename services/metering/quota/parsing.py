@@ -10,7 +10,7 @@ from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token
 from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_range, time_of_text, time_text
 from services.metering.clients.subscriptions import Subject
@@ -122,7 +122,7 @@ def read_usage_token(token: str, fingerprint: str) -> Position:
         name, subject = key
         return Position(name, _plain(base64.b64decode(subject.encode("ascii"), validate=True)))
     except (ValueError, binascii.Error) as error:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+        raise foreign_token() from error
 
 
 def usage_token(position: Position, fingerprint: str) -> str:
@@ -233,7 +233,7 @@ def read_alert_token(token: str, fingerprint: str) -> Place | None:
             raise ValueError(key)
         return time_of_text(micros), counter_id, int(threshold)
     except ValueError as error:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+        raise foreign_token() from error
 
 
 def alert_token(alert: Alert, fingerprint: str) -> str:

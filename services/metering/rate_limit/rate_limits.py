@@ -34,8 +34,6 @@ class RateLimits:
         self._unknown = metrics.get_meter("tollhouse").create_counter(
             METRIC, description="Descriptors of proxies that no rule of the configuration is for, by domain."
         )
-        self.unknown_count = 0
-        """How many descriptors were unknown since the process began."""
         self._known: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Described] = OrderedDict()
         """What descriptors stand for, by their domain and entries."""
 
@@ -52,7 +50,6 @@ class RateLimits:
         described = await self._described(domain, descriptors)
         unknown = described.count(None)
         if unknown:
-            self.unknown_count += unknown
             self._unknown.add(unknown, {"domain": domain if self._descriptors.has(domain) else "unknown"})
         allows = self._descriptors.unknown is Unknown.ALLOW
         known = {place: one for place, one in enumerate(described) if one is not None}

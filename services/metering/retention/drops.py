@@ -24,7 +24,7 @@ from libs.common.call import current_actor
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import NotFound, Refusal, Unavailable
-from libs.common.ids import NIL
+from libs.common.ids import MAX, NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.errors import OrganizationNotFound
@@ -54,7 +54,6 @@ PART_MAX: Final = 2_000
 """How many usages one statement keeps."""
 LEASE: Final = timedelta(seconds=60)
 _ORGANIZATIONS_MAX: Final = 500
-_LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _MICROSECOND: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
 
@@ -330,7 +329,7 @@ class Drops:
 
 async def _parts(database: Database, organization_id: str, month: datetime) -> AsyncIterator[store.Part]:
     """Read an organization's month part by part."""
-    after: tuple[datetime, str] | None = month - _MICROSECOND, _LAST_ID
+    after: tuple[datetime, str] | None = month - _MICROSECOND, MAX
     while after is not None:
         async with database.raw_connection() as connection:
             part, after = await store.read_part(connection, organization_id, month, after)

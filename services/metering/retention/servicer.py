@@ -9,7 +9,7 @@ import grpc
 from libs.common.amount import parse_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL
-from libs.common.pages import encode_page_token, page_size, text_in_token
+from libs.common.pages import encode_page_token, foreign_token, page_size, text_in_token
 from libs.common.timestamps import EPOCH, render_optional_time, render_time, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.retention.domain import Drop, Month, Numbers, Retention, parse_month
@@ -63,7 +63,7 @@ class RetentionServicer(rpc.RetentionServiceServicer):
         fingerprint = f"usage-months/{organization_id}"
         after = text_in_token(request.page_token, fingerprint)
         if after and not after.lstrip("-").isdigit():
-            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+            raise foreign_token()
         first = time_of_text(after) if after else EPOCH
         found, following = await self._policies.months(organization_id, first, page_size(request.page_size))
         token = "" if following is None else encode_page_token(time_text(following), fingerprint=fingerprint)

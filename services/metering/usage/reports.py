@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
+from libs.common.pages import foreign_token
 from libs.common.shards import Shards
 from services.metering.usage import store
 from services.metering.usage.query import Part, Query
@@ -109,7 +109,7 @@ async def _by_organization(
     begin = NIL
     if after is not None:
         if not after or not is_id(after[0]):
-            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+            raise foreign_token()
         begin = after[0]
         if len(after) > 1:
             # The rest of the organization in which the page before ended.
@@ -192,7 +192,7 @@ def _window_in(after: Sequence[str], starts: Sequence[datetime]) -> int:
     """Return the place of the window with which a page token's key begins."""
     named = {start.isoformat(): place for place, start in enumerate(starts)}
     if not after or after[0] not in named:
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return named[after[0]]
 
 

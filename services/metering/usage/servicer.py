@@ -13,7 +13,7 @@ from libs.common.amount import format_amount, parse_amount
 from libs.common.call import is_operator, reaches
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
 from libs.common.status import status_of_item
 from libs.common.timestamps import parse_optional_time, parse_range, time_of_text, time_text
 from libs.common.validation import Reader
@@ -412,13 +412,13 @@ def _read_place(token: str, fingerprint: str) -> ListPlace | None:
         return None
     parts = decode_page_token(token, fingerprint)
     if len(parts) not in (1, 3) or not is_id(parts[0]):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return ListPlace(parts[0], _read_moment(parts[1:]) if len(parts) == 3 else None)
 
 
 def _read_moment(parts: Sequence[str]) -> tuple[datetime, str]:
     if len(parts) != 2 or not parts[0].isdigit() or not is_id(parts[1]):
-        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+        raise foreign_token()
     return time_of_text(parts[0]), parts[1]
 
 

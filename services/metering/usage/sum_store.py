@@ -34,8 +34,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
+from libs.common.pages import foreign_token
 from services.metering.model.units import TOKEN_CLASS_UNITS
 from services.metering.tables import DIMENSIONS, HOUR_KEY, usage_dimensions, usage_hour_units, usage_hours
 from services.metering.usage.dimensions import PLAIN, TEST
@@ -92,7 +92,7 @@ class Rows:
     def begin_after(self, key: Sequence[str]) -> None:
         """Leave out everything up to the key of a summary; raises InvalidArgument if it is no key of this query."""
         if len(key) != len(self.groups):
-            raise foreign_page_token()
+            raise foreign_token()
         place = 1 if self._query.by_organization else 0
         last_start = self.windows.start_in_token(key[place])
         if len(self._part.organization_ids) == 1 or not place:
@@ -100,7 +100,7 @@ class Rows:
             self._start_time = max(self._start_time, last_start)
         last = [*key[:place], self.windows.value_of(last_start), *key[place + 1 :]]
         if not all(is_id(str(value)) for value, group in zip(last, self.groups, strict=True) if _is_uuid(group)):
-            raise foreign_page_token()
+            raise foreign_token()
         self._ends.append(tuple_(*self.groups) > self._bounds(last))
 
     def end_with(self, group: Sequence[object]) -> None:
@@ -190,7 +190,7 @@ class Windows:
             return start
         number = bisect_left(self._starts, start)
         if number == len(self._starts) or self._starts[number] != start:
-            raise foreign_page_token()
+            raise foreign_token()
         return number + 1
 
     def start_in_token(self, text: str) -> datetime:
@@ -198,14 +198,10 @@ class Windows:
         try:
             start = datetime.fromisoformat(text)
         except ValueError:
-            raise foreign_page_token() from None
+            raise foreign_token() from None
         if start.utcoffset() != timedelta(0):
-            raise foreign_page_token()
+            raise foreign_token()
         return start
-
-
-def foreign_page_token() -> InvalidArgument:
-    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
 
 
 _HOUR_UNIT_ROWS: Final = unit_rows(usage_hours, usage_hour_units)

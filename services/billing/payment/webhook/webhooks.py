@@ -9,14 +9,13 @@ from libs.common.audit.recording import PLATFORM, Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound
-from libs.common.ids import is_id
+from libs.common.ids import MAX, is_id
 from libs.common.pages import encode_page_token, page_size, text_in_token
 from services.billing.errors import WebhookNotWaiting
 from services.billing.payment.webhook import store
 from services.billing.payment.webhook.domain import State
 from services.billing.payment.webhook.store import Webhook
 
-_LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _COUNTS_MAX: Final = 1_000
 
 
@@ -41,7 +40,7 @@ class Webhooks:
     async def page(self, wanted: Filter, size: int, page_token: str) -> tuple[list[Webhook], str]:
         """Return a page, the latest first, and the token of the next one."""
         fingerprint = f"webhooks/{wanted.state}/{wanted.provider}"
-        before = text_in_token(page_token, fingerprint) or _LAST_ID
+        before = text_in_token(page_token, fingerprint) or MAX
         if not is_id(before):
             raise InvalidArgument([FieldViolation("page_token", "is no token of this list")])
         size = page_size(size)

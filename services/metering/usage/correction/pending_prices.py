@@ -5,8 +5,9 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, InvalidArgument, NotFound
+from libs.common.errors import NotFound
 from libs.common.ids import NIL, is_id
+from libs.common.pages import foreign_token
 from libs.common.shard_pages import place_in_token, token_after
 from libs.common.shards import Shards
 from services.metering.errors import CostTooLarge, PriceUnknown
@@ -69,7 +70,7 @@ class PendingPrices:
         shards = self._shards if organization_id is None else Shards([self._shards.of(organization_id)])
         number, after = place_in_token(page_token, asked.fingerprint, _FIRST, len(shards))
         if not is_id(after[1]):
-            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+            raise foreign_token()
         sums: dict[tuple[str, str, str], Pending] = {}
         last: Key | None = (after[0], after[1])
         for _ in range(_LOOKED_AT_MAX // _PART_MAX):

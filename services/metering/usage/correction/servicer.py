@@ -6,8 +6,7 @@ from typing import Final, TypeVar
 
 import grpc
 
-from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
 from libs.common.timestamps import time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.usage.correction.corrections import Corrected, Corrections
@@ -135,15 +134,11 @@ class CorrectionServicer(rpc.UsageServiceServicer):
 
 def _number(parts: Sequence[str]) -> int:
     if len(parts) != 1 or not parts[0].isdigit() or len(parts[0]) > len(str(CORRECTIONS_MAX)):
-        raise _foreign_token()
+        raise foreign_token()
     return int(parts[0])
 
 
 def _place(parts: Sequence[str]) -> tuple[datetime, str]:
     if len(parts) != 2 or not parts[0].isdigit():
-        raise _foreign_token()
+        raise foreign_token()
     return time_of_text(parts[0]), parts[1]
-
-
-def _foreign_token() -> InvalidArgument:
-    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from libs.common.errors import FieldViolation, InvalidArgument, NotFound
+from libs.common.errors import NotFound
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token
 from libs.common.shards import Shards
 from libs.common.timestamps import time_of_text, time_text
 from services.metering.clients.organizations import Organizations
@@ -163,9 +163,9 @@ class Previews:
             place = Place(organization_id, time_of_text(moment), usage_id)
             int(digest, 16)
         except ValueError:
-            raise _foreign_token() from None
+            raise foreign_token() from None
         if not known or not number.isascii() or not number.isdigit() or len(number) > 3:
-            raise _foreign_token()
+            raise foreign_token()
         return int(number), place, digest
 
 
@@ -193,7 +193,3 @@ def _place_of(seen: Seen) -> Place:
 def _token(number: int, place: Place, digest: str, fingerprint: str) -> str:
     key = str(number), place.organization_id, time_text(place.occur_time), place.usage_id, digest
     return encode_page_token(*key, fingerprint=fingerprint)
-
-
-def _foreign_token() -> InvalidArgument:
-    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])

@@ -7,12 +7,11 @@ import typer
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
 from libs.cli.terminal.output import Output, as_dict
 from tollhouse.metering.v1 import conversation_pb2, conversation_pb2_grpc
 
 group = typer.Typer(name="conversation", help="Conversations and their messages.", no_args_is_help=True)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 ConversationArgument = Annotated[str, typer.Argument(help="The conversation's id.", metavar="CONVERSATION")]
 _METERING: Final = ("metering",)
 _COLUMNS: Final = ("conversation_id", "user_id", "title", "message_count", "create_time", "update_time")

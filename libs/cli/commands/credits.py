@@ -8,7 +8,7 @@ import typer
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument, ProjectOption
 from libs.cli.terminal.output import Output, as_dict, cell
 from libs.cli.terminal.times import parse_future
 from libs.common.ids import new_id
@@ -16,10 +16,6 @@ from tollhouse.billing.v1 import credit_pb2, credit_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 
 group = typer.Typer(name="credits", help="Credits with terms, and what is left of them.", no_args_is_help=True)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
-ProjectOption = Annotated[
-    str, typer.Option("--project", help="The project whose account is meant; the organization's own without it.")
-]
 _BILLING: Final = ("billing",)
 _COLUMNS: Final = (
     *("grant_id", "operation_id", "kind", "priority", "state", "user_id", "model"),

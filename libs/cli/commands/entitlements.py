@@ -7,13 +7,12 @@ import typer
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.entitled import entitlement_text, read_entitlement
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
 from libs.cli.terminal.output import Output, as_dict, cell
 from libs.cli.terminal.times import parse_future
 from tollhouse.billing.v1 import subscription_pb2, subscription_pb2_grpc
 
 group = typer.Typer(name="entitlements", help="What may be used, and which rule says so.", no_args_is_help=True)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 CodeArgument = Annotated[str, typer.Argument(help="The code, such as requests_per_minute.", metavar="CODE")]
 UserOption = Annotated[str, typer.Option("--user", help="The user; all of the organization without it.")]
 ModelOption = Annotated[str, typer.Option("--model", help="The model; all of them without it.")]

@@ -10,7 +10,7 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument, ProjectOption
 from libs.cli.terminal.output import Output, as_dict, cell
 from libs.cli.terminal.times import parse_past
 from tollhouse.billing.v1 import invoice_pb2, invoice_pb2_grpc
@@ -18,11 +18,7 @@ from tollhouse.billing.v1 import invoice_pb2, invoice_pb2_grpc
 group = typer.Typer(
     name="invoice", help="Invoices and credit notes over what accounts were charged.", no_args_is_help=True
 )
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 InvoiceArgument = Annotated[str, typer.Argument(help="The document's id.", metavar="INVOICE")]
-ProjectOption = Annotated[
-    str, typer.Option("--project", help="The project whose account is meant; the organization's own without it.")
-]
 CurrencyOption = Annotated[str, typer.Option("--currency", help="The unit; needed where there are several accounts.")]
 UntilOption = Annotated[
     str,

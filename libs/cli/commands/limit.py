@@ -22,7 +22,7 @@ from libs.cli.terminal.limits import (
     subscription_rows,
     usage_row,
 )
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
 from libs.cli.terminal.output import Output, as_dict
 from tollhouse.metering.v1 import quota_pb2 as pb
 from tollhouse.metering.v1 import quota_pb2_grpc as rpc
@@ -30,7 +30,6 @@ from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 group = typer.Typer(
     name="limit", help="How much may be used in a window of time, and how much is.", no_args_is_help=True
 )
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 NameArgument = Annotated[str, typer.Argument(help="The limit's name, such as requests.", metavar="NAME")]
 _METERING: Final = ("metering",)
 _LIMITS: Final = ("name", "metric", "window", "for", "max", "enforcement", "burst", "replaces", "alerts_at")

@@ -10,13 +10,12 @@ from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import find_user_id, user_id_of
-from libs.cli.terminal.options import LIMIT, LimitOption, RequestIdOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc
 
 group = typer.Typer(name="organization", help="The tenants of the platform.", no_args_is_help=True)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 
 
 @calling(group, "create")

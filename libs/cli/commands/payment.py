@@ -9,7 +9,7 @@ import typer
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
 from libs.cli.terminal.output import Output
 from libs.common.ids import new_id
 from tollhouse.billing.v1 import payment_pb2 as pb
@@ -22,7 +22,6 @@ products = typer.Typer(name="products", help="What is sold for credits.", no_arg
 top_up = typer.Typer(name="top-up", help="Accounts that are topped up by themselves.", no_args_is_help=True)
 group.add_typer(products)
 group.add_typer(top_up)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 PaymentArgument = Annotated[str, typer.Argument(help="The payment's id.", metavar="PAYMENT")]
 _BILLING: Final = ("billing",)
 _COLUMNS: Final = (

@@ -10,7 +10,7 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.output import Output, as_dict, cell
+from libs.cli.terminal.output import Output, amount_text, as_dict, cell
 from tollhouse.billing.v1 import plan_pb2, plan_pb2_grpc
 
 group = typer.Typer(name="experiment", help="Experiments on plans.", no_args_is_help=True)
@@ -82,5 +82,5 @@ def _print_times(output: Output, experiment: plan_pb2.PlanExperiment) -> None:
 def _rows(answer: plan_pb2.GetPlanExperimentResponse) -> Iterable[list[str]]:
     for variant, result in zip(answer.experiment.variants, answer.results, strict=True):
         counts = (result.saw_count, result.tried_count, result.subscribed_count, result.stayed_count)
-        brought = ", ".join(f"{amount.value} {amount.currency_code}" for amount in result.brought)
+        brought = ", ".join(map(amount_text, result.brought))
         yield [variant.plan_code, str(variant.weight), *map(str, counts), brought]

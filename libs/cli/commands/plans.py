@@ -12,9 +12,8 @@ from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.entitled import entitlement_text
 from libs.cli.terminal.lookups import is_id
 from libs.cli.terminal.options import LIMIT, LimitOption
-from libs.cli.terminal.output import Output, as_dict, cell
+from libs.cli.terminal.output import Output, amount_text, as_dict, cell
 from tollhouse.billing.v1 import plan_pb2, plan_pb2_grpc
-from tollhouse.common.v1.amount_pb2 import Amount
 
 group = typer.Typer(name="plans", help="The plans that can be subscribed to.", no_args_is_help=True)
 group.add_typer(plan_experiments.group)
@@ -112,9 +111,9 @@ def _row(plan: plan_pb2.Plan) -> list[str]:
         plan.plan_code,
         plan.name,
         str(plan.published_version.version or ""),
-        _amount(shown.terms.price),
+        amount_text(shown.terms.price),
         _interval(shown.terms.billing_interval),
-        ", ".join(_amount(one.amount) for one in shown.terms.credits),
+        ", ".join(amount_text(one.amount) for one in shown.terms.credits),
         str(plan.draft_version.version or ""),
         cell(plan, "active"),
         "yes" if plan.HasField("archive_time") else "no",
@@ -127,7 +126,7 @@ def _print_version(output: Output, version: plan_pb2.PlanVersion) -> None:
     terms = version.terms
     _line(output, "price", _price(version))
     if terms.HasField("minimum"):
-        _line(output, "minimum spend", _amount(terms.minimum))
+        _line(output, "minimum spend", amount_text(terms.minimum))
     for charge in terms.usage_charges:
         _line(output, f"usage of {charge.unit}"[:24], _usage_charge(charge, terms.price.currency_code))
     if terms.HasField("trial"):
@@ -163,11 +162,7 @@ def _usage_charge(charge: plan_pb2.UsageCharge, currency_code: str) -> str:
 
 
 def _price(version: plan_pb2.PlanVersion) -> str:
-    return f"{_amount(version.terms.price)} every {_interval(version.terms.billing_interval)}"
-
-
-def _amount(amount: Amount) -> str:
-    return f"{amount.value} {amount.currency_code}"
+    return f"{amount_text(version.terms.price)} every {_interval(version.terms.billing_interval)}"
 
 
 def _interval(interval: plan_pb2.Interval) -> str:
@@ -177,8 +172,8 @@ def _interval(interval: plan_pb2.Interval) -> str:
 
 def _credits(one: plan_pb2.IncludedCredits) -> str:
     rollover = cell(one, "rollover").replace("_", " ")
-    rollover_max = f" {_amount(one.rollover_max)}" if one.HasField("rollover_max") else ""
-    return f"{_amount(one.amount)}, rollover {rollover}{rollover_max}, priority {one.priority}"
+    rollover_max = f" {amount_text(one.rollover_max)}" if one.HasField("rollover_max") else ""
+    return f"{amount_text(one.amount)}, rollover {rollover}{rollover_max}, priority {one.priority}"
 
 
 def _past_due(past_due: plan_pb2.PastDuePolicy) -> Iterator[str]:

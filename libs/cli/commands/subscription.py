@@ -10,16 +10,14 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption, RequestIdOption
-from libs.cli.terminal.output import Output, as_dict, cell
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument, RequestIdOption
+from libs.cli.terminal.output import Output, amount_text, as_dict, cell
 from libs.cli.terminal.times import parse_future, parse_past
 from libs.common.ids import new_id
 from tollhouse.billing.v1 import subscription_pb2 as pb
 from tollhouse.billing.v1 import subscription_pb2_grpc as rpc
-from tollhouse.common.v1.amount_pb2 import Amount
 
 group = typer.Typer(name="subscription", help="Subscriptions to plans and models.", no_args_is_help=True)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 SubscriptionArgument = Annotated[str, typer.Argument(help="The subscription's id.", metavar="SUBSCRIPTION")]
 PlanArgument = Annotated[str, typer.Argument(help="The plan's code.", metavar="PLAN")]
 UserOption = Annotated[str, typer.Option("--user", help="The user's id.", metavar="ID", show_default=False)]
@@ -193,7 +191,7 @@ async def change_plan(
         _print_change(output, looked)
         return
     when = "at the end of the period" if at_period_end else "now"
-    cost = _amount(looked.net_amount) if looked.HasField("net_amount") else "nothing"
+    cost = amount_text(looked.net_amount) if looked.HasField("net_amount") else "nothing"
     confirm(f"Change to {plan} {when}, for {cost}?", yes=yes)
     request.validate_only = False
     request.etag = looked.subscription.etag
@@ -372,13 +370,13 @@ def _print_change(output: Output, answer: pb.ChangePlanResponse) -> None:
                 cell(line, "start_time"),
                 cell(line, "end_time"),
                 f"{line.days} of {line.period_days}",
-                _amount(line.amount),
+                amount_text(line.amount),
             ]
             for line in answer.lines
         ]
         output.line("")
         output.table(_LINE_COLUMNS, rows)
-        output.line(f"{'net amount':<24} {_amount(answer.net_amount)}")
+        output.line(f"{'net amount':<24} {amount_text(answer.net_amount)}")
     if answer.HasField("effective_time"):
         output.line(f"{'effective time':<24} {cell(answer, 'effective_time')}")
 
@@ -401,7 +399,7 @@ def _next(one: pb.Subscription) -> str:
     if one.set_aside_reason:
         return "set aside"
     if one.HasField("owed_amount"):
-        return f"owes {_amount(one.owed_amount)}"
+        return f"owes {amount_text(one.owed_amount)}"
     if one.cancel_at_period_end:
         return "cancelled at the period's end"
     return f"then {_plan(one.next_plan_code, one.next_plan_version)}" if one.next_plan_code else ""
@@ -415,7 +413,7 @@ def _event_row(event: pb.SubscriptionEvent) -> list[str]:
         cell(event, "to_state").replace("_", " "),
         _plan(event.plan_code, event.plan_version),
         cell(event, "effective_time"),
-        ", ".join(_amount(line.amount) for line in event.lines),
+        ", ".join(amount_text(line.amount) for line in event.lines),
         event.actor,
         event.reason,
     ]
@@ -423,7 +421,3 @@ def _event_row(event: pb.SubscriptionEvent) -> list[str]:
 
 def _plan(plan_code: str, version: int) -> str:
     return f"{plan_code} v{version}" if plan_code else ""
-
-
-def _amount(amount: Amount) -> str:
-    return f"{amount.value} {amount.currency_code}"

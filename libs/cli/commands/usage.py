@@ -11,8 +11,8 @@ from libs.cli.commands.usage_rerate import rerate
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
-from libs.cli.terminal.output import Output, as_dict, cell
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
+from libs.cli.terminal.output import Output, amount_text, as_dict, cell
 from libs.cli.terminal.times import parse_past
 from libs.common.ids import new_id
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -26,7 +26,6 @@ group = typer.Typer(
 group.add_typer(usage_statistics.group)
 group.command("export")(export)
 group.command("verify-export")(verify_export)
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 UsageArgument = Annotated[str, typer.Argument(help="The operation id of the usage.", metavar="OPERATION")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for people to read.")]
 OperationOption = Annotated[
@@ -183,7 +182,13 @@ async def watch(
 
 def _usage_row(usage: usage_pb2.UsageRecord) -> list[str]:
     tokens = f"{usage.total_tokens:,} tokens"
-    return [cell(usage, "create_time"), usage.operation_id, usage.model, tokens, _amount(usage.cost) or "no price yet"]
+    return [
+        cell(usage, "create_time"),
+        usage.operation_id,
+        usage.model,
+        tokens,
+        amount_text(usage.cost) or "no price yet",
+    ]
 
 
 def _correction_row(correction: usage_pb2.UsageCorrection) -> list[str]:
@@ -202,14 +207,10 @@ def _show(output: Output, correction: usage_pb2.UsageCorrection) -> None:
     for name in ("operation_id", "usage_operation_id", "number", "kind"):
         output.line(f"{name:<24} {cell(correction, name)}")
     for name, state in (("cost before", correction.before), ("cost after", correction.after)):
-        output.line(f"{name:<24} {_amount(state.cost)}".rstrip())
+        output.line(f"{name:<24} {amount_text(state.cost)}".rstrip())
     for charge in correction.charges:
         verb = "given back" if charge.reverses_operation_id else "debited"
-        output.line(f"{verb:<24} {_amount(charge.amount)}")
-
-
-def _amount(amount: Amount) -> str:
-    return f"{amount.value} {amount.currency_code}".strip()
+        output.line(f"{verb:<24} {amount_text(charge.amount)}")
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:

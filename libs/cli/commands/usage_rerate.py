@@ -9,7 +9,7 @@ import typer
 from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.output import Output, as_dict
+from libs.cli.terminal.output import Output, amount_text, as_dict
 from libs.cli.terminal.progress import Progress, progress_for
 from libs.cli.terminal.times import parse_past
 from libs.common.ids import new_id
@@ -143,8 +143,8 @@ def _cells(sums: pb.RerateSums) -> list[str]:
     left_out = sums.voided_count + sums.stated_count + sums.pending_price_count
     failed = sum(one.usage_count for one in sums.failures)
     counts = (sums.usage_count, sums.changed_count, sums.unchanged_count, left_out, failed)
-    before = ", ".join(f"{one.before.value} {one.before.currency_code}" for one in sums.amounts)
-    after = ", ".join(f"{one.after.value} {one.after.currency_code}" for one in sums.amounts)
+    before = ", ".join(amount_text(one.before) for one in sums.amounts)
+    after = ", ".join(amount_text(one.after) for one in sums.amounts)
     return [*(f"{count:,}" for count in counts), before, after]
 
 

@@ -11,11 +11,10 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.chart import Bar, bars
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.options import LIMIT, LimitOption
-from libs.cli.terminal.output import Output, as_dict
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationArgument
+from libs.cli.terminal.output import Output, amount_text, as_dict
 from libs.cli.terminal.times import parse_past
 from libs.common.amount import format_amount
-from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
 
 group = typer.Typer()
@@ -26,7 +25,6 @@ _COLUMNS: Final = (
     *("p95_ms", "p99_ms"),
 )
 _OTHERS: Final = "(others)"
-OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 ZoneOption = Annotated[str, typer.Option("--zone", help="The time zone of days, weeks and months.")]
 TestOption = Annotated[bool, typer.Option("--include-test", help="Usage of test keys too.")]
 FilterOption = Annotated[
@@ -141,7 +139,7 @@ def _named_by(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
 def _bar(row: usage_pb2.UsageSummary, names: list[str], drawn: Drawn) -> Bar:
     label = " ".join(_named_by(row, names))
     if drawn is Drawn.COST:
-        return Bar(label, Decimal(row.cost.value or 0), _amount(row.cost))
+        return Bar(label, Decimal(row.cost.value or 0), amount_text(row.cost))
     value = row.total_tokens if drawn is Drawn.TOKENS else row.request_count
     return Bar(label, Decimal(value), f"{value:,}")
 
@@ -154,7 +152,7 @@ def _cells(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
         str(row.request_count),
         str(row.error_count),
         str(row.total_tokens),
-        *map(_amount, (row.cost, row.provider_cost, row.margin)),
+        *map(amount_text, (row.cost, row.provider_cost, row.margin)),
         format_amount(Decimal(latency.mean_ms)) if has_latency else "",
         *(str(one) if has_latency else "" for one in (latency.p50_ms, latency.p95_ms, latency.p99_ms)),
     ]
@@ -168,10 +166,6 @@ def _value(row: usage_pb2.UsageSummary, name: str) -> str:
     if name == "unit":
         return ", ".join(f"{one.value} {one.unit}" for one in row.quantities)
     return next((value for key, value in row.dimensions.items() if key in (name, f"{name}_id")), "")
-
-
-def _amount(amount: Amount) -> str:
-    return f"{amount.value} {amount.currency_code}".strip()
 
 
 def _window(text: str) -> "usage_pb2.UsageWindow.ValueType":

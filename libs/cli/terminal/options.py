@@ -96,8 +96,12 @@ ShardsOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="How many to list at most.")]
+OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
 OrganizationOption = Annotated[
     str, typer.Option("--organization", envvar="TOLLHOUSE_ORGANIZATION", help="The organization's id.", metavar="ID")
+]
+ProjectOption = Annotated[
+    str, typer.Option("--project", help="The project whose account is meant; the organization's own without it.")
 ]
 RequestIdOption = Annotated[
     str, typer.Option("--request-id", help="Makes the command safe to repeat.", show_default=False)

@@ -131,6 +131,11 @@ def cell(message: Message, name: str) -> str:
     return _text(field, value)
 
 
+def amount_text(amount: Amount) -> str:
+    """Return an amount as `12.5 USD`; empty where it has neither."""
+    return f"{amount.value} {amount.currency_code}".strip()
+
+
 def _text(field: FieldDescriptor, value: object) -> str:
     if isinstance(value, Timestamp):
         return value.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -139,7 +144,7 @@ def _text(field: FieldDescriptor, value: object) -> str:
     if field.enum_type is not None and isinstance(value, int):
         return _enum_text(field, value)
     if isinstance(value, Amount):
-        return f"{value.value} {value.currency_code}"
+        return amount_text(value)
     if isinstance(value, Message):
         return ", ".join(f"{part.name} {_text(part, one)}" for part, one in value.ListFields())
     if isinstance(value, str):

@@ -76,8 +76,6 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
                 part.violations.append(
                     Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
                 )
-            if piece.HasField("progress"):
-                progress.note(step, piece.progress.rows_examined, piece.progress.rows_estimated or None)
             part.checks += [
                 Check(service, check.invariant, check.description, check.rows_examined, check.findings)
                 for check in piece.summary.checks

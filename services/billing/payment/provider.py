@@ -209,7 +209,7 @@ class FactApplier(Protocol):
         """Apply a fact; a repeat, or an older fact after a newer one, changes nothing.
 
         Raises:
-            Overloaded, DatabaseUnavailable: nothing was applied. Apply it again.
+            Overloaded, Unavailable: nothing was applied. Apply it again.
         """
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing corrections; the text of the statements, with their indexes, is in `correction_statements`."""
+"""Reading and writing corrections; the text of the statements, with their indexes, is in `statements`."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -3,6 +3,7 @@
 Each statement touches one shard. A step that is added again while somebody is at it is done once more.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -48,7 +49,7 @@ _ADD: Final = """
 _CLAIM: Final = """
     UPDATE next_steps AS n SET due_time = $2
     FROM (
-        SELECT organization_id, kind, key FROM next_steps WHERE due_time <= $1
+        SELECT organization_id, kind, key FROM next_steps WHERE due_time <= $1 AND kind = ANY($4::text[])
         ORDER BY due_time, organization_id, kind, key LIMIT $3 FOR UPDATE SKIP LOCKED
     ) AS d
     WHERE n.organization_id = ANY (ARRAY[d.organization_id]) AND n.kind = d.kind AND n.key = d.key
@@ -78,9 +79,9 @@ async def add(connection: RawConnection, organization_id: str, kind: StepKind, k
     await connection.execute(_ADD, organization_id, kind.value, key, now)
 
 
-async def claim(connection: RawConnection, now: datetime, limit: int) -> list[NextStep]:
-    """Take steps that are due; nobody else takes them for a while."""
-    rows = await connection.fetch(_CLAIM, now, now + CLAIMED_FOR, limit)
+async def claim(connection: RawConnection, now: datetime, kinds: Collection[StepKind], limit: int) -> list[NextStep]:
+    """Take steps of some kinds that are due; nobody else takes them for a while."""
+    rows = await connection.fetch(_CLAIM, now, now + CLAIMED_FOR, limit, [kind.value for kind in kinds])
     return [NextStep(row[0], StepKind(row[1]), *row[2:]) for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import pytest
 
 from tests.billing.support import Ledger, organization, refusal, usd
@@ -118,3 +119,36 @@ async def test_rows_from_before_actors_were_recorded_have_none(ledger: Ledger, d
         pb.ListTransactionsRequest(organization_id=org), metadata=ledger.metadata
     )
     assert {transaction.actor for transaction in listed.transactions} == {""}
+
+
+async def test_only_metering_marks_a_movement_as_usage(ledger: Ledger, everybody: dict[str, Metadata]) -> None:
+    """What is marked so is on the invoice as usage, and `verify` looks for it in metering."""
+    org, metadata = organization(), {"source": "metering"}
+    metering = Ledger(ledger.channel, lambda: everybody[METERING])
+    await ledger.credit(org, "top-up", "10", metadata={"source": "support"})
+    await ledger.hold(org, "call", "1")
+    undo = pb.ReverseTransactionRequest(
+        organization_id=org, operation_id="d", reversed_operation_id="top-up", metadata=metadata
+    )
+    move = pb.TransferRequest(
+        organization_id=org,
+        operation_id="g",
+        amount=usd(1),
+        destination_project_id=organization(),
+        metadata=metadata,
+    )
+    moves = {
+        "credit": ledger.credit(org, "a", "1", metadata=metadata),
+        "debit": ledger.debit(org, "b", "1", metadata=metadata),
+        "hold": ledger.hold(org, "c", "1", metadata=metadata),
+        "capture": ledger.capture(org, "call", "1", metadata=metadata),
+        "reversal": ledger.ledger.ReverseTransaction(undo, metadata=ledger.metadata),
+        "transfer": ledger.ledger.Transfer(move, metadata=ledger.metadata),
+    }
+    for name, move in moves.items():
+        code, _, _ = await refusal(move)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT, name
+    batch = pb.BatchDebitRequest(requests=[_debit(org, "e", metadata=metadata), _debit(org, "f")])
+    marked, plain = (await ledger.ledger.BatchDebit(batch, metadata=ledger.metadata)).outcomes
+    assert (marked.WhichOneof("outcome"), plain.WhichOneof("outcome")) == ("error", "response")
+    assert (await metering.capture(org, "call", "1", metadata=metadata)).transaction.metadata == metadata

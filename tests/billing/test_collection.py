@@ -1,5 +1,6 @@
 """Plans that are bought at checkouts, and subscriptions that providers renew, against the fakes of both."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -7,12 +8,15 @@ import pytest
 
 from libs.common.ids import new_id
 from services.billing import errors, next_steps
+from services.billing.payment.provider import Renewal
+from services.billing.payment.providers.stripe.provider import Stripe
 from services.billing.plan.domain import PastDueEnd, ProviderReference
 from services.billing.subscription.domain import PAYMENT_AWAITED_FOR, Updates, Way
 from services.billing.subscription.states import State
 from tests.billing.collecting_house import DAY, CollectingHouse, monthly, open_collecting
 from tests.billing.period_house import pending
 from tests.billing.shop import PROVIDERS
+from tests.billing.webhook_house import eventually
 
 each = pytest.mark.parametrize("provider", PROVIDERS)
 _MONTH = 30 * DAY
@@ -199,6 +203,37 @@ async def test_cancellation_here_and_its_withdrawal_reach_the_provider(till: Col
     assert found == [("CANCELLED",), ("ACTIVE",), ("CANCELLED",)]
 
 
+async def test_purchase_waits_for_no_provider_that_hangs(
+    till: CollectingHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, set_renewal = asyncio.Event(), Stripe.set_renewal
+
+    async def hang(provider: Stripe, external_id: str, renewal: Renewal) -> None:
+        await answers.wait()
+        await set_renewal(provider, external_id, renewal)
+
+    for made in [await till.bought("stripe", await till.plan()) for _ in range(5)]:
+        await till.subscriptions.cancel(made.organization_id, made.subscription_id, "", "", at_period_end=False)
+    monkeypatch.setattr(Stripe, "set_renewal", hang)
+    org, plan = new_id(), await till.plan()
+    await till.buy("lemon_squeezy", org, plan)
+    await till.shop.deliver(till.unsent())
+    telling = asyncio.gather(*(till.worker.sweep(database) for database in till.house.shards))
+
+    async def is_subscribed() -> bool:
+        return [one.plan for one in await till.all_of(org)] == [plan]
+
+    await eventually(is_subscribed)
+    assert not telling.done()
+    answers.set()
+    await telling
+    await till.told()
+    # Time passes for those that are live still.
+    await till.subscriptions.cancel(org, (await till.only(org)).subscription_id, "", "", at_period_end=False)
+    await till.work()
+    await till.told()
+
+
 async def test_provider_that_cannot_be_reached_is_told_of_a_cancellation_later(till: CollectingHouse) -> None:
     made = await till.bought("stripe", await till.plan())
     await till.subscriptions.cancel(made.organization_id, made.subscription_id, "", "", at_period_end=False)
@@ -262,10 +297,10 @@ async def test_step_that_is_added_while_somebody_is_at_it_is_done_once_more(till
     kind = next_steps.StepKind.PAYMENT
     async with till.house.shards.of(org).raw_transaction() as connection:
         await next_steps.add(connection, org, kind, "x", now)
-        (taken,) = [one for one in await next_steps.claim(connection, now, 10) if one.organization_id == org]
+        (taken,) = [one for one in await next_steps.claim(connection, now, [kind], 10) if one.organization_id == org]
         await next_steps.add(connection, org, kind, "x", now)
         assert not await next_steps.done(connection, taken)
-        (again,) = [one for one in await next_steps.claim(connection, now, 10) if one.organization_id == org]
+        (again,) = [one for one in await next_steps.claim(connection, now, [kind], 10) if one.organization_id == org]
         assert await next_steps.done(connection, again)
 
 

@@ -22,6 +22,7 @@ from tests.billing.support import (
     refusal,
     usd,
 )
+from tests.support.callers import Callers
 from tests.support.clock import FixedClock
 from tests.support.sharded import value_over_shards
 from tollhouse.billing.v1 import account_pb2, charge_pb2
@@ -178,12 +179,15 @@ async def test_parts_are_listed_newest_first_with_the_other_filters(timed: Ledge
 
 
 @pytest.mark.own_database
-async def test_each_part_is_an_entry_of_the_statement_and_a_charge_under_its_own_id(ledger: Ledger) -> None:
+async def test_each_part_is_an_entry_of_the_statement_and_a_charge_under_its_own_id(
+    ledger: Ledger, callers: Callers
+) -> None:
     org = await funded(ledger)
     source = {"source": "metering"}
-    first = await ledger.capture(org, "call", "1", part_id="call/1", metadata=source)
-    await ledger.capture(org, "call", "2", part_id="call/2", metadata=source)
-    await ledger.capture(org, "call", "0.5", metadata=source)
+    metering = Ledger(ledger.channel, lambda: callers.service("metering"))
+    first = await metering.capture(org, "call", "1", part_id="call/1", metadata=source)
+    await metering.capture(org, "call", "2", part_id="call/2", metadata=source)
+    await metering.capture(org, "call", "0.5", metadata=source)
     statement = account_pb2.GetStatementRequest(organization_id=org, account_id=first.transaction.account_id)
     entries = (await ledger.accounts.GetStatement(statement, metadata=ledger.metadata)).entries
     assert [(entry.operation_id, entry.amount) for entry in entries] == [

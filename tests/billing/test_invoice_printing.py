@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 
+import psutil
 import pypdfium2
 import pytest
 
@@ -148,10 +149,20 @@ async def test_pdf_without_what_makes_it_is_refused_and_html_is_not(
     printer: Printer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(printing, "_FONT_PACKAGES", ("no_such_font",))
-    printing._font_folders.cache_clear()
+    printing._fonts.cache_clear()
     document = invoice_of([Decimal(1)], "")
     with pytest.raises(invoice_errors.PdfNotInstalled):
         await printer.print(document, Format.PDF)
     assert (await printer.print(document, Format.HTML)).data
     monkeypatch.undo()
-    printing._font_folders.cache_clear()
+    printing._fonts.cache_clear()
+
+
+async def test_memory_does_not_grow_with_the_number_of_long_documents(printer: Printer) -> None:
+    """Typst keeps what it has worked out for the last documents, which is 100 MB for each of a thousand lines."""
+    process = psutil.Process()
+    await printer.print(long_invoice(150), Format.PDF)
+    before = process.memory_info().rss
+    for number in range(3):
+        await printer.print(long_invoice(150, f"Acme {number}"), Format.PDF)
+    assert process.memory_info().rss - before < 20_000_000

@@ -26,6 +26,7 @@ from tests.billing.invoice_calls import (
 )
 from tests.billing.subscription_calls import Subscriptions, add_plan
 from tests.billing.support import BillingServer, Ledger, balance_of, funded, organization, refusal, usd
+from tests.support.callers import Callers
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import invoice_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2
@@ -291,11 +292,14 @@ async def test_stale_etag_changes_nothing(ledger: Ledger) -> None:
     ] == "STALE_ETAG"
 
 
-async def test_issue_during_no_metering_is_refused_where_usage_was_charged(server: BillingServer) -> None:
+async def test_issue_during_no_metering_is_refused_where_usage_was_charged(
+    server: BillingServer, callers: Callers
+) -> None:
     async with server.start() as ledger:
         await set_issuer(ledger)
         org = await charged(ledger, "1")
-        await ledger.debit(org, "used", "2", metadata={"source": "metering"})
+        metering = Ledger(ledger.channel, lambda: callers.service("metering"))
+        await metering.debit(org, "used", "2", metadata={"source": "metering"})
         code, reason, facts = await refusal(issue(ledger, org, NOW))
         assert (code, reason, facts) == (
             grpc.StatusCode.UNAVAILABLE,

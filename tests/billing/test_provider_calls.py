@@ -83,9 +83,19 @@ async def test_checkout_of_stripe_is_opened_once_however_often_it_is_asked_for(
 async def test_checkout_of_a_plan_needs_a_price_at_the_provider(stripe: FakeStripe, to_stripe: Stripe) -> None:
     with pytest.raises(ProviderMisconfigured):
         await to_stripe.create_checkout(new_checkout(renews=True))
-    price = stripe.add_price(2_000, "USD")
+    price = stripe.add_price(1_000, "USD")
     opened = await to_stripe.create_checkout(new_checkout(renews=True, external_product_id=price))
     assert stripe.objects[opened.references[0].external_id]["mode"] == "subscription"
+
+
+@pytest.mark.parametrize(("amount", "code"), [(2_000, "USD"), (1_000, "EUR"), (1_001, "USD")])
+async def test_checkout_whose_price_at_stripe_is_not_the_catalogues_is_not_opened(
+    stripe: FakeStripe, to_stripe: Stripe, amount: int, code: str
+) -> None:
+    """Who paid it would get nothing: a payment of another amount is refused."""
+    price = stripe.add_price(amount, code)
+    with pytest.raises(ProviderMisconfigured):
+        await to_stripe.create_checkout(new_checkout(external_product_id=price))
 
 
 async def test_refund_of_stripe_is_made_once_and_says_what_is_refunded_in_all(
@@ -169,6 +179,7 @@ async def test_lemon_squeezy_charges_no_saved_method(to_lemon: LemonSqueezy) -> 
         (Fault.OVERLOADED, ProviderDown),
         (Fault.FAILED, ProviderDown),
         (Fault.NO_JSON, ProviderDown),
+        (Fault.COMPRESSED, ProviderDown),
         (Fault.REDIRECT, ProviderMisconfigured),
     ],
 )
@@ -178,7 +189,8 @@ async def test_errors_are_told_apart_and_tries_are_bounded(
     stripe.faults = [fault] * 100
     with pytest.raises(error):
         await to_stripe.create_checkout(new_checkout())
-    assert len(stripe.requests) == (1 if fault in (Fault.NO_JSON, Fault.REDIRECT) else http.TRIES_MAX)
+    answered = (Fault.NO_JSON, Fault.COMPRESSED, Fault.REDIRECT)
+    assert len(stripe.requests) == (1 if fault in answered else http.TRIES_MAX)
 
 
 async def test_wrong_key_is_a_misconfiguration_and_is_not_in_the_error(stripe: FakeStripe, clock: FixedClock) -> None:

@@ -15,6 +15,7 @@ from services.billing.errors import WebhookIdReused, WebhookNotWaiting, WebhookS
 from services.billing.payment.provider import Applied, Changes, Fact, RefusedFor, Result
 from services.billing.payment.providers import http
 from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
+from services.billing.payment.providers.stripe.provider import Stripe
 from services.billing.payment.webhook import retention
 from services.billing.payment.webhook import worker as worker_module
 from services.billing.payment.webhook.domain import BODY_BYTES_MAX, FAILURES_MAX, State
@@ -271,6 +272,29 @@ async def test_lost_webhooks_are_made_up_for_by_asking(house: House) -> None:
         assert await fresh.reconciliation.ask_due() == 2
         house.clock.advance(timedelta(days=1))
         assert await fresh.reconciliation.ask_due() == 4
+        await close(fresh)
+
+
+async def test_provider_that_hangs_keeps_no_other_from_being_asked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> AsyncIterator[Changes]:
+        await asyncio.Event().wait()
+        yield ()
+
+    monkeypatch.setattr(Stripe, "changed_since", hang)
+    async with house.lemon.serving():
+        fresh = house_of(house.platform, house.clock, house.stripe, house.lemon, house.book)
+        asking = asyncio.create_task(fresh.reconciliation.run())
+
+        async def is_asked() -> bool:
+            async with house.platform.raw_connection() as connection:
+                ended = "SELECT provider FROM billing.payment_reconciliations WHERE last_end_time IS NOT NULL"
+                return [row["provider"] for row in await connection.fetch(ended)] == ["lemon_squeezy"] * 2
+
+        await eventually(is_asked)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
         await close(fresh)
 
 

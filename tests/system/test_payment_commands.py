@@ -20,10 +20,15 @@ async def test_products_payments_and_refunds_are_made_and_found(installation: In
         (one,) = found(installation, "payment", "list", org, *filters)
         assert one["payment_id"] == paid["payment_id"]
     assert made(installation, "payment", "find", order) == paid
-    back = ("--request", "back", "--reason", "asked for", "--amount", "4", "--yes")
+    back = ("--request", "back", "--reason", "asked for", "--amount", "4USD", "--yes")
     refunded = made(installation, "payment", "refund", org, paid["payment_id"], *back)
     assert "400" in str(refunded["taken_back_amount"])
     assert made(installation, "payment", "get", org, paid["payment_id"]) == refunded
+    goodwill = ("--reason", "goodwill", "--brings", "credits", "--credits", "50CREDIT", "--type", "adjustment")
+    assert made(installation, "payment", "record", org, "1", "USD", *goodwill)["awarded_credits"] == {
+        "currency_code": "CREDIT",
+        "value": "50",
+    }
     assert made(installation, "payment", "products", "archive", code, "--yes")["archive_time"]
 
 

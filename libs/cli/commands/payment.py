@@ -80,7 +80,10 @@ async def record(
     type_: Annotated[Type, typer.Option("--type", help="What it is for.")] = Type.TOP_UP,
     method: Annotated[Method, typer.Option(help="How it was paid.")] = Method.BANK_TRANSFER,
     brings: Annotated[Brings | None, typer.Option(help="What it brings; as the type says without it.")] = None,
-    product: Annotated[str, typer.Option(help="The code of the product that was bought.")] = "",
+    product: Annotated[str, typer.Option(help="The code of the product that was bought, which says the credits.")] = "",
+    credits_: Annotated[
+        str, typer.Option("--credits", help="Which credits it brings, such as 1000CREDIT, in the place of --product.")
+    ] = "",
     user: Annotated[str, typer.Option(help="The user who paid.")] = "",
     reference: Annotated[str, typer.Option(help="What it is called elsewhere: PROVIDER:KIND:ID.")] = "",
     operation: Annotated[str, typer.Option(help="A name for it, so that a repeat records nothing more.")] = "",
@@ -95,6 +98,7 @@ async def record(
         method=pb.PaymentMethod.Value(f"PAYMENT_METHOD_{method.name}"),
         brings=pb.BRINGS_UNSPECIFIED if brings is None else pb.Brings.Value(f"BRINGS_{brings.name}"),
         product_code=product,
+        credits=_amount(credits_) if credits_ else None,
         references=[_reference(reference)] if reference else [],
         reason=reason,
     )
@@ -153,7 +157,7 @@ async def refund(
     payment: PaymentArgument,
     request_id: Annotated[str, typer.Option("--request", help="A name for the refund, so that a repeat refunds once.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    amount: Annotated[str, typer.Option(help="How much; all that is left without it.")] = "",
+    amount: Annotated[str, typer.Option(help="How much, such as 3USD; all that is left without it.")] = "",
     yes: YesOption = False,
 ) -> None:
     """Refund a payment or a part of it, and take back what it brought."""
@@ -163,7 +167,8 @@ async def refund(
     if amount:
         get_request = pb.GetPaymentRequest(organization_id=organization, payment_id=payment)
         found = (await stub.GetPayment(get_request)).payment
-        money = Amount(currency_code=found.amount.currency_code, value=amount)
+        money = _amount(amount)
+        money.currency_code = money.currency_code or found.amount.currency_code
     request = pb.RefundPaymentRequest(
         organization_id=organization, payment_id=payment, request_id=request_id, amount=money, reason=reason
     )

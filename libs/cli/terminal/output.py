@@ -49,9 +49,7 @@ class Output:
         rows = {
             name: cell(message, name) for name in message.DESCRIPTOR.fields_by_name if name not in _FOR_PROGRAMS_ALONE
         }
-        for name, value in (rows | besides).items():
-            if value:
-                self.line(f"{_heading(name):<24} {value}")
+        self._fields(rows | besides)
 
     def many(self, messages: Sequence[Message], columns: Sequence[str], *, more: bool) -> None:
         """Print a table with a row for each message and some of its fields; as JSON, all fields."""
@@ -87,12 +85,25 @@ class Output:
             self.line(" ".join(row(message)))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows in columns; one below the other where a terminal is too narrow for their words, such as ids."""
         table = Table(box=None, pad_edge=False)
         for name in columns:
             table.add_column(_heading(name), overflow="fold")
         for row in rows:
             table.add_row(*map(shown, row))
-        self._console.print(table, markup=False)
+        unlimited = self._console.options.update(width=_WIDTH_OF_A_FILE)
+        if not rows or self._console.measure(table, options=unlimited).minimum <= self.width:
+            self._console.print(table, markup=False)
+            return
+        for number, row in enumerate(rows):
+            if number:
+                self.line("")
+            self._fields(dict(zip(columns, row, strict=True)))
+
+    def _fields(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            if value:
+                self.line(f"{_heading(name):<24} {value}")
 
     def clear(self) -> None:
         """Clear the terminal for what is printed next. Elsewhere nothing is cleared."""

@@ -68,7 +68,8 @@ _PROMOTE: Final = f"""
 """  # noqa: S608 -- constants of ours alone.
 
 # Goes from endpoint to endpoint along `event_deliveries_due`, whatever waits for each, and takes of each what is due up
-# to what the endpoint may still have under way. Rows that another process is taking are passed over.
+# to what the endpoint may still have under way, first of the organizations with the fewest attempts under way. Rows
+# that another process is taking are passed over.
 _CLAIM: Final = f"""
     WITH RECURSIVE waiting AS (
         (SELECT endpoint_id FROM event_deliveries WHERE status = 'PENDING' ORDER BY endpoint_id LIMIT 1)
@@ -81,12 +82,16 @@ _CLAIM: Final = f"""
         SELECT waiting.endpoint_id, coalesce(busy.free, $4) AS free
         FROM waiting LEFT JOIN unnest($2::uuid[], $3::integer[]) AS busy (endpoint_id, free) USING (endpoint_id)
         WHERE waiting.endpoint_id IS NOT NULL
-    ), due AS (
-        SELECT d.organization_id, d.event_id, d.endpoint_id FROM allowed CROSS JOIN LATERAL (
+    ), ranked AS (
+        SELECT d.*, coalesce(busy.attempts, 0)
+            + row_number() OVER (PARTITION BY d.organization_id ORDER BY d.next_attempt_time) AS place
+        FROM allowed CROSS JOIN LATERAL (
             SELECT organization_id, event_id, endpoint_id, next_attempt_time FROM event_deliveries
             WHERE status = 'PENDING' AND endpoint_id = allowed.endpoint_id AND next_attempt_time <= $1::timestamptz
             ORDER BY next_attempt_time, organization_id, event_id LIMIT allowed.free FOR UPDATE SKIP LOCKED
-        ) AS d ORDER BY d.next_attempt_time LIMIT $5
+        ) AS d LEFT JOIN unnest($7::uuid[], $8::integer[]) AS busy (organization_id, attempts) USING (organization_id)
+    ), due AS (
+        SELECT * FROM ranked WHERE place <= $9 ORDER BY place, next_attempt_time LIMIT $5
     )
     UPDATE event_deliveries AS d
     SET attempt_count = d.attempt_count + 1, last_attempt_time = $1::timestamptz, next_attempt_time = $6::timestamptz
@@ -225,12 +230,17 @@ class Capacity(NamedTuple):
     named: dict[str, int]
     each: int
     all: int
+    under_way: dict[str, int]
+    """How many attempts organizations have under way."""
+    of_organization: int
+    """How many attempts an organization may have under way."""
 
 
 async def claim(connection: RawConnection, now: datetime, until: datetime, capacity: Capacity) -> list[Delivery]:
     """Take deliveries that are due for an attempt each; nobody else takes them before `until`."""
     named = list(capacity.named), list(capacity.named.values())
-    rows = await connection.fetch(_CLAIM, now, *named, capacity.each, capacity.all, until)
+    busy = list(capacity.under_way), list(capacity.under_way.values()), capacity.of_organization
+    rows = await connection.fetch(_CLAIM, now, *named, capacity.each, capacity.all, until, *busy)
     return [delivery_of(row) for row in rows]
 
 

@@ -3,6 +3,7 @@
 It is one more consumer of events, tried again like every other.
 """
 
+import asyncio
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,16 +115,18 @@ class Mailer:
 
         server = self._server
         try:
-            await aiosmtplib.send(
-                message,
-                hostname=server.host,
-                port=server.port,
-                username=server.user,
-                password=server.password,
-                use_tls=server.security is SmtpSecurity.TLS,
-                start_tls=server.security is SmtpSecurity.STARTTLS,
-                timeout=self._timeout_s,
-            )
+            # Its own limit is one for each command. When the attempt is over, another one may begin.
+            async with asyncio.timeout(self._timeout_s):
+                await aiosmtplib.send(
+                    message,
+                    hostname=server.host,
+                    port=server.port,
+                    username=server.user,
+                    password=server.password,
+                    use_tls=server.security is SmtpSecurity.TLS,
+                    start_tls=server.security is SmtpSecurity.STARTTLS,
+                    timeout=self._timeout_s,
+                )
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [refused.code for refused in error.recipients]
             return _refused(min(codes, default=_PERMANENT))

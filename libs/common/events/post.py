@@ -9,9 +9,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from threading import Thread
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from libs.common.addresses import Address, Network, parse_address
@@ -30,9 +32,22 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 async def resolve_by_system(host: str, port: int) -> Sequence[str]:
-    """Return the addresses of a host, as the system resolves it; raises OSError if it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    """Return the addresses of a host, as the system resolves it; raises OSError if it has none.
+
+    It takes a thread of its own. The event loop has a few for the names of databases and providers, and whoever chose
+    this host may have a name server that never answers.
+    """
+    done: Future[Sequence[Any]] = Future()
+    Thread(target=_resolve, args=(done, host, port), daemon=True).start()
+    return [str(address[0]) for *_, address in await asyncio.wrap_future(done)]
+
+
+def _resolve(done: Future[Sequence[Any]], host: str, port: int) -> None:
+    if done.set_running_or_notify_cancel():
+        try:
+            done.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            done.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)

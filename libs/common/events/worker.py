@@ -55,6 +55,9 @@ class Deliverer:
         self._endpoints = endpoints
         self._dispatcher = Dispatcher(homes, clock, sender.built_in)
         self._under_way: Counter[str] = Counter()
+        """How many attempts are under way, by endpoint."""
+        self._under_way_of: Counter[str] = Counter()
+        """How many attempts are under way, by organization."""
         self._failing: dict[str, datetime] = {}
         """Endpoints whose last attempt by this process failed, each with the time of the first of these."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,10 +121,13 @@ class Deliverer:
         now = self._clock.now()
         until = now + timedelta(seconds=self._options.attempt_timeout_s) + _MARGIN
         named = {one: max(0, self._most(one) - self._under_way[one]) for one in self._named()}
-        capacity = Capacity(named, self._options.per_endpoint_max, free)
+        # One organization has endpoints enough to take all places.
+        share = max(self._options.per_endpoint_max, self._options.under_way_max // 2)
+        capacity = Capacity(named, self._options.per_endpoint_max, free, dict(self._under_way_of), share)
         async with home.raw_connection() as connection:
             taken = await delivery_store.claim(connection, now, until, capacity)
         self._under_way.update(delivery.endpoint_id for delivery in taken)
+        self._under_way_of.update(delivery.organization_id for delivery in taken)
         return taken
 
     def _named(self) -> Iterable[str]:
@@ -137,7 +143,7 @@ class Deliverer:
                 events, endpoints = await self._read(home, taken)
         except BaseException as error:
             for delivery in taken:
-                self._end(delivery.endpoint_id)
+                self._end(delivery)
             if isinstance(error, Refusal):
                 _log.warning("deliveries could not be read; they are tried later", reason=error.reason)
                 return
@@ -147,7 +153,7 @@ class Deliverer:
             if event is None:
                 # An invariant finds it; the others are sent all the same.
                 _log.error("a delivery is one of no event", event_id=delivery.event_id)
-                self._end(delivery.endpoint_id)
+                self._end(delivery)
                 continue
             task = asyncio.create_task(self._attempt(home, delivery, event, endpoint))
             self._tasks.add(task)
@@ -180,16 +186,20 @@ class Deliverer:
         except Refusal as refusal:
             _log.warning("an attempt could not be noted; it is made again", reason=refusal.reason)
         finally:
-            self._end(delivery.endpoint_id)
+            self._end(delivery)
         try:
             await self._begin(home)
         except Refusal as refusal:
             _log.warning("deliveries could not be taken; they are tried later", reason=refusal.reason)
 
-    def _end(self, endpoint_id: str) -> None:
-        self._under_way[endpoint_id] -= 1
-        if self._under_way[endpoint_id] <= 0:
-            del self._under_way[endpoint_id]
+    def _end(self, delivery: Delivery) -> None:
+        for under_way, key in (
+            (self._under_way, delivery.endpoint_id),
+            (self._under_way_of, delivery.organization_id),
+        ):
+            under_way[key] -= 1
+            if not under_way[key]:
+                del under_way[key]
 
     async def _note(self, home: Database, delivery: Delivery, endpoint: Endpoint | None, outcome: Outcome) -> None:
         now = self._clock.now()

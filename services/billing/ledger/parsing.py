@@ -29,6 +29,7 @@ from tollhouse.common.v1 import amount_pb2
 
 TTL_DEFAULT_MS: Final = 600_000
 _ZERO: Final = Decimal(0)
+_METERING: Final = "service:metering"
 _DESCRIPTION_MAX: Final = lengths_of(pb.DebitRequest.DESCRIPTOR)["description"]
 
 _MODES: Final = {
@@ -103,7 +104,7 @@ def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViol
         _positive(amount, violations),
         _MODES[request.mode],
         storable(request.description, _DESCRIPTION_MAX),
-        _metadata(request),
+        _metadata(request, actor, violations),
         actor,
         request.validate_only,
         request.user_id.lower() or None,
@@ -121,7 +122,7 @@ def parse_credit(request: pb.CreditRequest, actor: str, violations: list[FieldVi
         amount=_positive(request.amount, violations),
         source=_SOURCES[request.source],
         description=request.description,
-        metadata=_metadata(request),
+        metadata=_metadata(request, actor, violations),
         actor=actor,
         validate_only=request.validate_only,
     )
@@ -139,7 +140,7 @@ def parse_transfer(request: pb.TransferRequest, actor: str, violations: list[Fie
         currency_code=request.amount.currency_code,
         amount=_positive(request.amount, violations),
         description=request.description,
-        metadata=_metadata(request),
+        metadata=_metadata(request, actor, violations),
         actor=actor,
         validate_only=request.validate_only,
     )
@@ -158,7 +159,7 @@ def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[Fiel
         _positive(request.amount, violations),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
         storable(request.description, _DESCRIPTION_MAX),
-        _metadata(request),
+        _metadata(request, actor, violations),
         actor,
         request.validate_only,
         request.user_id.lower() or None,
@@ -177,7 +178,7 @@ def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[F
         request.amount.currency_code,
         _not_negative(request.amount, violations),
         storable(request.description, _DESCRIPTION_MAX),
-        _metadata(request),
+        _metadata(request, actor, violations),
         actor,
         user_id=request.user_id.lower() or None,
         model=request.model or None,
@@ -210,7 +211,7 @@ def parse_reverse(request: pb.ReverseTransactionRequest, actor: str, violations:
         currency_code=request.amount.currency_code if partial else None,
         amount=_positive(request.amount, violations) if partial else None,
         description=request.description,
-        metadata=_metadata(request),
+        metadata=_metadata(request, actor, violations),
         actor=actor,
         validate_only=request.validate_only,
     )
@@ -268,8 +269,15 @@ def _metadata(
     | pb.CreateHoldRequest
     | pb.CaptureHoldRequest
     | pb.ReverseTransactionRequest,
+    actor: str,
+    violations: list[FieldViolation],
 ) -> Metadata | None:
-    return dict(request.metadata) if request.metadata else None
+    """Return the caller's labels. By one of them usage is told from other charges, so metering alone sets it."""
+    if not request.metadata:
+        return None
+    if actor != _METERING and request.metadata.get("source") == "metering":
+        violations.append(FieldViolation("metadata", 'must not say "metering" under "source", by which usage is known'))
+    return dict(request.metadata)
 
 
 def _reader(parser: Parser[_Request, _Command]) -> Reader:
@@ -279,7 +287,8 @@ def _reader(parser: Parser[_Request, _Command]) -> Reader:
         violations: list[FieldViolation] = []
         # The parser looks up enum values that the annotations refuse where they are unknown.
         with suppress(LookupError):
-            parser(request, "", violations)
+            # What depends on the caller is checked with the command.
+            parser(request, _METERING, violations)
         if violations:
             raise InvalidArgument(violations)
 

@@ -4,7 +4,9 @@ What is to be done is in the table, so nothing is lost when the process ends. Se
 """
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, NoReturn
 
 import structlog
@@ -24,6 +26,8 @@ from services.billing.recurring.following import SOON, Following
 from services.billing.recurring.purchases import Purchases
 
 _log = structlog.get_logger("recurring")
+_LANES: Final = ((StepKind.PAYMENT,), (StepKind.EXTERNAL_SUBSCRIPTION, StepKind.SUBSCRIPTION))
+"""Kinds of steps that are done side by side: what was paid does not wait for a provider that is told something."""
 _LOOK_EVERY_S: Final = 1.0
 _TOGETHER_MAX: Final = 64
 _AT_ONCE: Final = 4
@@ -46,10 +50,15 @@ class RecurringWorker:
 
     async def run(self) -> NoReturn:
         """Look at all shards again and again."""
-        await self._shards.visit(self.sweep, every_s=_LOOK_EVERY_S)
+        sweeps = [partial(self._sweep, lane) for lane in _LANES]
+        await asyncio.gather(*(self._shards.visit(sweep, every_s=_LOOK_EVERY_S) for sweep in sweeps))
+        raise AssertionError("a visit never ends")
 
     async def sweep(self, database: Database) -> int:
         """Do what is due in a shard; return how many steps were tried."""
+        return sum(await asyncio.gather(*(self._sweep(lane, database) for lane in _LANES)))
+
+    async def _sweep(self, lane: Collection[StepKind], database: Database) -> int:
         turns, tried = asyncio.Semaphore(_AT_ONCE), 0
 
         async def do(step: NextStep) -> None:
@@ -58,7 +67,7 @@ class RecurringWorker:
 
         while True:
             async with database.raw_transaction() as connection:
-                steps = await next_steps.claim(connection, self._clock.now(), _TOGETHER_MAX)
+                steps = await next_steps.claim(connection, self._clock.now(), lane, _TOGETHER_MAX)
             async with asyncio.TaskGroup() as group:
                 for step in steps:
                     group.create_task(do(step))

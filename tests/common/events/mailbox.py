@@ -15,6 +15,8 @@ class Mailbox:
     port: int = 0
     mails: list[tuple[str, EmailMessage]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    delay_s: float = 0
+    """How long each answer takes."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipient = ""
@@ -31,6 +33,7 @@ class Mailbox:
                 mail = message_from_bytes(data[:-3], policy=policy.default)
                 assert isinstance(mail, EmailMessage)
                 self.mails.append((recipient, mail))
+            await asyncio.sleep(self.delay_s)
             writer.write(f"{answer}\r\n".encode())
             await writer.drain()
             if verb == "QUIT":

@@ -12,7 +12,7 @@ from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
 from libs.common.sealing import seal_data
 from libs.common.sharding import PLATFORM
-from tests.common.events.receiver import Receiver, hang, receiving, status
+from tests.common.events.receiver import Received, Receiver, hang, receiving, status
 from tests.common.events.support import KEYS, House, eventually
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -203,6 +203,52 @@ async def test_an_endpoint_that_hangs_holds_up_no_other_and_has_a_bounded_number
         assert slow.under_way == slow.most_under_way == 4
         await house.deliverer.close()
     assert receiver.most_under_way <= 4
+
+
+async def test_an_organization_whose_endpoints_are_slow_holds_up_no_other(house: House, receiver: Receiver) -> None:
+    busy, quiet = new_id(), new_id()
+    house = house.another(under_way_max=8, per_endpoint_max=2)
+    async with receiving() as slow:
+        slow.answer = hang
+        for number in range(10):
+            await house.add_endpoint(busy, f"{slow.url}/{number}")
+        await house.add_endpoint(quiet, receiver.url)
+        for number in range(5):
+            await house.announce(busy, f"thing/{number}")
+        for home in house.homes.all:
+            await house.deliverer.visit(home)
+        await eventually(lambda: slow.under_way == 4)
+        await house.announce(quiet)
+        for home in house.homes.all:
+            await house.deliverer.visit(home)
+        await eventually(lambda: len(receiver.received) == 1)
+        assert slow.most_under_way == 4, "half of all"
+        await house.deliverer.close()
+
+
+async def test_of_organizations_the_one_with_the_fewest_attempts_comes_first(house: House, receiver: Receiver) -> None:
+    busy, quiet = [new_id(), new_id()], new_id()
+    house = house.another(under_way_max=8, per_endpoint_max=2)
+
+    async def late(received: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        await status(204)(received, writer)
+
+    async with receiving() as slow:
+        slow.answer = late
+        for number in range(8):
+            await house.add_endpoint(busy[number % 2], f"{slow.url}/{number}")
+        await house.add_endpoint(quiet, receiver.url)
+        for number in range(20):
+            await house.announce(busy[number % 2], f"thing/{number}")
+        for home in house.homes.all:
+            await house.deliverer.visit(home)
+        await house.announce(quiet)
+        for home in house.homes.all:
+            await house.deliverer.visit(home)
+        await eventually(lambda: len(receiver.received) == 1)
+        assert len(slow.received) <= 16, "80 were due before it"
+        await house.deliverer.close()
 
 
 async def test_an_endpoint_that_fails_is_tried_by_one_attempt_at_a_time(house: House, receiver: Receiver) -> None:

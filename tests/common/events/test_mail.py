@@ -22,9 +22,9 @@ HOUR = timedelta(hours=1)
 TOKEN = "th_invite_0123456789"
 
 
-def house_with(database: Database, mailbox: Mailbox, link: str | None = None) -> House:
+def house_with(database: Database, mailbox: Mailbox, link: str | None = None, timeout_s: float = 2.0) -> House:
     server = MailServer("127.0.0.1", mailbox.port, SmtpSecurity.NONE, "tollhouse@example.com", invitation_link=link)
-    return House(one_home(database), FixedClock(), mailer=Mailer(server, KEYS, 2.0))
+    return House(one_home(database), FixedClock(), mailer=Mailer(server, KEYS, timeout_s))
 
 
 async def invite(house: House, org: str, name: str = "Acme") -> None:
@@ -77,6 +77,20 @@ async def test_mail_is_tried_again_while_the_server_is_down_or_busy_and_given_up
     assert (refused.status, refused.last_reason) == (Status.FAILED, "MAIL_REFUSED")
     for delivery in (first, refused):
         assert TOKEN not in repr(delivery)
+
+
+async def test_an_attempt_ends_in_time_also_where_each_answer_of_the_server_comes_in_time(
+    identity_database: Database,
+) -> None:
+    """After that time another process takes the mail, and would send it again."""
+    org, mailbox = new_id(), Mailbox(delay_s=0.3)
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox, timeout_s=0.6)
+        await invite(house, org)
+        await house.deliver()
+    delivery = await house.delivery(org, NOTIFIER_ID)
+    assert (delivery.status, delivery.last_reason) == (Status.PENDING, "MAIL_NOT_TAKEN")
+    assert mailbox.mails == []
 
 
 async def test_an_endpoint_can_be_an_address_of_mail_which_is_sent_no_token(identity_database: Database) -> None:

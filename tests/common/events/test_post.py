@@ -1,18 +1,21 @@
 """What an endpoint does wrong is told as a reason, and no endpoint leads into a private network."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from threading import Event
 from time import monotonic
+from typing import Any
 
 import pytest
 
 from libs.common.addresses import parse_address
 from libs.common.events.domain import Status, may_reach, url_problem
-from libs.common.events.post import Poster
+from libs.common.events.post import Poster, resolve_by_system
 from libs.common.ids import new_id
 from tests.common.events.receiver import (
     Answer,
@@ -216,3 +219,22 @@ async def test_cancelling_an_attempt_closes_its_connection(receiver: Receiver) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_name_server_that_never_answers_holds_up_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the database and of payment providers are resolved by the same process."""
+    answers, resolve = Event(), socket.getaddrinfo
+
+    def resolving_slowly(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".example"):
+            answers.wait(30)
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolving_slowly)
+    poster = Poster(timeout_s=2)
+    attempts = [asyncio.create_task(poster.post(f"https://{n}.example/", {}, b"{}")) for n in range(64)]
+    await asyncio.sleep(0.1)
+    assert await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("localhost", 80), 1)
+    assert "127.0.0.1" in await asyncio.wait_for(resolve_by_system("localhost", 80), 1)
+    assert {outcome.reason for outcome in await asyncio.gather(*attempts)} == {"TIMED_OUT"}
+    answers.set()

@@ -1,6 +1,7 @@
 """A small HTTP server on loopback, which fails on demand."""
 
 import asyncio
+import gzip
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -41,6 +42,8 @@ class Fault(StrEnum):
     FAILED = "FAILED"
     NO_JSON = "NO_JSON"
     REDIRECT = "REDIRECT"
+    COMPRESSED = "COMPRESSED"
+    """A small answer that is a huge one when it is unpacked."""
 
 
 @dataclass
@@ -92,11 +95,14 @@ class FakeApi(ABC):
             Fault.FAILED: lambda: (500, b"{}"),
             Fault.NO_JSON: lambda: (200, b"<html>"),
             Fault.REDIRECT: lambda: (307, b""),
+            Fault.COMPRESSED: lambda: (200, gzip.compress(b" " * 20_000_000, 1)),
         }
         status, content = known.get(fault, lambda: self._content(request))()
         if fault is Fault.DROPPED_AFTER:
             return False
         head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\ncontent-length: {len(content)}\r\n"
+        if fault is Fault.COMPRESSED:
+            head += "content-encoding: gzip\r\n"
         writer.write(
             head.encode() + b"content-type: application/json\r\nlocation: http://127.0.0.1:1/\r\n\r\n" + content
         )

@@ -23,6 +23,10 @@ _FOLDER: Final = Path(__file__).parent
 _AT_ONCE: Final = 2
 _WAITING_MAX: Final = 64
 """How many documents wait at most; a further one is refused at once as overloaded."""
+_LONG: Final = 50
+"""From how many lines on a document is long."""
+_FORGOTTEN_AFTER: Final = 10
+"""After how many further documents typst forgets what it has worked out for one, some 100 kB for each line."""
 _FONT_PACKAGES: Final = ("fontpkg_noto_sans", "fontpkg_noto_sans_arabic", "fontpkg_heebo", "noto_cjk_sans_otc")
 
 
@@ -43,15 +47,13 @@ class Page(NamedTuple):
 class _Typst(Protocol):
     """What is used of the package `typst`, which an installation may lack."""
 
-    def compile(
-        self,
-        source: bytes,
-        *,
-        font_paths: list[str],
-        ignore_system_fonts: bool,
-        sys_inputs: dict[str, str],
-    ) -> bytes:
+    def compile(self, source: bytes, *, font_paths: object, sys_inputs: dict[str, str]) -> bytes:
         """Return the PDF of a source."""
+
+    def Fonts(  # noqa: N802 -- it is a class.
+        self, *, include_system_fonts: bool, include_embedded_fonts: bool, font_paths: list[str]
+    ) -> object:
+        """Return fonts that were read."""
 
 
 class Printer:
@@ -99,12 +101,13 @@ def _template() -> "jinja2.Template":
 
 
 def _pdf(view: Printed) -> Page:
-    compiled = _typst().compile(
-        (_FOLDER / "document.typ").read_bytes(),
-        font_paths=_font_folders(),
-        ignore_system_fonts=True,
-        sys_inputs={"view": json.dumps(view.as_json())},
+    typst, fonts = _typst(), _fonts()
+    compiled = typst.compile(
+        (_FOLDER / "document.typ").read_bytes(), font_paths=fonts, sys_inputs={"view": json.dumps(view.as_json())}
     )
+    if len(view.lines) >= _LONG:
+        for _ in range(_FORGOTTEN_AFTER):
+            typst.compile(b"", font_paths=fonts, sys_inputs={})
     return Page("application/pdf", compiled)
 
 
@@ -118,9 +121,10 @@ def _typst() -> _Typst:
 
 
 @cache
-def _font_folders() -> list[str]:
-    """Return where the fonts are, which are packages of their own."""
+def _fonts() -> object:
+    """Return the fonts, which are packages of their own; reading them takes longer than a short document."""
     found = [find_spec(name) for name in _FONT_PACKAGES]
     if any(spec is None or spec.origin is None for spec in found):
         raise invoice_errors.PdfNotInstalled
-    return [str(Path(spec.origin).parent) for spec in found if spec is not None and spec.origin is not None]
+    folders = [str(Path(spec.origin).parent) for spec in found if spec is not None and spec.origin is not None]
+    return _typst().Fonts(include_system_fonts=False, include_embedded_fonts=True, font_paths=folders)

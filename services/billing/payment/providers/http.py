@@ -177,12 +177,13 @@ class Api:
             params=query,
             data=form,
             content=body,
-            headers={**self._headers, **(headers or {})},
+            # A small compressed answer may be a huge one.
+            headers={**self._headers, "accept-encoding": "identity", **(headers or {})},
         )
         answer = await client.send(request, stream=True)
         try:
             content = bytearray()
-            async for part in answer.aiter_bytes():
+            async for part in answer.aiter_raw():
                 content += part
                 if len(content) > _ANSWER_BYTES_MAX:
                     raise httpx.DecodingError("the answer is too large")

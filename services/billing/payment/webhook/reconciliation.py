@@ -90,25 +90,32 @@ class Reconciliation:
         self._clock = clock
 
     async def run(self) -> NoReturn:
-        """Ask whenever it is time, until cancelled."""
-        while True:
-            try:
-                await self.ask_due()
-            except Refusal as refusal:
-                _log.warning("providers not asked", reason=refusal.reason)
-            await asyncio.sleep(_LOOK_EVERY_S)
+        """Ask whenever it is time, until cancelled. A provider that hangs keeps no other from its turn."""
+        await asyncio.gather(*(self._run(provider) for provider in self._providers))
+        await asyncio.Event().wait()
+        raise AssertionError("nobody can be asked, and nothing ends the wait")
 
     async def ask_due(self) -> int:
         """Ask each provider for each span whose time has come, unless another process does; return how many."""
+        return sum([await self._ask_due(provider) for provider in self._providers])
+
+    async def _run(self, provider: str) -> NoReturn:
+        while True:
+            try:
+                await self._ask_due(provider)
+            except Refusal as refusal:
+                _log.warning("provider not asked", provider=provider, reason=refusal.reason)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _ask_due(self, provider: str) -> int:
         asked = 0
-        for provider in self._providers:
-            for span in Span:
-                now = self._clock.now()
-                async with self._platform.raw_connection() as connection:
-                    turn = await store.take_turn(connection, provider, span, now, now + _TURN)
-                if turn is not None:
-                    asked += 1
-                    await self._ask_in_turn(provider, span, span.since(now, turn.last_end_time))
+        for span in Span:
+            now = self._clock.now()
+            async with self._platform.raw_connection() as connection:
+                turn = await store.take_turn(connection, provider, span, now, now + _TURN)
+            if turn is not None:
+                asked += 1
+                await self._ask_in_turn(provider, span, span.since(now, turn.last_end_time))
         return asked
 
     def ask(self, provider: str, since: datetime | None) -> AsyncGenerator[Found, None]:

@@ -34,6 +34,7 @@ from services.billing.payment.providers.http import Answer, Api, readable_answer
 from services.billing.payment.providers.reading import (
     Json,
     child,
+    currency,
     external_id,
     items,
     optional_child,
@@ -41,9 +42,10 @@ from services.billing.payment.providers.reading import (
     references,
     seconds,
     text,
+    whole,
 )
 from services.billing.payment.providers.stripe import events, payments, signature
-from services.billing.payment.providers.stripe.money import smallest, write_amount
+from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
 from services.billing.payment.providers.stripe.payments import NAME, OUR_FIELD
 
 _log = structlog.get_logger("stripe")
@@ -86,6 +88,7 @@ class Stripe:
         form = _session(checkout)
         with readable_answers(NAME):
             session = _good(await self._api.post_form("/v1/checkout/sessions", form, checkout.checkout_id))
+            _require_price(session, checkout)
             named = {
                 ReferenceKind.CHECKOUT: external_id(session, "id"),
                 ReferenceKind.PAYMENT: optional_id(session, "payment_intent"),
@@ -242,6 +245,18 @@ def _session(checkout: NewCheckout) -> dict[str, str]:
         form["payment_intent_data[setup_future_usage]"] = "off_session"
         form["customer_creation"] = "always"
     return form
+
+
+def _require_price(session: Json, checkout: NewCheckout) -> None:
+    """Check that a session asks for what the catalogue says: another payment would be refused, and bring nothing.
+
+    Raises:
+        ProviderMisconfigured: the price at Stripe is another one.
+    """
+    code, units = currency(session), whole(session, "amount_subtotal")
+    if code != checkout.currency_code or read_amount(units, code) != checkout.amount:
+        _log.error("a price at Stripe differs from the catalogue's", price=checkout.external_product_id)
+        raise ProviderMisconfigured("The price at Stripe is not the catalogue's.")
 
 
 def _good(answer: Answer) -> Json:

@@ -214,7 +214,7 @@ class Unauthenticated(Refusal):
 
     kind = Kind.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
-    template = "Valid credentials are needed."
+    template = "Valid credentials are needed: send `authorization: Bearer` and a token or an API key."
     remedy = "Send a token or an API key as `authorization: Bearer …`."
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -80,6 +80,21 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | WrappedHandler | None":
         return self._by_path.get(handler_call_details.method)
+
+
+class _NoSuchRpc(grpc.GenericRpcHandler):
+    """Answers what no other handler serves, such as an RPC of another service at this one's port."""
+
+    def __init__(self, context: str) -> None:
+        self._context = context
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        message = f"There is no such RPC at the port of {self._context}; each service has a port of its own."
+
+        async def refuse(_: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 class Service:
@@ -175,6 +190,7 @@ class Service:
         self._add_health()
         if self._settings.reflection:
             add_reflection(self._server, [*self._names, health.SERVICE_NAME])
+        self._server.add_generic_rpc_handlers((_NoSuchRpc(self.context),))
         # Health is known before the port opens, so that a process that shares the port never answers NOT_SERVING just
         # because it is new.
         await self._check_readiness()

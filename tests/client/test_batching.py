@@ -1,14 +1,15 @@
 """Calls that wait together travel together, and each keeps an outcome, a deadline and a cancellation of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
 from tests.client.fake_service import FakeLedger, debit, fake_ledger, status
-from tollhouse.billing.v1 import ledger_pb2
+from tollhouse.billing.v1 import account_pb2, ledger_pb2
+from tollhouse.billing.v1.account_pb2_grpc import AccountServiceStub
 from tollhouse_client import Batching, Client, Retries
 from tollhouse_client.batching import Batcher
 from tollhouse_client.connection import Connection
@@ -163,6 +164,32 @@ async def test_attempts_are_bounded(client: Client, ledger: FakeLedger) -> None:
     outcomes = await debits(client, "a", "b")
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 2
     assert len(ledger.received) == QUICK.attempts_max
+
+
+async def test_service_that_is_away_is_called_until_the_time_of_the_call_is_over(ledger: FakeLedger) -> None:
+    ledger.failures = [status(UNAVAILABLE, "OVERLOADED")] * 9
+    async with Client(billing=ledger.address, retries=Retries(pause_max_s=0.1)) as client:
+        assert await debits(client, "a") == ["a"]
+    assert ledger.sent() == [["a"]] * 10
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.debit(debit("a"), timeout_s=0.1),
+        lambda client: client.stub(AccountServiceStub).GetBalance(account_pb2.GetBalanceRequest(), timeout=0.1),
+    ],
+    ids=["batched", "stub"],
+)
+def test_client_says_that_it_belongs_to_another_event_loop(use: Callable[[Client], Awaitable[object]]) -> None:
+    client = Client(billing="127.0.0.1:1")
+
+    async def fail(kind: type[Exception], says: str) -> None:
+        with pytest.raises(kind, match=says):
+            await use(client)
+
+    asyncio.run(fail(Unavailable, "connect"))
+    asyncio.run(fail(RuntimeError, "one event loop"))
 
 
 async def test_pause_is_at_least_what_the_service_asks_for(client: Client, ledger: FakeLedger) -> None:

@@ -134,6 +134,42 @@ async def test_cancelled_block_is_settled_all_the_same(house: House) -> None:
     assert (await house.charges())["client-left"] == COST
 
 
+async def test_caller_who_leaves_before_the_call_is_allowed_leaves_nothing_held(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: asyncio.Future[Decimal] = asyncio.get_running_loop().create_future()
+
+    async def cancel(
+        request: admission_pb2.CancelRequest, *, timeout_s: float | None = None
+    ) -> admission_pb2.CancelResponse:
+        answer = await house.gateway.cancel(request, timeout_s=timeout_s)
+        released.set_result(Decimal(answer.released_amount.value))
+        return answer
+
+    async def serve(client: Client) -> None:
+        async with client.meter.authorize(api_key=house.secret, model=MODEL, input_tokens=1000):
+            raise AssertionError("served")
+
+    async with house.client() as client:
+        monkeypatch.setattr(client, "cancel", cancel)
+        task = asyncio.create_task(serve(client))
+        await asyncio.sleep(0.001)  # It is sent, and there is no answer yet.
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(10):
+            assert await released > 0
+    assert await house.held() == 0
+
+
+async def test_text_of_megabytes_does_not_keep_a_call_from_being_charged(house: House) -> None:
+    async with house.gateway.meter.authorize(api_key=house.secret, model=MODEL, input_tokens=1000) as call:
+        call.described.error_message = "x" * 5_000_000
+        call.described.labels = {"team": "y" * 5_000_000}
+        call.used(CHAT)
+    assert (await house.charges())[call.operation_id] == COST
+
+
 async def test_exception_after_the_whole_usage_is_known_charges_the_whole(house: House) -> None:
     with pytest.raises(BrokenStreamError):  # noqa: PT012 -- the block as a whole is what fails.
         async with house.gateway.meter.authorize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import os
 import resource
 import subprocess
@@ -25,6 +26,8 @@ from tollhouse_client.recorder import UsageRequest
 from tollhouse_client.spool import REFUSED, Spool
 
 BYTES = 10_000_000
+RESENT = "000000000000.spool"
+"""The name under which the documentation says that refused usage is sent again."""
 
 
 def spooled(folder: Path) -> list[str]:
@@ -62,6 +65,10 @@ def some_usage(operation_id: str) -> usage_pb2.RecordUsageRequest:
 
 def segments(folder: Path, suffix: str = "spool") -> list[Path]:
     return sorted(folder.glob(f"*.{suffix}"))
+
+
+def read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 async def charged(house: House, prefix: str) -> dict[str, Decimal]:
@@ -294,3 +301,51 @@ async def test_lost_credentials_keep_the_usage(house: House, tmp_path: Path) -> 
             await stranger.record_usage(usage(house, "unauthenticated"))
         assert error.value.code is grpc.StatusCode.UNAUTHENTICATED
     assert len(Spool(tmp_path, BYTES).read()) == 1
+
+
+async def test_disk_that_lets_nothing_be_removed_does_not_end_the_sending(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Recorder(house.gateway, tmp_path) as recorder:
+        with monkeypatch.context() as disk:
+            for name in ("os.ftruncate", "pathlib.Path.unlink"):
+                disk.setattr(name, read_only)
+            for number in range(2):
+                await recorder.record(usage(house, f"unremoved-{number}"))
+                async with asyncio.timeout(10):
+                    await recorder.flush()
+        await recorder.record(usage(house, "unremoved-2"))
+    async with Recorder(house.gateway, tmp_path) as recorder:
+        await recorder.flush()
+    assert set(await charged(house, "unremoved-")) == {"unremoved-0", "unremoved-1", "unremoved-2"}
+    assert segments(tmp_path) == []
+
+
+async def test_refused_usage_is_kept_behind_a_torn_line_and_sent_again_when_its_file_is_renamed(
+    house: House, tmp_path: Path
+) -> None:
+    (tmp_path / REFUSED).write_bytes(b"0abc U CgV0b3Ju")
+    # As one that a gateway with a wrong clock has taken.
+    early = usage(house, "early")
+    early.occur_time.FromSeconds(4_000_000_000)
+    async with Recorder(house.gateway, tmp_path) as recorder:
+        await recorder.record(early)
+        await recorder.flush()
+    torn, _ = (tmp_path / REFUSED).read_bytes().splitlines()
+    assert torn == b"0abc U CgV0b3Ju"
+    (tmp_path / REFUSED).rename(tmp_path / RESENT)
+    spool = Spool(tmp_path, BYTES)
+    (entry,) = spool.read()
+    spool.close()
+    assert usage_pb2.RecordUsageRequest.FromString(entry.message).operation_id == "early"
+
+
+async def test_usage_too_large_to_be_sent_is_set_aside_and_delays_no_other(house: House, tmp_path: Path) -> None:
+    async with Recorder(house.gateway, tmp_path) as recorder:
+        large = usage(house, "large-1")
+        large.endpoint = "x" * 4_200_000
+        await asyncio.gather(recorder.record(large), recorder.record(usage(house, "large-2")))
+        async with asyncio.timeout(10):
+            await recorder.flush()
+    assert set(await charged(house, "large-")) == {"large-2"}
+    assert (tmp_path / REFUSED).stat().st_size > 4_200_000

@@ -11,8 +11,11 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from libs.common.reflection import V1, V1ALPHA
 from tests.common.test_pipeline import Running, running  # noqa: F401 -- a fixture.
+from tollhouse.billing.v1 import account_pb2
 
 LEDGER = "tollhouse.billing.v1.LedgerService"
+OTHER = account_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name
+"""Not served by the server of these tests."""
 LEDGER_FILE = "tollhouse/billing/v1/ledger.proto"
 
 
@@ -176,3 +179,14 @@ async def test_health_of_every_service_is_listed(
         LEDGER: health_pb2.HealthCheckResponse.SERVING,
     }
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("request_count", [0, 1])
+async def test_rpc_that_is_not_served_says_at_which_port_it_was_asked_for(
+    running: Running,  # noqa: F811
+    request_count: int,
+) -> None:
+    call: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = running.channel.stream_stream(f"/{OTHER}/GetBalance")
+    with pytest.raises(grpc.aio.AioRpcError, match="the port of billing") as error:
+        await call(iter([b"not a message"] * request_count), timeout=5).read()
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -141,11 +141,15 @@ async def test_unknown_paths_and_methods_reach_no_service(rest: Rest, recorder: 
 
 
 async def test_grpc_itself_is_not_passed_on(rest: Rest, recorder: Recorder) -> None:
-    target = "/tollhouse.billing.v1.LedgerService/Debit"
-    for kind in ("application/grpc", "application/grpc-web", "application/json"):
-        headers = (("content-type", kind), ("te", "trailers"), ("x-envoy-original-path", "/v1/billing/x"))
-        await rest.call("POST", target, b"\x00\x00\x00\x00\x00", *headers)
+    said: dict[str, set[tuple[int, str]]] = {}
+    for kind in ("application/grpc", "application/grpc+proto", "application/grpc-web", "application/json"):
+        for target in ("/tollhouse.billing.v1.LedgerService/Debit", f"{OF_ONE}/debits"):
+            headers = (("content-type", kind), ("te", "trailers"), ("x-envoy-original-path", "/v1/billing/x"))
+            answer = await rest.call("POST", target, b"\x00\x00\x00\x00\x00", *headers)
+            said.setdefault(kind, set()).add((answer.status, answer.reason))
     assert recorder.take() == []
+    # Envoy would answer what says that it is gRPC with 200 and nothing else.
+    assert said["application/grpc"] == said["application/grpc+proto"] == {(415, "GRPC_NOT_SPOKEN")}
 
 
 async def test_gateway_says_that_it_runs_without_credentials(rest: Rest) -> None:

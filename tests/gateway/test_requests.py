@@ -41,6 +41,9 @@ REFUSED = [
         {"account.account_id": "is in the path, so it may not be in the body"},
     ),
     ("GET", f"{USAGE}?organizationId=x", None, {"organization_id": "is in the path, so it may not be in the query"}),
+    # The same with names that are percent-encoded.
+    ("GET", f"{USAGE}?%6frganizationId=x", None, {"organization_id": "is in the path, so it may not be in the query"}),
+    ("GET", "/v1/units?page_size=1&page%5Fsize=2", None, {"page_size": "is given twice"}),
     # A body where the query is taken, and the other way round.
     (
         "GET",

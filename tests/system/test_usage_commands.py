@@ -3,8 +3,10 @@
 import asyncio
 import json
 import signal
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -83,11 +85,16 @@ async def test_usage_is_summed_and_its_trends_are_shown(installation: Installati
         ["large", "b-1", "2", "0", "21"],
         ["(others)", "(others)", "2", "1", "25"],
     ]
+    # Nothing has a provider's cost, so two columns are left out. The day is that of the zone.
+    assert " ".join(header.split()[3:]) == "batch id requests errors tokens cost mean ms p50 ms p95 ms p99 ms"
+    today = datetime.now(ZoneInfo("Asia/Kolkata")).date()
+    lines = done(installation, *asked, "--window", "day", "--zone", "Asia/Kolkata").splitlines()[1:]
+    assert {line.split()[0] for line in lines} <= {str(today - timedelta(days=ago)) for ago in range(2)}
     minutes = found(installation, "usage", "query", organization_id, "--since", "2h", "--window", "minute")
     assert sum(int(one["request_count"]) for one in minutes) == 4
 
     shown = done(installation, "usage", "trends", organization_id, "--measure", "cost:USD", "--window", "week")
-    assert shown.splitlines()[:2] == [f"{'last week':<24} 0", f"{'the one before':<24} 0"]
+    assert shown.splitlines()[:3] == [f"{'measure':<24} cost:USD", f"{'last week':<24} 0", f"{'the one before':<24} 0"]
     assert made(installation, "usage", "trends", organization_id)["change"]
     for wrong in ("--window=year", "--by=colour", "--top=many", "--top=3:beauty", "--filter=x"):
         refused(installation, 2, *asked, wrong)

@@ -12,14 +12,14 @@ calls may be the cause of, each is sent alone.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final, Generic
 
 import grpc
 
-from tollhouse_client.connection import Connection, closed
+from tollhouse_client.connection import Connection, closed, require_loop
 from tollhouse_client.errors import DeadlineExceeded, QueueFull, TollhouseError
 from tollhouse_client.ordering import Turns
 from tollhouse_client.retries import Retries
@@ -63,15 +63,21 @@ class Batching:
 class _Call(Generic[Answer]):
     """A call that waits for its outcome."""
 
-    __slots__ = ("alone", "answered", "attempts", "deadline_s", "operation_id", "request")
+    __slots__ = ("alone", "answered", "attempts", "deadline_s", "operation_id", "request", "unclaimed")
 
     def __init__(
-        self, request: bytes, answered: "asyncio.Future[Answer]", deadline_s: float, operation_id: str
+        self,
+        request: bytes,
+        answered: "asyncio.Future[Answer]",
+        deadline_s: float,
+        operation_id: str,
+        unclaimed: Callable[[Answer], None] | None,
     ) -> None:
         self.request = request
         self.answered = answered
         self.deadline_s = deadline_s
         self.operation_id = operation_id
+        self.unclaimed = unclaimed
         self.attempts = 0
         self.alone = False
         """Whether it is not to travel with others."""
@@ -105,20 +111,24 @@ class Batcher(Generic[Request, Answer]):
         """Whether calls wait or are under way."""
         return bool(self._calls)
 
-    async def call(self, request: Request, timeout_s: float) -> Answer:
-        """Make a call and return its answer.
+    async def call(
+        self, request: Request, timeout_s: float, unclaimed: Callable[[Answer], None] | None = None
+    ) -> Answer:
+        """Make a call and return its answer. `unclaimed` gets an answer that comes when the caller has left.
 
         Raises:
             TollhouseError: the call failed; a subclass says how.
+            RuntimeError: the client is used in another event loop than before.
         """
         if self._is_closed:
             raise closed()
         if len(self._calls) >= self._waiting_max:
             raise QueueFull(f"{self._waiting_max} calls of {self._route.path} wait already.")
         loop = self._loop
+        require_loop(loop)
         operation_id = self._route.operation_id_of(request)
         answered: asyncio.Future[Answer] = loop.create_future()
-        call = _Call(request.SerializeToString(), answered, loop.time() + timeout_s, operation_id)
+        call = _Call(request.SerializeToString(), answered, loop.time() + timeout_s, operation_id, unclaimed)
         self._calls.add(call)
         if call.deadline_s < self._look_at_s:
             self._look_later(call.deadline_s)
@@ -259,6 +269,8 @@ class Batcher(Generic[Request, Answer]):
                 answered.set_exception(outcome)
             elif outcome is not None:
                 answered.set_result(outcome)
+        elif call.unclaimed is not None and outcome is not None and not isinstance(outcome, Exception):
+            call.unclaimed(outcome)
         if call.operation_id:
             self._turns.pass_on(call.operation_id)
 

@@ -1,15 +1,17 @@
 """One metered call: what it is about, what it has used, and what is to be settled."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse_client.usage import Kind, UsageObject, Used, used_of
 
+_TEXT_MAX: Final = 10_000
+"""Characters of a text; metering keeps fewer. With megabytes of text the settlement would be too large to be sent."""
 Quantities: TypeAlias = Mapping[str, int | Decimal]
 
 
@@ -17,7 +19,11 @@ class Rpcs(Protocol):
     """What a metered call needs of the client."""
 
     async def authorize(
-        self, request: admission_pb2.AuthorizeRequest, *, timeout_s: float | None = None
+        self,
+        request: admission_pb2.AuthorizeRequest,
+        *,
+        timeout_s: float | None = None,
+        unclaimed: Callable[[admission_pb2.AuthorizeResponse], None] | None = None,
     ) -> admission_pb2.AuthorizeResponse: ...
 
     async def settle(
@@ -191,9 +197,9 @@ class AuthorizedCall(Call):
             stated_amount=self.stated_amount,
             latency_ms=self.latency_ms,
             status_code=described.status_code,
-            error_message=described.error_message,
+            error_message=described.error_message[:_TEXT_MAX],
             endpoint=described.endpoint,
             conversation_id=described.conversation_id,
-            labels=described.labels,
+            labels={name: text[:_TEXT_MAX] for name, text in described.labels.items()},
             items=described.items,
         )

@@ -101,14 +101,20 @@ class Client:
             await connection.close()
 
     async def authorize(
-        self, request: admission_pb2.AuthorizeRequest, *, timeout_s: float | None = None
+        self,
+        request: admission_pb2.AuthorizeRequest,
+        *,
+        timeout_s: float | None = None,
+        unclaimed: Callable[[admission_pb2.AuthorizeResponse], None] | None = None,
     ) -> admission_pb2.AuthorizeResponse:
         """Ask whether a call may begin. A denial is an answer. `client.meter` does this and what follows it.
+
+        `unclaimed` gets an answer that comes when the caller was cancelled, or its time was over.
 
         Raises:
             TollhouseError: the call failed.
         """
-        return await self._calls(routes.AUTHORIZE).call(request, self._within(timeout_s))
+        return await self._calls(routes.AUTHORIZE).call(request, self._within(timeout_s), unclaimed)
 
     async def settle(
         self, request: admission_pb2.SettleRequest, *, timeout_s: float | None = None

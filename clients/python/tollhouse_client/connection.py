@@ -8,12 +8,14 @@ from typing import Final, TypeAlias
 import grpc
 
 from tollhouse_client.credentials import Credentials
-from tollhouse_client.errors import ClientClosed, TollhouseError, Unauthenticated, error_of_call
+from tollhouse_client.errors import ClientClosed, InvalidArgument, TollhouseError, Unauthenticated, error_of_call
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Rpc: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 _RECEIVE_MAX_BYTES: Final = 16 * 1024 * 1024
+_SEND_MAX_BYTES: Final = 4 * 1024 * 1024
+"""The services take no larger message."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", _RECEIVE_MAX_BYTES),
     # A peer that is gone without a word is noticed after 70 seconds at most.
@@ -60,13 +62,19 @@ class Connection:
         self._metadata: Metadata = ()
         self.channel = _open_channel(address, tls)
         self._rpcs: dict[str, Rpc] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop of the first call."""
 
     def metadata(self) -> Metadata:
         """Return what is sent with each RPC.
 
         Raises:
             Unauthenticated: the credentials cannot be sent.
+            RuntimeError: the client is used in another event loop than before.
         """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        require_loop(self._loop)
         if self._credentials is None:
             return ()
         bearer = self._credentials.bearer(self._audience)
@@ -82,6 +90,10 @@ class Connection:
         Raises:
             TollhouseError: the call failed.
         """
+        if len(request) > _SEND_MAX_BYTES:
+            # gRPC would say RESOURCE_EXHAUSTED, as if it could be sent later.
+            message = f"The request has {len(request)} bytes; the services take {_SEND_MAX_BYTES}."
+            raise InvalidArgument(message, reason="REQUEST_TOO_LARGE")
         rpc = self._rpcs.get(path)
         if rpc is None:
             rpc = self._rpcs[path] = self.channel.unary_unary(path)
@@ -98,6 +110,12 @@ class Connection:
 
     async def close(self) -> None:
         await self.channel.close()
+
+
+def require_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise RuntimeError outside of this event loop."""
+    if asyncio.get_running_loop() is not loop:
+        raise RuntimeError("A client works within one event loop: make one in each, such as in each asyncio.run.")
 
 
 def is_cancelled() -> bool:

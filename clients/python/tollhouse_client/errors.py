@@ -1,7 +1,7 @@
 """Everything that a call can fail with, as exceptions that carry the reason and the facts.
 
 `error_of` turns a `google.rpc.Status` (AIP-193), which the services send with each error and for each refused item of a
-batch, into the exception for its reason, or else for its code. docs/gateways.md has the reasons and what to do.
+batch, into the exception for its reason, or else for its code. docs/errors.md has the reasons and what to do.
 """
 
 from collections.abc import Mapping, Sequence

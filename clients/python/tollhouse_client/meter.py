@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final, Literal, Protocol, TypeAlias
 
 import grpc
@@ -128,7 +129,9 @@ class Meter:
             async with self.ending(leased, lambda failed: leased.end(failed=failed)):
                 yield leased
             return
-        answer = await self._rpcs.authorize(request, timeout_s=timeout_s)
+        # An id that was made here is nobody else's, so what is held for it may be released.
+        unclaimed = None if operation_id else partial(self._release, request)
+        answer = await self._rpcs.authorize(request, timeout_s=timeout_s, unclaimed=unclaimed)
         if answer.decision != admission_pb2.DECISION_ALLOWED:
             raise denied_of(answer)
         if request.fail_if_replayed and answer.replayed:
@@ -202,6 +205,13 @@ class Meter:
             if self.settlements is None or error.code in REFUSED_FOR_GOOD:
                 raise
             await self.settlements.settle_later(request)
+
+    def _release(self, request: admission_pb2.AuthorizeRequest, answer: admission_pb2.AuthorizeResponse) -> None:
+        """Release what is held for a call that was allowed when its caller had left."""
+        if answer.decision == admission_pb2.DECISION_ALLOWED:
+            task = asyncio.create_task(self._cancel(AuthorizedCall(self._rpcs, request, answer)))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _cancel(self, call: AuthorizedCall) -> None:
         """Release what is held. If that fails the hold ends by itself, so the caller is told nothing."""

@@ -28,7 +28,7 @@ REFUSED_FOR_GOOD: Final = (
 class Retries:
     """How often a call is made at most, and how the pauses grow. The deadline of the call ends them all."""
 
-    attempts_max: int = 6
+    attempts_max: int = 100
     pause_s: float = 0.05
     """The first pause at most; it doubles with each attempt, and each is drawn at random from its upper half."""
     pause_max_s: float = 1.0

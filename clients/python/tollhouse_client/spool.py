@@ -15,12 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 from tollhouse_client.errors import SpoolFull, SpoolInUse
 
 _log: Final = logging.getLogger("tollhouse_client")
 _SEGMENT_BYTES: Final = 1_000_000
 _SUFFIX: Final = ".spool"
+_DAMAGED: Final = ".damaged"
+_NUMBER: Final = "[0-9]" * 12
 REFUSED: Final = "refused"
 """The file in a spool's folder that keeps what metering has refused for good, in the format of a segment."""
 
@@ -62,6 +65,7 @@ class Spool:
         self._active = 0
         self._file = -1
         self._busy = threading.Lock()
+        _open.add(self)
 
     @property
     def size_bytes(self) -> int:
@@ -71,7 +75,8 @@ class Spool:
     def read(self) -> list[Entry]:
         """Return what earlier processes have left, in the order in which it was taken. Call it once, first."""
         entries: list[Entry] = []
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        self._active = max((int(path.stem) for path in self._folder.glob(f"{_NUMBER}{_DAMAGED}")), default=0)
+        for path in sorted(self._folder.glob(f"{_NUMBER}{_SUFFIX}")):
             number = int(path.stem)
             self._active = max(self._active, number)
             found = list(self._read_segment(path, number))
@@ -121,8 +126,11 @@ class Spool:
             if number != self._active or self._file < 0:
                 self._remove(number)
             elif self._sizes[number]:
-                os.ftruncate(self._file, 0)
-                self._sizes[number] = 0
+                try:
+                    os.ftruncate(self._file, 0)
+                    self._sizes[number] = 0
+                except OSError:
+                    self._give_up_segment()
 
     def set_aside(self, entry: Entry) -> None:
         """Keep a message that nobody will confirm, for somebody to look at, and return when it is on the disk.
@@ -133,11 +141,14 @@ class Spool:
         """
         line = _line(entry.kind, entry.message)
         with self._busy:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             file = os.open(self._folder / REFUSED, flags, 0o600)
             try:
-                if os.fstat(file).st_size + len(line) > self._bytes_max:
+                size = os.fstat(file).st_size
+                if size + len(line) > self._bytes_max:
                     raise SpoolFull(f"The file {self._folder / REFUSED} is full: look at it, and move it away.")
+                if size and os.pread(file, 1, size - 1) != b"\n":
+                    line = b"\n" + line  # The line before is torn: its disk was full, or its machine failed.
                 _write_all(file, line)
                 os.fsync(file)
             finally:
@@ -150,6 +161,9 @@ class Spool:
             self._file = -1
             if not self._open_entries[self._active]:
                 self._remove(self._active)
+        self._leave()
+
+    def _leave(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -185,10 +199,15 @@ class Spool:
             self._remove(self._active)
 
     def _remove(self, number: int) -> None:
-        if number in self._damaged:
-            self._path(number).rename(self._path(number).with_suffix(".damaged"))
-        else:
-            self._path(number).unlink(missing_ok=True)
+        path = self._path(number)
+        try:
+            if number in self._damaged:
+                path.rename(path.with_suffix(_DAMAGED))
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            # The next process sends it again, which changes nothing.
+            _log.error("The segment %s cannot be removed: %s", path, error.strerror)
         del self._sizes[number], self._open_entries[number]
 
     def _path(self, number: int) -> Path:
@@ -205,6 +224,19 @@ class Spool:
                 _log.error("A line of %s is damaged; the file is kept as .damaged.", path)
             else:
                 yield entry
+
+
+_open: Final[WeakSet[Spool]] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a forked process: let go of the spools' locks, or the parent could not open its folders again."""
+    for spool in list(_open):
+        spool._leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _line(kind: str, message: bytes) -> bytes:

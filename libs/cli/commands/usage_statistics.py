@@ -1,11 +1,15 @@
 """`tollhouse usage query` and `trends`: sums of usage, and how it develops."""
 
+from collections.abc import Sequence
 from datetime import UTC
 from decimal import Decimal
 from enum import StrEnum
+from itertools import compress
 from typing import Annotated, Final
+from zoneinfo import ZoneInfo
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
@@ -24,6 +28,7 @@ _COLUMNS: Final = (
     *("start_time", "requests", "errors", "tokens", "cost", "provider_cost", "margin", "mean_ms", "p50_ms"),
     *("p95_ms", "p99_ms"),
 )
+_OF_DAYS: Final = (usage_pb2.USAGE_WINDOW_DAY, usage_pb2.USAGE_WINDOW_WEEK, usage_pb2.USAGE_WINDOW_MONTH)
 _OTHERS: Final = "(others)"
 ZoneOption = Annotated[str, typer.Option("--zone", help="The time zone of days, weeks and months.")]
 TestOption = Annotated[bool, typer.Option("--include-test", help="Usage of test keys too.")]
@@ -81,10 +86,10 @@ async def query(
     names = [
         one.removeprefix("USAGE_DIMENSION_").lower() for one in map(usage_pb2.UsageDimension.Name, request.group_by)
     ]
-    columns = (_COLUMNS[0], *names, *_COLUMNS[1:])
-    output.many_as(found, columns, lambda row: _cells(row, names), more=more)
+    table = _Table(names, request.window, zone)
+    output.many_as(found, table.filled(found), table.cells, more=more)
     if output.draws:
-        for line in bars([_bar(row, names, chart) for row in found], width=output.width):
+        for line in bars([_bar(table, row, chart) for row in found], width=output.width):
             output.line(line)
 
 
@@ -116,6 +121,7 @@ async def trends(
         output.json(as_dict(found))
         return
     change = found.change
+    output.line(f"{'measure':<24} {measure}")
     percent = f" ({change.difference_percent} %)" if change.difference_percent else ""
     output.line(f"{'last ' + window:<24} {change.value}")
     output.line(f"{'the one before':<24} {change.previous_value}")
@@ -126,36 +132,59 @@ async def trends(
         output.line(f"{'month expected':<24} {month.expected}, 95 % between {month.low} and {month.high}")
     for day in found.days:
         if day.stands_out:
-            start = day.start_time.ToDatetime(tzinfo=UTC)
-            output.line(f"{'stands out':<24} {start:%Y-%m-%dT%H:%MZ}: {day.value}, score {day.score}")
+            output.line(f"{'stands out':<24} {_date(day.start_time, zone)}: {day.value}, score {day.score}")
 
 
-def _named_by(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
-    """Return the window and the dimensions of a row."""
-    start = f"{row.start_time.ToDatetime(tzinfo=UTC):%Y-%m-%dT%H:%MZ}"
-    return [start, *(_OTHERS if row.others else _value(row, name) for name in names)]
+class _Table:
+    """The rows of a query as a table. Columns that no row fills are left out, so that most fit into a terminal."""
+
+    def __init__(self, names: list[str], window: "usage_pb2.UsageWindow.ValueType", zone: str) -> None:
+        self._names = names
+        self._window = window
+        self._zone = zone
+        self._columns: tuple[str, ...] = (_COLUMNS[0], *names, *_COLUMNS[1:])
+        self._shown = [True] * len(self._columns)
+
+    def filled(self, rows: Sequence[usage_pb2.UsageSummary]) -> list[str]:
+        """Return the columns that these rows fill; only they are shown from then on."""
+        if rows:
+            self._shown = [any(cells) for cells in zip(*map(self._all_cells, rows), strict=True)]
+        return list(compress(self._columns, self._shown))
+
+    def cells(self, row: usage_pb2.UsageSummary) -> list[str]:
+        return list(compress(self._all_cells(row), self._shown))
+
+    def named_by(self, row: usage_pb2.UsageSummary) -> list[str]:
+        """Return the window and the dimensions of a row. Windows of whole days have their date in the query's zone."""
+        start = f"{row.start_time.ToDatetime(tzinfo=UTC):%Y-%m-%dT%H:%MZ}"
+        if self._window in _OF_DAYS:
+            start = _date(row.start_time, self._zone)
+        return [start, *(_OTHERS if row.others else _value(row, name) for name in self._names)]
+
+    def _all_cells(self, row: usage_pb2.UsageSummary) -> list[str]:
+        latency = row.latency
+        has_latency = latency.count > 0
+        return [
+            *self.named_by(row),
+            str(row.request_count),
+            str(row.error_count),
+            str(row.total_tokens),
+            *map(amount_text, (row.cost, row.provider_cost, row.margin)),
+            format_amount(Decimal(latency.mean_ms)) if has_latency else "",
+            *(str(one) if has_latency else "" for one in (latency.p50_ms, latency.p95_ms, latency.p99_ms)),
+        ]
 
 
-def _bar(row: usage_pb2.UsageSummary, names: list[str], drawn: Drawn) -> Bar:
-    label = " ".join(_named_by(row, names))
+def _date(time: Timestamp, zone: str) -> str:
+    return time.ToDatetime(tzinfo=UTC).astimezone(ZoneInfo(zone or "UTC")).date().isoformat()
+
+
+def _bar(table: _Table, row: usage_pb2.UsageSummary, drawn: Drawn) -> Bar:
+    label = " ".join(table.named_by(row))
     if drawn is Drawn.COST:
         return Bar(label, Decimal(row.cost.value or 0), amount_text(row.cost))
     value = row.total_tokens if drawn is Drawn.TOKENS else row.request_count
     return Bar(label, Decimal(value), f"{value:,}")
-
-
-def _cells(row: usage_pb2.UsageSummary, names: list[str]) -> list[str]:
-    latency = row.latency
-    has_latency = latency.count > 0
-    return [
-        *_named_by(row, names),
-        str(row.request_count),
-        str(row.error_count),
-        str(row.total_tokens),
-        *map(amount_text, (row.cost, row.provider_cost, row.margin)),
-        format_amount(Decimal(latency.mean_ms)) if has_latency else "",
-        *(str(one) if has_latency else "" for one in (latency.p50_ms, latency.p95_ms, latency.p99_ms)),
-    ]
 
 
 def _value(row: usage_pb2.UsageSummary, name: str) -> str:

@@ -11,7 +11,7 @@ from libs.cli.failures import WrongUse
 from libs.cli.reconciliation import verify as verify_all
 from libs.cli.terminal.calling import calls_services
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.output import Output
+from libs.cli.terminal.output import Output, shown
 from libs.cli.terminal.progress import progress_for
 from libs.cli.terminal.times import parse_past
 from libs.cli.verdict import Verdict
@@ -61,11 +61,12 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
         table.add_row(check.service, check.invariant, f"{check.examined:,}", f"{check.violations:,}")
     console.print(table)
     for violation in verdict.violations[:_SHOWN_MAX]:
-        console.print(
+        line = (
             f"{violation.service} {violation.invariant} {violation.organization_id} {violation.subject}: "
-            f"{violation.detail}",
-            markup=False,
+            f"{violation.detail}"
         )
+        # Whole, whatever the width of the terminal: people search for what it names.
+        console.print(shown(line), markup=False, soft_wrap=True)
     if len(verdict.violations) > _SHOWN_MAX:
         console.print("… and more; --json lists them all.")
     console.print(f"{len(verdict.checks)} invariants, {verdict.violation_count:,} violations")

@@ -82,7 +82,18 @@ local function give_reason(handle, headers)
   body:setBytes(text:sub(1, -2) .. ',"details":[' .. INFO:format(reason) .. "]}")
 end
 
+-- Answer a request that says that it is gRPC. Envoy answers such a one by headers alone, with 200.
+local function refuse_grpc(handle, headers)
+  local message = "This port speaks HTTP with JSON; gRPC goes to the services' own ports."
+  headers:replace(":status", "415")
+  headers:replace("content-type", "application/json")
+  handle:body(true):setBytes('{"code":12,"message":"' .. message .. '","details":[' .. INFO:format("GRPC_NOT_SPOKEN") .. "]}")
+end
+
 function envoy_on_response(handle)
+  if string.find(handle:headers():get("content-type") or "", "^application/grpc") then
+    refuse_grpc(handle, handle:headers())
+  end
   handle:body()
   -- They come after the body. Routes of streams do without this function: it would wait for the end of the stream.
   local trailers = handle:trailers()

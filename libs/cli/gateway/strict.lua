@@ -161,7 +161,9 @@ end
 
 local function check_query(query, message, bound)
   local seen = {}
-  for key in string.gmatch(query, "([^&=]+)[^&]*") do
+  for written in string.gmatch(query, "([^&=]+)[^&]*") do
+    -- The transcoder takes `%6frganizationId` for organizationId.
+    local key = string.gsub(written, "%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
     local kind, full, found = KINDS[message], "", nil
     for name in string.gmatch(key, "[^.]+") do
       found = kind and kind.fields and kind.fields[name]

@@ -381,7 +381,7 @@ def _fill_accepted(
     if accepted.balance is not None:
         fill_balance(response.balance, accepted.balance)
     if limits:
-        fill_limits(response, limits, are_all=limits is accepted.limits)
+        fill_limits(response, limits)
 
 
 def _fill_outcome(

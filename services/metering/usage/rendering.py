@@ -130,7 +130,7 @@ def fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> No
 
 def fill_limits(response: admission_pb2.SettleResponse | pb.RecordUsageResponse, limits: Sequence[LimitState]) -> None:
     """Write where limits stand that count the usage."""
-    fill_statuses(response, ((one.place, one.standing) for one in limits))
+    fill_statuses(response, limits)
 
 
 def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:

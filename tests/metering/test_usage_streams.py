@@ -85,15 +85,17 @@ async def test_stream_reads_on_only_as_calls_are_acknowledged(monkeypatch: pytes
             most = max(most, read - recorded)
             yield pb.StreamUsageRequest(usage=pb.RecordUsageRequest(operation_id=str(number)))
 
-    async def record(calls: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
+    async def record(calls: Sequence[pb.RecordUsageRequest], outcomes: Sequence[pb.UsageOutcome]) -> None:
         nonlocal recorded
         recorded += len(calls)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            outcome.recorded.replayed, outcome.operation_id = True, call.operation_id
         if recorded > 30:
             raise Overloaded
-        return [pb.UsageOutcome(operation_id=one.operation_id) for one in calls]
 
     answered = [one.outcome async for one in streaming.acknowledged(requests(), record)]
 
     assert sorted(int(one.operation_id) for one in answered) == list(range(40))
     assert most <= 5
     assert {one.refused.code for one in answered[31:]} == {grpc.StatusCode.UNAVAILABLE.value[0]}
+    assert not any(one.HasField("recorded") for one in answered[31:])

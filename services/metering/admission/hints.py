@@ -14,16 +14,14 @@ from typing import Final
 
 from libs.common.status import HTTP_STATUS, RETRY_AFTER
 from services.metering.admission.domain import Allowed, Decision, Denied, Status
-from services.metering.quota.decisions import Refused, retry_after_s
+from services.metering.quota.decisions import Refused, left, retry_after_s
 from services.metering.quota.domain import REQUESTS, Enforcement, Limit, Window
-from services.metering.quota.rendering import told
 from services.metering.quota.windows import Span, length_of
 
 LIMITS_MAX: Final = 16
 """The most limits in a header, since clients take 8 KiB of metadata. The one that refused is among them."""
 _INTEGER_MAX: Final = 999_999_999_999_999
 """The largest whole number of a structured field."""
-_INTEGER_DIGITS: Final = 15
 _NAME: Final = re.compile(r"[a-z0-9_.-]+")
 """What a limit's name is made of. Anything else could break the header."""
 _VALID_KEYS: Final = (
@@ -126,9 +124,7 @@ def _policy_of(limit: Limit, span: Span, carried: Decimal) -> str:
 def _left(one: Status, now: datetime) -> str:
     place, standing = one
     limit, span = place.counter.limit, place.counter.span
-    rest = told(place, standing).remaining.partition(".")[0]
-    if len(rest) > _INTEGER_DIGITS:
-        rest = str(_INTEGER_MAX)
+    rest = _whole(left(limit, standing) or _ZERO)
     if limit.shape.sliding or span.end is None:
         # In a sliding window there is no moment at which everything is left again.
         return f'"{limit.name}";r={rest}'

@@ -126,7 +126,7 @@ def fill_settled(
     if outcome.balance is not None:
         fill_balance(response.balance, outcome.balance)
     if limits:
-        fill_limits(response, limits, are_all=limits is outcome.limits)
+        fill_limits(response, limits)
 
 
 def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:

@@ -18,6 +18,7 @@ from services.metering.quota.counter_store import Counted
 from services.metering.quota.counter_store import Key as CounterKey
 from services.metering.quota.quick_store import QuickChange
 from services.metering.usage.domain import LAPSED, Captured
+from services.metering.usage.sent import Sent, arrays_of, sent_columns
 from services.metering.usage.store import label_text, quantities_text, read_quantities
 
 Key = tuple[str, str]
@@ -38,6 +39,36 @@ class Filters(NamedTuple):
     state: State | None = None
 
 
+# The columns of an authorization, in the order in which they are sent.
+_ROW: Final = (
+    Sent("organization_id", "uuid", ...),
+    Sent("operation_id", "text", ...),
+    Sent("project_id", "uuid"),
+    Sent("user_id", "uuid"),
+    Sent("service_account_id", "uuid"),
+    Sent("api_key_id", "uuid"),
+    Sent("model", "text", ...),
+    Sent("endpoint", "text"),
+    Sent("input_tokens", "bigint", ...),
+    Sent("max_output_tokens", "bigint", ...),
+    Sent("hold_ttl_ms", "bigint", ...),
+    Sent("quantities", "text"),
+    Sent("service_tier", "text", ...),
+    Sent("environment", "text", ...),
+    Sent("items", "bigint"),
+    Sent("labels", "text"),
+    Sent("subscription_id", "uuid"),
+    Sent("fingerprint", "bytea", ...),
+    Sent("price_version_id", "uuid", ...),
+    Sent("currency_code", "text", ...),
+    Sent("amount", "text", ...),
+    Sent("create_time", "timestamptz", ...),
+    Sent("counters", "text"),
+    Sent("reserved", "text"),
+)
+_ITEM: Final = f"""item AS (
+    SELECT * FROM unnest({arrays_of(_ROW)}) AS t({", ".join(column.name for column in _ROW)})
+)"""  # noqa: S608 -- names and kinds of columns.
 _HAS_LEASE: Final = """EXISTS (
     SELECT FROM quota_allocations q
     WHERE q.organization_id = ANY (ARRAY[{0}.organization_id]) AND q.operation_id = {0}.operation_id
@@ -54,19 +85,11 @@ _IS_NEW: Final = f"""NOT EXISTS (
         ) AS allocated WHERE allocated.spent IS NOT NULL
     )"""  # noqa: S608 -- made of constants of ours alone.
 _CHANGED: Final = quick_store.counters_changed(
-    25, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
+    len(_ROW) + 1, only_if=_IS_NEW, unchanged="c.revision = seen.revision", numbered="authorized = c.authorized + 1"
 )
 _NOT_LEASED: Final = f"item WHERE {_HAS_LEASE.format('item')} IS NOT TRUE"
 _IF_CHANGED: Final = "CASE WHEN changed.holds THEN operation_id END"
 _FITTING: Final = "item CROSS JOIN changed WHERE changed.begun"
-_ITEM: Final = """item AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
-        $17::uuid[], $18::bytea[], $19::uuid[], $20::text[], $21::text[], $22::timestamptz[], $23::text[], $24::text[])
-        AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items, labels,
-        subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
-)"""
 _INTO: Final = """
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
@@ -228,7 +251,7 @@ async def add_within_limits(
 
 def _columns(pinned: Sequence[Pinned]) -> Iterator[Sequence[object]]:
     rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time, *_reserved(one)) for one in pinned]
-    return map(_sent, zip(*rows, strict=True))
+    return sent_columns(_ROW, rows)
 
 
 def _reserved(pinned: Pinned) -> tuple[str | None, str | None]:
@@ -237,11 +260,6 @@ def _reserved(pinned: Pinned) -> tuple[str | None, str | None]:
         return None, None
     counters, amounts = ",".join(pinned.reservations.counter_ids), ",".join(map(str, pinned.reservations.amounts))
     return f"{{{counters}}}", f"{{{amounts}}}"
-
-
-def _sent(column: Sequence[object]) -> Sequence[object]:
-    """Return the array to send for a column: empty if all values are null, since `unnest` then fills in nulls."""
-    return () if column.count(None) == len(column) else column
 
 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, Stored]:

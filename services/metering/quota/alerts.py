@@ -78,8 +78,9 @@ class Alerts:
 
         Only alerts that this process has stored lately, or found stored, are left out.
         """
-        maximum, thresholds = counter.limit.terms.maximum, counter.limit.terms.thresholds
-        if maximum is None:
+        terms = counter.limit.terms
+        maximum, thresholds = terms.maximum, terms.thresholds
+        if maximum is None or not thresholds:
             return None
         due = [threshold for threshold in thresholds if (counter.counter_id, threshold) not in self._stored]
         return (maximum * min(due) / _HUNDRED).next_minus() if due else None

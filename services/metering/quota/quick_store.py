@@ -27,6 +27,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from libs.common.amount import format_amount
+from libs.common.array_text import column_text
 from libs.common.by_key import by_key
 from libs.common.database import RawConnection
 from services.metering.quota.counter_store import Counted, Key
@@ -62,7 +63,8 @@ def counters_changed(first: int, *, only_if: str, unchanged: str, numbered: str)
     FROM (SELECT {only_if} AS holds OFFSET 0) AS at_first
     CROSS JOIN LATERAL unnest(
         CASE WHEN at_first.holds THEN {organizations}::uuid[] END,
-        CASE WHEN at_first.holds THEN {counters}::uuid[] END, {used}::text[], {reserved}::text[], {maxima}::text[]
+        CASE WHEN at_first.holds THEN {counters}::uuid[] END,
+        {used}::text::text[], {reserved}::text::text[], {maxima}::text::text[]
     ) WITH ORDINALITY AS d(organization_id, counter_id, used, reserved, maximum, place)
     CROSS JOIN LATERAL (
         SELECT organization_id, counter_id, limit_id, subject, window_start, used, reserved, authorized, revision
@@ -86,14 +88,22 @@ def _fits(counter: str) -> str:
     return f"(maximum IS NULL OR {counter}.used + {counter}.reserved + more_used + more_reserved <= maximum)"
 
 
-AFTERWARDS: Final = "SELECT array_agg(used ORDER BY place), array_agg(reserved ORDER BY place) FROM updated"
-"""What the counters have afterwards, in their order, in one row: a row for each would cost the driver more."""
+AFTERWARDS: Final = """
+SELECT string_agg(trim_scale(used)::text, ',' ORDER BY place),
+    string_agg(trim_scale(reserved)::text, ',' ORDER BY place)
+FROM updated
+"""
+"""What the counters have afterwards, in their order, in one row: a row for each would cost the driver more, and so
+would arrays of numbers: 0.53 µs a number, where a text is read in 0.2."""
 
 
 async def run(connection: RawConnection, statement: str, *parameters: object) -> list[Counted]:
     """Run a statement that ends with `AFTERWARDS`; return what the counters have, nothing where they did not fit."""
     row = await connection.fetchrow(statement, *parameters)
-    return [] if row is None or row[0] is None else [*map(Counted, row[0], row[1])]
+    if row is None or row[0] is None:
+        return []
+    used, reserved = (map(Decimal, column.split(",")) for column in row)
+    return [*map(Counted, used, reserved)]
 
 
 def columns(changes: Sequence[tuple[Key, QuickChange]]) -> tuple[Sequence[object], ...]:
@@ -104,5 +114,5 @@ def columns(changes: Sequence[tuple[Key, QuickChange]]) -> tuple[Sequence[object
     return (
         [key[0] for key, _ in changes],
         [key[1] for key, _ in changes],
-        *(() if column.count(None) == len(column) else column for column in (used, reserved, maxima)),
+        *map(column_text, (used, reserved, maxima)),
     )

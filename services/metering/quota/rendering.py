@@ -1,16 +1,16 @@
 """Limits in answers."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_optional_time, render_time
 from services.metering.quota.alert_store import Alert
 from services.metering.quota.decisions import Place, Refused, Standing, left, subscription_of
-from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Terms, Window
+from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Window
 from services.metering.quota.subscription_usage import Listed
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
@@ -41,29 +41,9 @@ RENDERED_SCOPES: Final = {
 QUOTA: Final = "QUOTA"
 """Why a subscription is suspended of which a limit leaves nothing."""
 _WINDOWS_MAX: Final = 20_000
-_windows: OrderedDict[str, tuple[Limit, pb.LimitStatus]] = OrderedDict()
-"""What was rendered of limits in windows, by their counters; the one that was rendered first comes first."""
+_windows: OrderedDict[str, tuple[Limit, bytes]] = OrderedDict()
+"""What stays as it is of limits in windows, serialized, by their counters; the first to be rendered comes first."""
 _Response: TypeAlias = admission_pb2.AuthorizeResponse | admission_pb2.SettleResponse | usage_pb2.RecordUsageResponse
-_WINDOWS_TOGETHER_MAX: Final = 5_000
-_windows_together: OrderedDict[tuple[object, ...], tuple[Sequence[Place], bytes]] = OrderedDict()
-"""The same of all limits of a call, serialized as the `limits` of an answer, by the answer and the limits' places."""
-
-
-class Told(NamedTuple):
-    """What is told of a limit beside what stays as it is during a window."""
-
-    used: str
-    reserved: str
-    remaining: str
-    """Empty where any amount may be used."""
-    maximum: str = ""
-    """Empty where it is that of the limit."""
-    exceeded: bool = False
-
-
-_TOLD_MAX: Final = 5_000
-_told: OrderedDict[int, tuple[Standing, Terms, Told]] = OrderedDict()
-"""What was told last of standings, by their identity; the earliest comes first. They do not change any more then."""
 RENDERED_ENFORCEMENTS: Final = {
     Enforcement.HARD: pb.LIMIT_ENFORCEMENT_HARD,
     Enforcement.SOFT: pb.LIMIT_ENFORCEMENT_SOFT,
@@ -111,75 +91,39 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
 
 
 def fill_status(status: pb.LimitStatus, place: Place, standing: Standing) -> None:
-    """Write where a limit stands. What stays as it is during a window is rendered once, and copied."""
-    status.CopyFrom(_window(place))
-    _fill_standing(status, told(place, standing))
+    """Write where a limit stands into an empty message.
 
-
-def fill_statuses(response: _Response, places: Sequence[tuple[Place, Standing]]) -> None:
-    """Write where limits stand into an answer that has no `limits` yet.
-
-    What stays as it is during their windows is serialized once for calls under the same limits, and parsed where it is
-    needed. With ten limits that took 27 µs; to copy one message after another, 68.
+    What stays as it is during a window is serialized once, and parsed: it takes 0.3 µs, to copy a message 0.7. A cache
+    of what is told of standings took longer than to write it, since nearly each is told once.
     """
-    key = type(response), *[id(place) for place, _ in places]
-    known, windows = _windows_together.get(key, ((), b""))
-    if len(known) != len(places) or any(one is not place for one, (place, _) in zip(known, places, strict=True)):
-        known = [place for place, _ in places]
-        windows = type(response)(limits=map(_window, known)).SerializeToString()
-        _windows_together.pop(key, None)
-        _windows_together[key] = known, windows
-        if len(_windows_together) > _WINDOWS_TOGETHER_MAX:
-            _windows_together.popitem(last=False)
-    response.MergeFromString(windows)
-    for status, (place, standing) in zip(response.limits, places, strict=True):
-        _fill_standing(status, told(place, standing))
-
-
-def told(place: Place, standing: Standing) -> Told:
-    """Return what is told of a standing. It is written once for all that have the standing in common."""
-    terms = place.counter.limit.terms
-    before, terms_before, known = _told.get(id(standing), (None, None, None))
-    if known is None or before is not standing or terms_before is not terms:
-        known = _told_of(terms.maximum, standing)
-        _told.pop(id(standing), None)
-        _told[id(standing)] = standing, terms, known
-        if len(_told) > _TOLD_MAX:
-            _told.popitem(last=False)
-    return known
-
-
-def _told_of(maximum: Decimal | None, standing: Standing) -> Told:
+    status.MergeFromString(_window(place))
     used = standing.used + standing.earlier_sum if standing.earlier else standing.used
-    used_text, reserved_text = format_amount(used), format_amount(standing.reserved)
+    status.used, status.reserved = format_amount(used), format_amount(standing.reserved)
+    maximum = place.counter.limit.terms.maximum
     if maximum is None:
-        return Told(used_text, reserved_text, "")
-    carried = ""
+        return
     if standing.carried:
         maximum += standing.carried
-        carried = format_amount(maximum)
+        status.max = format_amount(maximum)
     rest = maximum - used - standing.reserved
     if rest < 0:
-        return Told(used_text, reserved_text, "0", carried, exceeded=True)
-    return Told(used_text, reserved_text, format_amount(rest), carried)
+        status.remaining, status.exceeded = "0", True
+    else:
+        status.remaining = format_amount(rest)
 
 
-def _fill_standing(status: pb.LimitStatus, one: Told) -> None:
-    status.used, status.reserved = one.used, one.reserved
-    if one.remaining:
-        status.remaining = one.remaining
-        if one.maximum:
-            status.max = one.maximum
-        if one.exceeded:
-            status.exceeded = True
+def fill_statuses(response: _Response, places: Iterable[tuple[Place, Standing]]) -> None:
+    """Write where limits stand into an answer."""
+    for place, standing in places:
+        fill_status(response.limits.add(), place, standing)
 
 
-def _window(place: Place) -> pb.LimitStatus:
-    """Return what of a limit stays as it is during a window. It is rendered once."""
+def _window(place: Place) -> bytes:
+    """Return what of a limit stays as it is during a window. It is serialized once."""
     counter = place.counter
-    limit, known = _windows.get(counter.counter_id, (None, None))
-    if known is None or limit is not counter.limit:
-        known = _render_window(place)
+    limit, known = _windows.get(counter.counter_id, (None, b""))
+    if limit is not counter.limit:
+        known = _render_window(place).SerializeToString()
         _windows.pop(counter.counter_id, None)
         _windows[counter.counter_id] = counter.limit, known
         if len(_windows) > _WINDOWS_MAX:

@@ -26,33 +26,32 @@ from services.metering.quota import counter_store
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits, InForce
-from services.metering.quota.counter_store import Change, Counted, Identity, Key
-from services.metering.quota.counters import Counters, is_kept, standing_of
-from services.metering.quota.decisions import Counter, Place, Take, place_of
+from services.metering.quota.counter_store import Change, Counted, Key
+from services.metering.quota.counters import Counters, is_kept
+from services.metering.quota.decisions import Place, Take
 from services.metering.quota.domain import (
     NOTHING_RESERVED,
     SPEND,
     Amounts,
     Applied,
-    Limit,
     Window,
     amount,
     amounts_of,
 )
 from services.metering.quota.quick_store import QuickChange
-from services.metering.quota.windows import ALWAYS, Span, kept_until
+from services.metering.quota.windows import ALWAYS, kept_until
 from services.metering.usage.callers import Caller, caller_of, under_subscription, with_subscription
+from services.metering.usage.counter_places import CounterPlaces
 from services.metering.usage.counts import counters_of, sums
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
 from services.metering.usage.leased import Leased, counters_of_lease
-from services.metering.usage.limit_states import counters_beside, places_of, used_of
+from services.metering.usage.limit_states import counters_beside, places_of, states_of, used_of
 from services.metering.usage.part_domain import used_by
 
 _log = structlog.get_logger("usage")
 
 _KNOWN_MAX: Final = 20_000
-_IDENTITIES_MAX: Final = 100_000
 _SOUGHT_MAX: Final = 10_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
@@ -74,6 +73,7 @@ class _Plan:
     """When the first of the windows is dropped."""
     by_metric: Mapping[tuple[str, str], Sequence[str]]
     """The counters by metric and currency."""
+    by_key: Mapping[Key, Place]
     is_created: bool = False
     """Whether the counters are known to exist. If one is gone all the same, its limit was deleted."""
 
@@ -99,14 +99,12 @@ class Counting:
         clock: Clock,
     ) -> None:
         self._catalogue = catalogue
-        self._book = book
         self._limits = limits
         self._counters = counters
         self._alerts = alerts
         self._clock = clock
         self._plans: OrderedDict[Caller, _Plan] = OrderedDict()
-        self._identities: OrderedDict[str, Identity] = OrderedDict()
-        self._places: OrderedDict[str, Place] = OrderedDict()
+        self._counter_places = CounterPlaces(book, self._found)
         self._sought: set[Key] = set()
         """Operations that turned out to be authorized, although their usage does not settle an authorization."""
 
@@ -147,10 +145,10 @@ class Counting:
                     counted[number] = _with_counts(recorded, counts)
                     if counts.amounts:
                         used[id(plan)] = caller.organization_id, plan
-        for organization_id, plan in used.values():
-            places.update(((organization_id, place.counter.counter_id), place) for place in plan.places)
+        for _, plan in used.values():
+            places |= plan.by_key
         if settled:
-            places.update(await self._find_places(database, settled))
+            places |= await self._counter_places.of(database, settled)
         await self._create_missing(database, used.values())
         return counted
 
@@ -197,13 +195,13 @@ class Counting:
                 if value or (metric == SPEND and recorded.cost is None):
                     used[counter_id] = value
             beside = [one for one in applied if not counters.has(one)]
-            plan = self._new_plan(beside, recorded.work.occur_time, now)
+            plan = self._new_plan(lease.organization_id, beside, recorded.work.occur_time, now)
             used |= self._counts_of_free(recorded, plan, places).amounts
             free |= {place.counter.counter_id: place for place in plan.places if place.counter.counter_id in used}
             counted.append(_with_counts(recorded, Counts(used, NOTHING_RESERVED, places)))
         takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
         await self._counters.create(database, takes)
-        places |= await self._find_places(database, counted)
+        places |= await self._counter_places.of(database, counted)
         return counted, amounts
 
     def changes(self, proposed: Sequence[Recorded]) -> list[tuple[Key, QuickChange]]:
@@ -212,11 +210,12 @@ class Counting:
         No counter may reach a threshold that no alert is known to be stored for: the careful way stores it.
         """
         places = places_of(proposed)
-        summed = sums(_counted_of(proposed), ())
-        return [
-            (key, QuickChange(*change, self._alerts.quiet_up_to(places[key].counter) if key in places else None))
-            for key, change in sorted(summed.items())
-        ]
+        changes: list[tuple[Key, QuickChange]] = []
+        for key, (used, reserved) in sums(_counted_of(proposed), ()).items():
+            place = places.get(key)
+            maximum = None if place is None else self._alerts.quiet_up_to(place.counter)
+            changes.append((key, QuickChange(used, reserved, maximum)))
+        return changes
 
     def forget(self, new: Sequence[Recorded]) -> None:
         """Look for the authorizations of these usages no longer, since they are counted."""
@@ -283,8 +282,8 @@ class Counting:
         found: dict[str, Sequence[LimitState]] = {}
         for recorded in new:
             if recorded.counts is not None:
-                keys = ((recorded.work.organization_id, one) for one in counters_of(recorded.counts))
-                found[recorded.usage_id] = [states[key] for key in keys if key in states]
+                of_organization = states.get(recorded.work.organization_id, {})
+                found[recorded.usage_id] = [*filter(None, map(of_organization.get, counters_of(recorded.counts)))]
         return found
 
     async def _found(self, callers: Collection[Caller]) -> dict[Caller, InForce]:
@@ -304,12 +303,12 @@ class Counting:
     ) -> Counts:
         amounts, reservations = self._amounts(recorded), authorization.reservations
         values = {metric: amount(*metric, amounts) for metric in set(reservations.metrics)}
-        used: dict[str, Decimal] = {}
-        for counter_id, metric in zip(reservations.counter_ids, reservations.metrics, strict=True):
-            value = values[metric]
+        used = dict(zip(reservations.counter_ids, map(values.__getitem__, reservations.metrics), strict=True))
+        if not all(values.values()):
             # Spend that is not known yet is added later, to the counters that the usage names.
-            if value or (recorded.cost is None and metric[0] == SPEND):
-                used[counter_id] = value
+            later = () if recorded.cost is not None else [metric for metric in values if metric[0] == SPEND]
+            named = zip(used.items(), reservations.metrics, strict=True)
+            used = {counter_id: value for (counter_id, value), metric in named if value or metric in later}
         return Counts(used, reservations, places)
 
     def _counts_of_free(self, recorded: Recorded, plan: _Plan, places: Mapping[Key, Place]) -> Counts:
@@ -333,7 +332,7 @@ class Counting:
         """Return where usage without reservations is counted. The latest window of each caller is remembered."""
         plan = self._plans.get(caller)
         if plan is None or not plan.holds(applied, occur_time, now):
-            plan = self._new_plan(applied, occur_time, now)
+            plan = self._new_plan(caller.organization_id, applied, occur_time, now)
             self._plans.pop(caller, None)
             self._plans[caller] = plan
             if len(self._plans) > _KNOWN_MAX:
@@ -341,7 +340,7 @@ class Counting:
         plan.applied = applied  # An equal list that is the same object is found equal at once the next time.
         return plan
 
-    def _new_plan(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
+    def _new_plan(self, organization_id: str, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
         places = [
             self._counters.place_of(one, occur_time)
             for one in applied
@@ -360,6 +359,7 @@ class Counting:
             min((end for end in ends if end is not None), default=None),
             min((until for until in untils if until is not None), default=None),
             by_metric,
+            {(organization_id, place.counter.counter_id): place for place in kept},
         )
 
     def _seek(self, keys: Sequence[Key]) -> None:
@@ -369,74 +369,15 @@ class Counting:
 
     async def _states(
         self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
-    ) -> dict[Key, LimitState]:
+    ) -> Mapping[str, Mapping[str, LimitState]]:
         """Return where limits stand, by organization and counter."""
-        places = {key: place for key, place in places_of(new).items() if key in added}
-        beside = {(key[0], other) for key, place in places.items() for other in counters_beside(place)} - added.keys()
+        places = places_of(new)
+        beside = counters_beside(places, added)
         counted = added
         if beside:
             async with database.raw_connection() as connection:
                 counted = {**added, **await counter_store.read(connection, beside)}
-        return {key: LimitState(place, standing_of(key[0], place, counted)) for key, place in places.items()}
-
-    async def _find_places(self, database: Database, settled: Sequence[Recorded]) -> dict[Key, Place]:
-        """Return where the limits count that calls have reserved in, as far as they are known.
-
-        Work that is done is recorded in any case. Where this cannot be read, the alerts that it is due for are stored
-        with the next use in the window.
-        """
-        keys = {(one.work.organization_id, each) for one in settled if one.counts for each in counters_of(one.counts)}
-        try:
-            await self._identify(database, keys)
-            limits = await self._limits_of(settled, keys)
-        except Refusal as refusal:
-            _log.warning("limits of settled calls not read", schema=database.schema, reason=refusal.reason)
-            return {}
-        places: dict[Key, Place] = {}
-        for organization_id, counter_id in keys:
-            identity = self._identities.get(counter_id)
-            limit = None if identity is None else limits.get((organization_id, identity.limit_id))
-            if identity is not None and limit is not None:
-                places[organization_id, counter_id] = self._place(limit, counter_id, identity)
-        return places
-
-    async def _identify(self, database: Database, keys: Collection[Key]) -> None:
-        """Know what counters count. It is remembered, since calls that follow are counted in the same."""
-        unknown = [key for key in keys if key[1] not in self._identities]
-        if unknown:
-            async with database.raw_connection() as connection:
-                self._identities |= await counter_store.identities(connection, unknown)
-        while len(self._identities) > _IDENTITIES_MAX:
-            self._identities.popitem(last=False)
-
-    async def _limits_of(self, settled: Sequence[Recorded], keys: Collection[Key]) -> dict[Key, Limit]:
-        """Return limits by organization and id: those that are set, and those that the callers are entitled to."""
-        limits: dict[Key, Limit] = {}
-        for organization_id, known in (await self._book.of({key[0] for key in keys})).items():
-            if isinstance(known, Unavailable):
-                raise known
-            limits |= {(organization_id, one.limit_id): one for one in known}
-        identities = ((organization_id, self._identities.get(one)) for organization_id, one in keys)
-        if any(
-            one is not None and (organization_id, one.limit_id) not in limits for organization_id, one in identities
-        ):
-            for caller, found in (await self._found({caller_of(one) for one in settled})).items():
-                limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in found.applied}
-        return limits
-
-    def _place(self, limit: Limit, counter_id: str, identity: Identity) -> Place:
-        known = self._places.get(counter_id)
-        if known is not None and known.counter.limit is limit:
-            return known
-        place = place_of(limit, identity.subject, identity.window_start)
-        if place.counter.counter_id != counter_id:
-            # An earlier billing period, of which the limit does not know any more how long it was.
-            place = Place(Counter(counter_id, limit, identity.subject, Span(*identity[2:])))
-        self._places.pop(counter_id, None)
-        self._places[counter_id] = place
-        if len(self._places) > _IDENTITIES_MAX:
-            self._places.popitem(last=False)
-        return place
+        return states_of(places, added, counted)
 
 
 def _with_counts(recorded: Recorded, counts: Counts) -> Recorded:

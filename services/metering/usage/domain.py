@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -116,8 +115,7 @@ class Counts(NamedTuple):
     is recorded together shares them."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LimitState:
+class LimitState(NamedTuple):
     """Where a limit stands after usage. Usage that is recorded together shares one for each counter."""
 
     place: Place

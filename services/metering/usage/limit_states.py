@@ -1,11 +1,13 @@
 """Where limits stand that usage is counted in: pure rules."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from services.metering.quota.alerts import Used
 from services.metering.quota.counter_store import Counted, Key
+from services.metering.quota.counters import standing_of
 from services.metering.quota.decisions import Place
-from services.metering.usage.domain import Recorded
+from services.metering.usage.domain import LimitState, Recorded
 
 
 def places_of(new: Sequence[Recorded]) -> Mapping[Key, Place]:
@@ -23,6 +25,24 @@ def used_of(new: Sequence[Recorded], added: Mapping[Key, Counted]) -> list[Used]
     ]
 
 
-def counters_beside(place: Place) -> Iterable[str]:
-    """Return the other counters that say how much a limit leaves at a place."""
-    return place.steps or (() if place.before is None else (place.before.counter_id,))
+def counters_beside(places: Mapping[Key, Place], added: Mapping[Key, Counted]) -> set[Key]:
+    """Return the other counters that say how much limits leave at the places where usage was added."""
+    beside: set[Key] = set()
+    for key in added:
+        place = places.get(key)
+        if place is not None and (place.steps or place.before is not None):
+            others = place.steps or (() if place.before is None else (place.before.counter_id,))
+            beside.update((key[0], other) for other in others)
+    return beside - added.keys()
+
+
+def states_of(
+    places: Mapping[Key, Place], added: Mapping[Key, Counted], counted: Mapping[Key, Counted]
+) -> Mapping[str, Mapping[str, LimitState]]:
+    """Return where limits stand in which usage was added, by organization and counter; `counted` has those beside."""
+    states: defaultdict[str, dict[str, LimitState]] = defaultdict(dict)
+    for key in added:
+        place = places.get(key)
+        if place is not None:
+            states[key[0]][key[1]] = LimitState(place, standing_of(key[0], place, counted))
+    return states

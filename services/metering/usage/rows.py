@@ -5,9 +5,9 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from services.metering.model.units import Quantities, quantity_text
-from services.metering.usage import statements
 from services.metering.usage.dimensions import dimension_id
 from services.metering.usage.domain import Cost, Recorded
+from services.metering.usage.sent import RECORDED_ROW, ROW, sent_columns
 
 _NO_COST: Final = (None,) * len(Cost._fields)
 
@@ -28,7 +28,7 @@ def rows_of(recorded: Sequence[Recorded]) -> Rows:
     """Return usages with their columns."""
     counters = _Counters()
     rows = [_row(one, *counters.of(_amounts(one))) for one in recorded]
-    columns = [*_columns(statements.RECORDED_ROW, rows), counters.all]
+    columns = [*sent_columns(RECORDED_ROW, rows), counters.all]
     return Rows(recorded, columns, any(one.work.quantities for one in recorded))
 
 
@@ -54,13 +54,7 @@ class _Counters:
 
 def columns_of(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
     """Turn usages into columns, as statements of corrections take them."""
-    return _columns(statements.ROW, [_row(one, *counts_text(_amounts(one))) for one in recorded])
-
-
-def _columns(sent: Sequence[statements.Sent], rows: Sequence[tuple[object, ...]]) -> Iterator[Sequence[object]]:
-    """Return the columns of rows; one without any value is sent as an empty array."""
-    for column, values in zip(sent, zip(*rows, strict=True), strict=True):
-        yield () if values.count(column.absent) == len(values) else values
+    return sent_columns(ROW, [_row(one, *counts_text(_amounts(one))) for one in recorded])
 
 
 def _row(recorded: Recorded, *counts: str | int | None) -> tuple[object, ...]:

@@ -102,23 +102,22 @@ class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, Streamin
     async def BatchRecordUsage(
         self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchRecordUsageResponse:
-        return pb.BatchRecordUsageResponse(outcomes=await self._outcomes(request.usages))
+        response = pb.BatchRecordUsageResponse()
+        await self._record(request.usages, [response.outcomes.add() for _ in request.usages])
+        return response
 
     async def StreamUsage(
         self, request_iterator: AsyncIterator[pb.StreamUsageRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.StreamUsageResponse]:
-        async for response in acknowledged(request_iterator, self._outcomes):
+        async for response in acknowledged(request_iterator, self._record):
             yield response
 
-    async def _outcomes(self, requests: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
-        """Record calls, at most 500, and return what became of each, in their order."""
-        outcomes = await record_each(requests, self._usages)
-        rendered = []
-        limits = limits_to_tell([outcome for outcome, _ in outcomes])
-        for usage, (outcome, adjusted), told in zip(requests, outcomes, limits, strict=True):
-            rendered.append(pb.UsageOutcome())
-            _fill_outcome(rendered[-1], usage, outcome, adjusted, self._usages.units, told)
-        return rendered
+    async def _record(self, requests: Sequence[pb.RecordUsageRequest], outcomes: Sequence[pb.UsageOutcome]) -> None:
+        """Record calls, at most 500, and write what became of each into its message, which is part of the answer."""
+        recorded = await record_each(requests, self._usages)
+        limits = limits_to_tell([outcome for outcome, _ in recorded])
+        for target, usage, (outcome, adjusted), told in zip(outcomes, requests, recorded, limits, strict=True):
+            _fill_outcome(target, usage, outcome, adjusted, self._usages.units, told)
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext) -> pb.GetUsageResponse:
         recorded = await self._usages.get(request.organization_id.lower(), request.operation_id)
@@ -381,7 +380,7 @@ def _fill_accepted(
     if accepted.balance is not None:
         fill_balance(response.balance, accepted.balance)
     if limits:
-        fill_limits(response, limits, are_all=limits is accepted.limits)
+        fill_limits(response, limits)
 
 
 def _fill_outcome(

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from libs.common.amount import format_amount
+from libs.common.array_text import array_text
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import AFTER_TEXT, MAX, NIL
@@ -86,7 +87,7 @@ async def record(
         now,
         due_time,
         [organization_id for organization_id, _ in done_keys],
-        [operation_id for _, operation_id in done_keys],
+        array_text([operation_id for _, operation_id in done_keys]),
     )
     return {one.usage_id for one in rows.recorded} if new is None else set(new)
 
@@ -116,7 +117,7 @@ async def record_counted(
         now,
         due_time,
         [organization_id for organization_id, _ in done],
-        [operation_id for _, operation_id in done],
+        array_text([operation_id for _, operation_id in done]),
         reserves,
         True in reserves,
         False in reserves,

@@ -5,11 +5,12 @@ from typing import Final
 
 from services.metering.tables import HOUR_KEY
 from services.metering.usage import statements
-from services.metering.usage.statements import HOUR_SUMS, ROW, hour_key, hour_sums
+from services.metering.usage.sent import ROW, arrays_of
+from services.metering.usage.statements import HOUR_SUMS, hour_key, hour_sums
 
 _COUNT: Final = len(ROW)
 _COLUMNS: Final = ", ".join(column.name for column in ROW)
-_ARRAYS: Final = ", ".join(f"${number}::{column.kind}[]" for number, column in enumerate(ROW, start=1))
+_ARRAYS: Final = arrays_of(ROW)
 _RECEIVED: Final = ", ".join(map(statements.received, ROW))
 _STORED: Final = ", ".join(column.name for column in ROW if column.name != "fingerprint")
 _KEY: Final = ", ".join(HOUR_KEY)

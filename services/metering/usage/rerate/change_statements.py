@@ -8,7 +8,8 @@ or from its last correction, and only what changes is sent. Of the hourly sums o
 from typing import Final
 
 from services.metering.tables import HOUR_KEY
-from services.metering.usage.statements import HOUR_SUMS, INTO_HOURS, ROW, hour_key
+from services.metering.usage.sent import ROW
+from services.metering.usage.statements import HOUR_SUMS, INTO_HOURS, hour_key
 
 _COSTS: Final = ("cost", "currency_code", "price_version_id", "charge_kind")
 _PRICED: Final = (*_COSTS, "provider_cost", "provider_currency_code", "rate_hours")

@@ -36,8 +36,8 @@ _DOMAIN: Final = "metering.tollhouse"
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 
-Record: TypeAlias = Callable[[Sequence[pb.RecordUsageRequest]], Awaitable[Sequence[pb.UsageOutcome]]]
-"""Records calls, at most CHUNK_MAX, and returns what became of each, in their order."""
+Record: TypeAlias = Callable[[Sequence[pb.RecordUsageRequest], Sequence[pb.UsageOutcome]], Awaitable[None]]
+"""Records calls, at most CHUNK_MAX, and writes what became of each into its message."""
 
 
 async def acknowledged(
@@ -175,14 +175,15 @@ class _Stream:
 
     async def _run(self, messages: Sequence[pb.StreamUsageRequest], size: int) -> None:
         calls = [call for message in messages for call in _calls_of(message)]
-        outcomes: list[pb.UsageOutcome] = []
+        responses, outcomes = _responses(messages)
         for first in range(0, len(calls), CHUNK_MAX):
-            part = calls[first : first + CHUNK_MAX]
+            part, of_part = calls[first : first + CHUNK_MAX], outcomes[first : first + CHUNK_MAX]
             try:
-                outcomes.extend(await self._record(part))
+                await self._record(part, of_part)
             except Exception as failure:  # noqa: BLE001 -- what fails one chunk may not end the stream.
-                outcomes.extend(_refused(call, failure) for call in part)
-        self._answered.extend(_responses(messages, outcomes))
+                for call, outcome in zip(part, of_part, strict=True):
+                    outcome.CopyFrom(_refused(call, failure))
+        self._answered.extend(responses)
         self._in_progress -= size
         self._bytes -= sum(message.ByteSize() for message in messages)
         self._room.set()
@@ -210,16 +211,18 @@ def _refused(call: pb.RecordUsageRequest, failure: Exception) -> pb.UsageOutcome
 
 
 def _responses(
-    messages: Sequence[pb.StreamUsageRequest], outcomes: Sequence[pb.UsageOutcome]
-) -> list[pb.StreamUsageResponse]:
-    """Return the acknowledgements: one for each `usage`, and one with the outcomes of all `usages`."""
+    messages: Sequence[pb.StreamUsageRequest],
+) -> tuple[list[pb.StreamUsageResponse], list[pb.UsageOutcome]]:
+    """Return the acknowledgements, one for each `usage` and one for all `usages`, and in them the outcome of each call.
+
+    What became of the calls is written there: to copy it there took a twentieth of the time of a stream.
+    """
     singles: list[pb.StreamUsageResponse] = []
     together = pb.StreamUsageResponse()
-    at = 0
+    outcomes: list[pb.UsageOutcome] = []
     for message in messages:
         if _has_one(message):
-            singles.append(pb.StreamUsageResponse(outcome=outcomes[at]))
-            at += 1
-        together.outcomes.extend(outcomes[at : at + len(message.usages)])
-        at += len(message.usages)
-    return [*singles, together] if together.outcomes else singles
+            singles.append(pb.StreamUsageResponse())
+            outcomes.append(singles[-1].outcome)
+        outcomes.extend(together.outcomes.add() for _ in message.usages)
+    return ([*singles, together] if together.outcomes else singles), outcomes

@@ -38,6 +38,7 @@ from services.billing.invariants import CHECKS, PLATFORM_CHECKS
 from services.billing.invoice.automatic import AutomaticInvoices
 from services.billing.invoice.collection import Collection
 from services.billing.invoice.corrections import Corrections
+from services.billing.invoice.domain import recipients_tax
 from services.billing.invoice.invoices import Invoices
 from services.billing.invoice.links import Links
 from services.billing.invoice.parties import Parties
@@ -265,7 +266,7 @@ def _add_invoices(
             base_url=settings.invoice_link_base_url,
             lifetime_s=settings.invoice_link_lifetime_s,
         )
-    invoices = Invoices(shards, collection, clock)
+    invoices = Invoices(shards, collection, recipients_tax, clock)
     service.background(AutomaticInvoices(shards, invoices, clock, settings.invoices_every_s).run, "invoices")
     service.add(
         invoice_pb2_grpc.add_InvoiceServiceServicer_to_server,

@@ -9,6 +9,7 @@ from libs.common.shards import open_shards
 from services.billing.invoice import invoices, party_store, schedule_store, store
 from services.billing.invoice.automatic import AutomaticInvoices
 from services.billing.invoice.collection import Collection
+from services.billing.invoice.domain import recipients_tax
 from services.billing.ledger.engine import Engine
 from tests.billing.dying_issue import die, done_and_die
 from tests.support.clock import FixedClock
@@ -26,7 +27,7 @@ def run(url: str, now: datetime, point: str) -> None:
 async def _work(url: str, clock: FixedClock, point: str) -> None:
     shards = open_shards(url, schema="billing", count=SHARDS)
     collection = Collection(shards, Engine(shards, clock), None, clock)
-    automatic = AutomaticInvoices(shards, invoices.Invoices(shards, collection, clock), clock, 1)
+    automatic = AutomaticInvoices(shards, invoices.Invoices(shards, collection, recipients_tax, clock), clock, 1)
     for owner in (party_store, schedule_store, store, invoices):
         if hasattr(owner, point):
             setattr(owner, point, partial(done_and_die, getattr(owner, point)))

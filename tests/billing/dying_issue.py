@@ -12,6 +12,7 @@ from libs.common.repeats.once import Repeatable
 from libs.common.shards import open_shards
 from services.billing.invoice import corrections, invoices, store
 from services.billing.invoice.collection import Collection, Wanted
+from services.billing.invoice.domain import recipients_tax
 from services.billing.ledger.engine import Engine
 from tests.support.sharded import SHARDS
 
@@ -29,7 +30,7 @@ async def _work(url: str, organization_id: str, invoice_id: str, point: str) -> 
     clock = SystemClock()
     shards = open_shards(url, schema="billing", count=SHARDS)
     collection = Collection(shards, Engine(shards, clock), None, clock)
-    issuing = invoices.Invoices(shards, collection, clock)
+    issuing = invoices.Invoices(shards, collection, recipients_tax, clock)
     voiding = corrections.Corrections(shards, clock)
     for owner in (collection, store, invoices, corrections):
         if hasattr(owner, point):

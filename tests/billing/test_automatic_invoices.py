@@ -14,7 +14,7 @@ from libs.common.errors import Unavailable
 from libs.common.shards import Shards
 from services.billing.invoice.automatic import AutomaticInvoices
 from services.billing.invoice.collection import Collection, Wanted
-from services.billing.invoice.domain import automatic_end
+from services.billing.invoice.domain import automatic_end, recipients_tax
 from services.billing.invoice.invoices import Claim, Invoices
 from services.billing.ledger.engine import Engine
 from tests.billing import dying_automatic
@@ -50,7 +50,7 @@ class Failing(Invoices):
 
 
 def failing(shards: Shards, clock: FixedClock, failures: dict[str, Exception]) -> Failing:
-    invoices = Failing(shards, Collection(shards, Engine(shards, clock), None, clock), clock)
+    invoices = Failing(shards, Collection(shards, Engine(shards, clock), None, clock), recipients_tax, clock)
     invoices.failures = failures
     return invoices
 

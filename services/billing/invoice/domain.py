@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 ZERO: Final = Decimal(0)
 _DIGITS_MAX: Final = 60
@@ -118,6 +118,18 @@ class Tax:
     percent: str = ""
     place: str = ""
     note: str = ""
+
+
+class TaxSource(Protocol):
+    """Says which tax is on an invoice. Whatever computes taxes one day is another one."""
+
+    def __call__(self, recipient: Recipient, currency_code: str, subtotal: Decimal, moment: datetime) -> Tax:
+        """Return the tax on what an invoice that is issued now comes to before tax."""
+
+
+def recipients_tax(recipient: Recipient, currency_code: str, subtotal: Decimal, moment: datetime) -> Tax:
+    """Return the tax that an operator has set for the recipient."""
+    return Tax(recipient.tax_percent, recipient.tax_place, recipient.tax_note)
 
 
 @dataclass(frozen=True, slots=True)

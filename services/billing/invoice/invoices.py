@@ -31,7 +31,7 @@ from services.billing.invoice.domain import (
     Party,
     Recipient,
     State,
-    Tax,
+    TaxSource,
     credits_applied,
     tax_on,
 )
@@ -53,9 +53,10 @@ _ONCE_BY_CLAIM: Final = Repeatable("", "", b"", lambda _: "")
 class Invoices:
     """The documents of one organization at a time. Another organization's look like missing ones."""
 
-    def __init__(self, shards: Shards, collection: Collection, clock: Clock) -> None:
+    def __init__(self, shards: Shards, collection: Collection, tax_source: TaxSource, clock: Clock) -> None:
         self._shards = shards
         self._collection = collection
+        self._tax_source = tax_source
         self._clock = clock
 
     async def preview(self, wanted: Wanted) -> Document:
@@ -154,7 +155,7 @@ class Invoices:
     def _document(self, collected: Collected, issuer: Issuer, recipient: Recipient, state: State) -> Document:
         account, now = collected.account, self._clock.now()
         subtotal = sum((line.amount for line in collected.lines), start=collected.debt * 0)
-        tax = Tax(recipient.tax_percent, recipient.tax_place, recipient.tax_note)
+        tax = self._tax_source(recipient, account.currency_code, subtotal, now)
         project_id = None if account.owner_id == account.organization_id else account.owner_id
         return Document(
             organization_id=account.organization_id,

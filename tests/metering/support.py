@@ -379,12 +379,12 @@ async def eventually(ask: Callable[[], Awaitable[_T]], good: Callable[[_T], bool
 
 async def in_time(call: Callable[[], Awaitable[_T]]) -> _T:
     """Make a call that may be repeated again where it did not finish in time, as its callers would: a machine that
-    stands still for two seconds ends a statement. Two tries more at most."""
+    stands still for a second or two ends the wait for a connection, or a statement. Two tries more at most."""
     for _ in range(2):
         try:
             return await call()
         except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+            if error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 raise
     return await call()
 

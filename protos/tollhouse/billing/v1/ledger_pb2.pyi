@@ -619,7 +619,9 @@ class DebitRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -819,7 +821,9 @@ class CreditRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -931,7 +935,9 @@ class TransferRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1055,7 +1061,9 @@ class CreateHoldRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1254,7 +1262,9 @@ class CaptureHoldRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1714,7 +1724,9 @@ class ReverseTransactionRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,

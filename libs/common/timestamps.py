@@ -96,6 +96,11 @@ def moment_of(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
+def rfc3339(moment: datetime) -> str:
+    """Return a moment as RFC 3339 writes it, in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def time_text(moment: datetime) -> str:
     """Return the moment as text that reads back exactly."""
     return str(micros_of(moment))

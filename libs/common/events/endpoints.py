@@ -25,6 +25,7 @@ from libs.common.events.outbox import NewEvent, announce
 from libs.common.events.requests import earlier_outcome, request_of
 from libs.common.ids import new_id
 from libs.common.sealing import SealingKeys, place_of_secret
+from libs.common.update_mask import mask_violations
 
 OFF_TYPE: Final = "tollhouse.event_endpoint.disabled"
 
@@ -277,7 +278,4 @@ def _missing(endpoint_id: str) -> NotFound:
 
 def updatable(paths: Collection[str]) -> list[FieldViolation]:
     """Return what is wrong with an update mask of an endpoint."""
-    names = ("url", "types", "description", "enabled")
-    if paths and set(paths) <= set(names):
-        return []
-    return [FieldViolation("update_mask", f"must name fields out of {', '.join(names)}")]
+    return mask_violations(paths, ("url", "types", "description", "enabled"))

@@ -6,11 +6,12 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from libs.common.events.domain import Endpoint, Event
 from libs.common.sealing import NotReadable, SealingKeys, place_of_data, place_of_secret
+from libs.common.timestamps import rfc3339
 
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES: Final = 32
@@ -30,7 +31,7 @@ def body_of(event: Event, context: str, extra: Mapping[str, object]) -> bytes:
         "source": source_of(context),
         "type": event.type,
         "subject": event.subject,
-        "time": time_text(event.event_time),
+        "time": rfc3339(event.event_time),
         "datacontenttype": "application/json",
         "organizationid": event.organization_id,
         # As the CloudEvents extension `sequence` has it.
@@ -38,11 +39,6 @@ def body_of(event: Event, context: str, extra: Mapping[str, object]) -> bytes:
         "data": {**event.data, **extra},
     }
     return json.dumps(attributes, separators=(",", ":")).encode()
-
-
-def time_text(moment: datetime) -> str:
-    """Return a moment as RFC 3339 writes it, in UTC."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def unsealed_data(event: Event, endpoint: Endpoint, keys: SealingKeys | None) -> Mapping[str, object]:

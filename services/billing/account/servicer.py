@@ -9,6 +9,7 @@ import grpc
 from libs.common.amount import parse_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time, parse_range, render_time
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.billing import errors
 from services.billing.account.accounts import Accounts
@@ -37,11 +38,9 @@ def _read_opening(request: pb.OpenAccountRequest) -> Decimal:
 
 def _read_change(request: pb.UpdateAccountRequest) -> tuple[Decimal | None, LowBalance | None]:
     """Return the overdraft limit and the threshold of a low balance that an update sets; None for what it does not."""
-    violations: list[FieldViolation] = []
     paths = request.update_mask.paths
+    violations = mask_violations(paths, _CHANGEABLE)
     limit = None
-    if not paths or any(path not in _CHANGEABLE for path in paths):
-        violations.append(FieldViolation("update_mask", f"must name some of {', '.join(_CHANGEABLE)}"))
     if "overdraft_limit" in paths:
         limit = _limit("account.overdraft_limit", request.account.overdraft_limit, violations)
     low_balance = None

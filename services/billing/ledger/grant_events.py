@@ -5,8 +5,8 @@ from datetime import datetime
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
+from libs.common.timestamps import rfc3339
 from services.billing.ledger.grants import Grant, GrantState
 
 
@@ -29,7 +29,7 @@ def _expired(grant: Grant) -> NewEvent:
         "currency_code": grant.currency_code,
         "amount": format_amount(grant.amount),
         "expired": format_amount(grant.expired),
-        "expire_time": None if grant.expire_time is None else time_text(grant.expire_time),
+        "expire_time": None if grant.expire_time is None else rfc3339(grant.expire_time),
         "source_reference": grant.source_reference,
         "description": grant.description,
     }

@@ -10,10 +10,10 @@ from typing import Final, NoReturn
 from libs.common.amount import format_amount
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import NIL
 from libs.common.shards import Shards
+from libs.common.timestamps import rfc3339
 from services.billing.notice import store
 from services.billing.notice.store import Crossing, Expiring, Key
 
@@ -82,7 +82,7 @@ def _expiring(grant: Expiring) -> NewEvent:
         "currency_code": grant.currency_code,
         "amount": format_amount(grant.amount),
         "rest": format_amount(grant.rest),
-        "expire_time": time_text(grant.expire_time),
+        "expire_time": rfc3339(grant.expire_time),
         "source_reference": grant.source_reference,
         "description": grant.description,
     }

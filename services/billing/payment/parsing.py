@@ -16,6 +16,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token, foreign_token
 from libs.common.text import lengths_of, storable
 from libs.common.timestamps import parse_range, parse_time
+from libs.common.update_mask import mask_violations
 from services.billing.payment.checkouts import NewPurchase
 from services.billing.payment.domain import Brings, Credits, PaymentStatus, PaymentType, without_address
 from services.billing.payment.product_domain import FIELDS, NewProduct, Place
@@ -52,10 +53,8 @@ def read_new_product(request: pb.CreateProductRequest) -> NewProduct:
 
 def read_product_changes(request: pb.UpdateProductRequest) -> Mapping[str, object]:
     """Return the new values of the fields that the mask names. Raises InvalidArgument."""
-    violations: Violations = []
     paths = set(request.update_mask.paths)
-    if not paths or not paths <= set(FIELDS):
-        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(FIELDS)}"))
+    violations = mask_violations(paths, FIELDS)
     changes: dict[str, object] = {
         name: _PRODUCT_READERS[name](request, violations) for name in FIELDS if name in paths - {"active"}
     }

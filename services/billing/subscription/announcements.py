@@ -6,8 +6,8 @@ from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
+from libs.common.timestamps import rfc3339
 from services.billing.plan.domain import PastDue
 from services.billing.subscription.domain import Event, Subscription
 from services.billing.subscription.states import EventKind
@@ -89,4 +89,4 @@ def _event(event: Event, after: Subscription) -> NewEvent:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else time_text(moment)
+    return None if moment is None else rfc3339(moment)

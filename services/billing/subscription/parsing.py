@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_optional_time, parse_time
+from libs.common.update_mask import mask_violations
 from services.billing.plan.parsing import read_entitlements, read_references
 from services.billing.subscription.creation import NewSubscription
 from services.billing.subscription.domain import Updates, Way
@@ -75,9 +76,7 @@ def read_updates(request: pb.UpdateSubscriptionRequest) -> Updates:
         InvalidArgument: naming every field that cannot be so, and the mask if it names another.
     """
     paths = set(request.update_mask.paths)
-    violations: list[FieldViolation] = []
-    if not paths or not paths <= {*_PATHS}:
-        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(_PATHS)}"))
+    violations = mask_violations(paths, _PATHS)
     values: dict[str, object] = {}
     if "expire_time" in paths:
         given = request.HasField("expire_time")

@@ -9,11 +9,11 @@ from libs.common.access import is_known_scope
 from libs.common.addresses import network_text, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_time
+from libs.common.update_mask import mask_violations
 from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey, State, gateway_scopes_of
 from services.identity.api_key.importing.imports import Imported
 from services.identity.api_key.manage.leaks import Leak
 from services.identity.api_key.manage.limits import gateway_violations
-from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import api_key_pb2 as pb
 
 ENVIRONMENTS: Final = {

@@ -10,10 +10,10 @@ from libs.common.call import current_caller, is_limited, is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
 from libs.common.sealing import SealingKeys, seal_data
+from libs.common.timestamps import rfc3339
 from services.identity.email_address import require_email
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
 from services.identity.organization import invitation_store as store
@@ -130,7 +130,7 @@ class Invitations:
             "organization_name": organization_name,
             "role": new.role.value,
             "inviter": new.inviter,
-            "expire_time": time_text(new.expire_time),
+            "expire_time": rfc3339(new.expire_time),
         }
         secret = {"email": new.email, "token": token}
         sealed = seal_data(self._event_keys, new.organization_id, subject, secret)

@@ -10,6 +10,7 @@ from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import parse_optional_time, render_time
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.organization.invitations import Invitations
@@ -23,7 +24,6 @@ from services.identity.organization.rendering import (
     render_organization,
 )
 from services.identity.organization.watch.feed import OrganizationFeed
-from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
 

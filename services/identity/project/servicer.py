@@ -9,12 +9,12 @@ from libs.common import pages
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.project.domain import Project, ProjectMember, ProjectRole
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
-from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import project_pb2 as pb
 from tollhouse.identity.v1 import project_pb2_grpc as rpc
 

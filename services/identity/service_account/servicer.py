@@ -9,12 +9,12 @@ from libs.common import pages
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.organization.rendering import RENDERED_ROLES, ROLES
 from services.identity.service_account.domain import ServiceAccount
 from services.identity.service_account.service_accounts import ServiceAccounts
-from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import service_account_pb2 as pb
 from tollhouse.identity.v1 import service_account_pb2_grpc as rpc
 

@@ -5,10 +5,10 @@ from typing import Final
 from libs.common.access import PlatformRole
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import render_optional_time, render_time
+from libs.common.update_mask import mask_violations
 from services.identity.attributes import ATTRIBUTES, read_attributes_change
 from services.identity.configuration import Configuration
 from services.identity.email_address import NO_EMAIL, folded_email
-from services.identity.update_mask import mask_violations
 from services.identity.user.domain import LinkedIdentity, User, UserChange
 from tollhouse.identity.v1 import user_pb2 as pb
 

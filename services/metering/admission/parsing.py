@@ -10,6 +10,7 @@ from libs.common.amount import parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token, foreign_token
 from libs.common.timestamps import fill_time, time_of_text
+from libs.common.update_mask import mask_violations
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, More, Request, State
 from services.metering.admission.parts import PartRequest
 from services.metering.admission.policy import (
@@ -155,9 +156,7 @@ def read_policy_changes(request: pb.UpdateAdmissionPolicyRequest) -> tuple[Polic
         InvalidArgument: the mask names no field or another one, or a value is wrong.
     """
     fields = set(request.update_mask.paths)
-    violations: list[FieldViolation] = []
-    if not fields or not fields <= set(UPDATABLE):
-        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(UPDATABLE)}"))
+    violations = mask_violations(fields, UPDATABLE)
     fixed = None
     if "fixed_amount" in fields and request.HasField("fixed_amount"):
         value = parse_amount("fixed_amount", request.fixed_amount, violations)

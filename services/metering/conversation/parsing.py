@@ -9,6 +9,7 @@ from libs.common.call import current_rights, is_limited, may
 from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
 from libs.common.pages import decode_page_token, foreign_token
 from libs.common.timestamps import moment_of, parse_range, time_of_text
+from libs.common.update_mask import mask_violations
 from services.metering.conversation.domain import (
     POLICY_UPDATABLE,
     UPDATABLE,
@@ -155,7 +156,7 @@ def read_policy(request: pb.UpdateConversationPolicyRequest) -> tuple[Policy, Co
 
 
 def _read_mask(paths: Collection[str], updatable: Collection[str]) -> Collection[str]:
-    fields = set(paths)
-    if not fields or not fields <= set(updatable):
-        raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(updatable)}")])
-    return fields
+    violations = mask_violations(paths, updatable)
+    if violations:
+        raise InvalidArgument(violations)
+    return set(paths)

@@ -14,6 +14,7 @@ from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, text_in_token, that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import parse_optional_time, time_of_text, time_text
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.metering.model.domain import Model
 from services.metering.model.models import Call, Models, NewPrice
@@ -279,9 +280,7 @@ def _new_model(request: pb.CreateModelRequest) -> Model:
 
 def _check_update(request: pb.UpdateModelRequest) -> None:
     paths = set(request.update_mask.paths)
-    violations = []
-    if not paths or not paths <= set(_UPDATABLE):
-        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}"))
+    violations = mask_violations(paths, _UPDATABLE)
     if _BY_HAND in paths and request.price_set_by_hand:
         rule = "can only be set to false: SetPrice sets it to true"
         violations.append(FieldViolation(_BY_HAND, rule))

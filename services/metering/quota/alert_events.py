@@ -9,9 +9,9 @@ from typing import Final, NoReturn
 from libs.common.amount import format_amount
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.shards import Shards
+from libs.common.timestamps import rfc3339
 from services.metering.quota import alert_store
 from services.metering.quota.alert_store import Alert
 
@@ -52,11 +52,11 @@ def _event(alert: Alert) -> NewEvent:
         "scope": alert.scope,
         "subject": alert.subject,
         "window": alert.window,
-        "window_start_time": time_text(alert.window_start),
-        "window_end_time": None if alert.window_end is None else time_text(alert.window_end),
+        "window_start_time": rfc3339(alert.window_start),
+        "window_end_time": None if alert.window_end is None else rfc3339(alert.window_end),
         "threshold_percent": alert.threshold,
         "maximum": format_amount(alert.maximum),
         "used": format_amount(alert.used),
-        "reached_time": time_text(alert.create_time),
+        "reached_time": rfc3339(alert.create_time),
     }
     return NewEvent(alert.organization_id, "tollhouse.limit.reached", f"limit/{alert.limit_id}", data)

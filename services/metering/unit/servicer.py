@@ -5,10 +5,11 @@ from typing import Final
 
 import grpc
 
-from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.errors import InvalidArgument
 from libs.common.pages import encode_page_token, page_size, text_in_token, that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import render_time
+from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of, quantity_text
 from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new
@@ -122,9 +123,7 @@ def _new_unit(request: pb.CreateUnitRequest) -> Unit:
 
 def _changes(request: pb.UpdateUnitRequest) -> Changes:
     paths = set(request.update_mask.paths)
-    flaws = flaws_of_name(request.name) if "name" in paths else []
-    if not paths or not paths <= set(_UPDATABLE):
-        flaws.append(FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}"))
+    flaws = [*(flaws_of_name(request.name) if "name" in paths else ()), *mask_violations(paths, _UPDATABLE)]
     if flaws:
         raise InvalidArgument(flaws)
     return Changes(

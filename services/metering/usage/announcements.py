@@ -17,9 +17,9 @@ from typing import Final, NoReturn
 from libs.common.database import Database, RawConnection
 from libs.common.events.domain import USAGE_RECORDED
 from libs.common.events.homes import Homes
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.sharding import PLATFORM
+from libs.common.timestamps import rfc3339
 from services.metering.model.units import quantity_text
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage import event_store
@@ -113,7 +113,7 @@ def _data(one: Recorded) -> Mapping[str, object]:
         "usage_id": one.usage_id,
         "operation_id": work.operation_id,
         "model": work.model,
-        "occur_time": time_text(work.occur_time),
+        "occur_time": rfc3339(work.occur_time),
         "environment": work.environment,
         **{name: value for name in _OPTIONAL if (value := getattr(work, name)) is not None},
         **({"tokens": tokens} if tokens else {}),

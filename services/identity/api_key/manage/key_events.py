@@ -14,9 +14,9 @@ import structlog
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import Refusal
-from libs.common.events.message import time_text
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.sealing import SealingKeys, seal_data
+from libs.common.timestamps import rfc3339
 from services.identity.api_key.domain import ApiKey
 from services.identity.api_key.manage import key_event_store as store
 
@@ -85,7 +85,7 @@ def _expiring(due: store.ExpiringKey, keys: SealingKeys | None) -> NewEvent:
         "user_id": due.user_id,
         "service_account_id": due.service_account_id,
         "project_id": due.project_id,
-        "expire_time": time_text(due.expire_time),
+        "expire_time": rfc3339(due.expire_time),
     }
     return _event("expiring", due.organization_id, due.api_key_id, data, due.email, keys)
 

@@ -8,6 +8,7 @@ from typing import Final
 from libs.common.amount import format_amount, parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
+from libs.common.update_mask import mask_violations
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.units import Units
@@ -32,10 +33,8 @@ def read_amendment(request: pb.AmendUsageRequest, units: Units) -> tuple[Amendme
     Raises:
         InvalidArgument: the mask names no field, or one that cannot be amended, or a value is wrong.
     """
-    violations: list[FieldViolation] = []
     paths = frozenset(request.update_mask.paths)
-    if not paths or not paths <= set(_AMENDABLE):
-        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(_AMENDABLE)}"))
+    violations = mask_violations(paths, _AMENDABLE)
     violations += [
         FieldViolation(path, "is required, since update_mask names it")
         for path in _REQUIRED

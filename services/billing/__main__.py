@@ -52,6 +52,7 @@ from services.billing.notice.worker import NoticeWorker
 from services.billing.payment.checkouts import Checkouts
 from services.billing.payment.listings import Listings as PaymentListings
 from services.billing.payment.payments import Payments
+from services.billing.payment.portals import Portals
 from services.billing.payment.products import Products
 from services.billing.payment.provider import FactApplier, Provider
 from services.billing.payment.providers.registry import Providers, configured
@@ -321,7 +322,8 @@ def _add_payments(
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,
         PaymentServicer(
-            products, records, refunds, checkouts, top_ups, PaymentListings(shards, references), webhooks, clock
+            *(products, records, refunds, checkouts, Portals(shards, asked), top_ups),
+            *(PaymentListings(shards, references), webhooks, clock),
         ),
     )
 

@@ -147,6 +147,24 @@ class NoSavedMethod(Refusal):
     remedy = "Pay once through a checkout of the provider first."
 
 
+class NoCustomer(Refusal):
+    """No payment, of the organization or of the user that is meant, names a customer of the provider."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NO_CUSTOMER"
+    template = "No payment names a customer of {provider}."
+    remedy = "Pay once through a checkout of the provider first."
+
+
+class PortalIsPersonal(Refusal):
+    """A customer portal shows all that its customer has paid, also for other organizations."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "PORTAL_IS_PERSONAL"
+    template = "Only the user who has paid can open their customer portal."
+    remedy = "Let that user call, or a service or an operator."
+
+
 class ChargeNotKnown(Refusal):
     """A provider has not said what became of a charge, or cannot be reached."""
 

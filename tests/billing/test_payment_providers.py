@@ -99,6 +99,9 @@ class Acme:
     def parse(self, body: bytes) -> Parsed:
         raise AssertionError("nobody asks for this here")
 
+    async def portal_url(self, customer: str) -> str:
+        raise AssertionError("nobody asks for this here")
+
     async def set_renewal(self, external_id: str, renewal: Renewal) -> None:
         raise AssertionError("nobody asks for this here")
 

@@ -130,6 +130,19 @@ async def test_saved_method_is_charged_once_and_a_declined_card_is_a_payment_tha
     assert (await to_stripe.charge_saved(other)).status is FactStatus.PENDING
 
 
+async def test_portals_are_where_the_provider_says(
+    stripe: FakeStripe, to_stripe: Stripe, lemon: FakeLemonSqueezy, to_lemon: LemonSqueezy
+) -> None:
+    assert await to_stripe.portal_url("cus_9") == "https://billing.stripe.com/cus_9"
+    lemon._add("customers", {"urls": {"customer_portal": "https://store.lemonsqueezy.com/billing"}}, {})
+    assert await to_lemon.portal_url("1") == "https://store.lemonsqueezy.com/billing"
+    lemon._add("customers", {"urls": {"customer_portal": None}}, {})
+    with pytest.raises(ProviderDeclined):
+        await to_lemon.portal_url("2")
+    with pytest.raises(ProviderMisconfigured):
+        await to_lemon.portal_url("../orders/1?x=#")
+
+
 async def test_checkout_of_lemon_squeezy_has_our_price_our_data_and_no_discounts(
     lemon: FakeLemonSqueezy, to_lemon: LemonSqueezy
 ) -> None:
@@ -201,7 +214,7 @@ async def test_wrong_key_is_a_misconfiguration_and_is_not_in_the_error(stripe: F
     await provider.close()
     nowhere = Stripe("sk_", "http://127.0.0.1:1", clock)
     with pytest.raises(ProviderDown):
-        await nowhere.create_checkout(new_checkout())
+        await nowhere.portal_url("cus_1")
     await nowhere.close()
 
 

@@ -11,15 +11,23 @@ import grpc
 import pytest
 from google.api import httpbody_pb2
 
+from libs.common.access import Caller, CallerKind
+from libs.common.call import Call, enter_call, leave_call
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id
+from libs.common.shards import open_shards
+from services.billing.payment.portals import Portals
+from services.billing.payment.providers.stripe.provider import Stripe
+from services.billing.payment_errors import PortalIsPersonal
 from tests.billing.support import BillingServer, Ledger, balance_of, refusal, usd
 from tests.billing.webhook_house import eventually
+from tests.common.test_call import FromAfar
 from tests.support.callers import Callers
 from tests.support.providers import lemon_squeezy as lemon_fake
 from tests.support.providers import stripe as stripe_fake
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
+from tests.support.sharded import SHARDS
 from tests.system.forked_commands import run_command
 from tollhouse.billing.v1 import payment_pb2 as pb
 
@@ -135,6 +143,71 @@ async def test_top_up_policy_is_set_changed_and_switched_off_from_a_terminal(til
         made[name] for name in ("threshold", "provider", "max_per_day", "max_per_month")
     ]
     assert (await run("set", org))["enabled"] is True
+
+
+async def paid_by(till: Till, org: str, user_id: str) -> str:
+    """Have a user pay for an organization at Stripe; return who they are there."""
+    buy = pb.CreateCheckoutRequest(
+        organization_id=org, request_id=new_id(), provider="stripe", user_id=user_id, top_up_amount=usd("25"), **PAGES
+    )
+    opened = (await till.ledger.payments.CreateCheckout(buy, metadata=till.ledger.metadata, timeout=20)).payment
+    session = till.stripe.pay(opened.checkout_url.rpartition("/")[2])
+    await till.send(till.stripe.events[-1])
+    await till.becomes(org, opened.payment_id, pb.PAYMENT_STATUS_COMPLETED)
+    return str(session["customer"])
+
+
+async def test_portal_is_that_of_who_paid_last_or_of_the_user_who_is_named(till: Till, callers: Callers) -> None:
+    org, ada, bob = new_id(), new_id(), new_id()
+
+    async def portal(**fields: str) -> str:
+        request = pb.GetCustomerPortalRequest(organization_id=org, provider="stripe", **fields)
+        call = till.ledger.payments.GetCustomerPortal(request, metadata=till.ledger.metadata, timeout=20)
+        return (await call).url
+
+    missing = (grpc.StatusCode.FAILED_PRECONDITION, "NO_CUSTOMER")
+    assert refused(await refusal(portal())) == missing
+    of_ada, of_bob = await paid_by(till, org, ada), await paid_by(till, org, bob)
+    assert await portal() == await portal(user_id=bob) == f"https://billing.stripe.com/{of_bob}"
+    assert await portal(user_id=ada.upper()) == f"https://billing.stripe.com/{of_ada}"
+    assert refused(await refusal(portal(user_id=new_id()))) == missing
+    elsewhere = pb.GetCustomerPortalRequest(organization_id=new_id(), provider="stripe", user_id=ada)
+    call = till.ledger.payments.GetCustomerPortal(elsewhere, metadata=till.ledger.metadata, timeout=20)
+    assert refused(await refusal(call)) == missing
+
+    environment = dict(os.environ) | {"TOLLHOUSE_TOKEN": callers.token(callers.operator_key)}
+    words = ("payment", "portal", org, "--user", ada, "--provider", "stripe", "--billing", till.ledger.target)
+    done = await asyncio.to_thread(run_command, words, environment, 60)
+    assert f"https://billing.stripe.com/{of_ada}" in done.stdout, done.stderr
+
+
+async def test_users_open_their_own_portal_and_nobody_elses(
+    till: Till, module_database_urls: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """The customer of another one may have paid for other organizations, whose receipts are on the page."""
+    request.addfinalizer(leave_call)
+    org, ada, bob = new_id(), new_id(), new_id()
+    of_ada = await paid_by(till, org, ada)
+    await paid_by(till, org, bob)
+    shards = open_shards(module_database_urls["billing"], schema="billing", count=SHARDS)
+    stripe = Stripe(stripe_fake.SECRET_KEY, till.stripe.url, SystemClock())
+    portals = Portals(shards, {"stripe": stripe})
+
+    for caller in (
+        Caller(CallerKind.USER, ada, session_id=new_id()),
+        Caller(CallerKind.USER, ada, api_key_id=new_id()),
+    ):
+        enter_call(Call("GetCustomerPortal", caller, FromAfar("unix:/socket")))
+        for named in (None, ada):
+            assert await portals.open(org, "", named) == f"https://billing.stripe.com/{of_ada}"
+        with pytest.raises(PortalIsPersonal):
+            await portals.open(org, "", bob)
+    enter_call(Call("GetCustomerPortal", Caller(CallerKind.SERVICE_ACCOUNT, ada), FromAfar("unix:/socket")))
+    for named in (None, ada):
+        with pytest.raises(PortalIsPersonal):
+            await portals.open(org, "", named)
+    await stripe.close()
+    await shards.close()
 
 
 async def test_refusals_have_the_codes_that_gateways_turn_into_400_401_404_and_409(till: Till) -> None:

@@ -223,6 +223,20 @@ async def _policy(stub: payment_pb2_grpc.PaymentServiceStub, organization: str) 
         return pb.TopUpPolicy()
 
 
+@calling(group, "portal", _BILLING)
+async def portal(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    user: Annotated[str, typer.Option(help="The user who has paid; whoever paid last without it.")] = "",
+    provider: Annotated[str, typer.Option(help="The provider, where several are set up.")] = "",
+) -> None:
+    """Print the address of a provider's customer portal. Whoever has it is let in."""
+    stub = payment_pb2_grpc.PaymentServiceStub(channels.billing)
+    request = pb.GetCustomerPortalRequest(organization_id=organization, user_id=user, provider=provider)
+    output.one(await stub.GetCustomerPortal(request))
+
+
 @calling(products, "list", _BILLING)
 async def list_products(
     channels: Channels,

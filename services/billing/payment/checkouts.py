@@ -10,24 +10,17 @@ from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection
-from libs.common.errors import RequestIdReused, Unavailable
+from libs.common.errors import RequestIdReused
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
 from services.billing.payment import store
+from services.billing.payment.asking import as_refusals, find_provider
 from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, without_address
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.products import Products
-from services.billing.payment.provider import (
-    MANUAL,
-    NewCheckout,
-    Provider,
-    ProviderCannot,
-    ProviderDeclined,
-    ProviderDown,
-    ProviderMisconfigured,
-)
+from services.billing.payment.provider import NewCheckout, Provider
 from services.billing.payment.records import differing
 from services.billing.payment.references import Claim, ProvidersReference, References, of_checkout
 from services.billing.payment.steps import Steps
@@ -36,6 +29,7 @@ from services.billing.plan.domain import Money, Plan
 from services.billing.plan.plans import require_subscribable
 
 _OPEN_FOR: Final = timedelta(hours=24)
+_WHAT: Final = "open a checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +128,8 @@ class Checkouts:
             payment = await self._known(new)
             if payment is not None and payment.checkout_url:
                 return payment, True
-            name, provider = self._provider(new.provider if payment is None else payment.provider)
+            named = new.provider if payment is None else payment.provider
+            name, provider = find_provider(self._providers, named, _WHAT)
             if payment is None:
                 if new.subscriber_user_id is not None:
                     await self._subjects.require(new.organization_id, new.subscriber_user_id, None)
@@ -152,16 +147,6 @@ class Checkouts:
             if field is not None:
                 raise RequestIdReused(request_id=new.request_id, field=field)
         return known
-
-    def _provider(self, name: str) -> tuple[str, Provider]:
-        if name == MANUAL:
-            raise errors.PaymentProviderCannot(provider=MANUAL, what="open a checkout")
-        if not name and len(self._providers) == 1:
-            name = next(iter(self._providers))
-        provider = self._providers.get(name)
-        if provider is None:
-            raise errors.PaymentProviderUnknown(provider=name or "that is meant")
-        return name, provider
 
     async def _bought(self, new: NewPurchase, provider: str) -> _Bought:
         if new.top_up is not None:
@@ -255,16 +240,8 @@ class Checkouts:
             expire_time=payment.checkout_expire_time,
             is_test=payment.is_test,
         )
-        try:
+        with as_refusals(payment.provider, _WHAT):
             opened = await provider.create_checkout(asked)
-        except ProviderDown as error:
-            raise Unavailable(dependency=payment.provider) from error
-        except ProviderMisconfigured as error:
-            raise errors.PaymentProviderMisconfigured(provider=payment.provider) from error
-        except ProviderCannot as error:
-            raise errors.PaymentProviderCannot(provider=payment.provider, what="open a checkout") from error
-        except ProviderDeclined as error:
-            raise errors.PaymentProviderDeclined(provider=payment.provider, provider_message=str(error)) from error
         claim = Claim(payment.organization_id, payment.payment_id)
         named = [ProvidersReference(payment.provider, one) for one in opened.references if one.kind.names_one_payment]
         await self._references.claim(named, claim, self._clock.now())

@@ -350,6 +350,13 @@ class Provider(Protocol):
             ProviderError: see its classes.
         """
 
+    async def portal_url(self, customer: str) -> str:
+        """Return the page on which the customer changes cards, sees receipts and ends subscriptions.
+
+        Raises:
+            ProviderError: see its classes.
+        """
+
     async def refund(self, refund: NewRefund) -> PaymentFact:
         """Refund a payment or a part of it, once per `refund_id`; return what the payment is afterwards.
 

@@ -22,6 +22,7 @@ from services.billing.payment.parsing import (
     read_refund,
     read_wanted_reference,
 )
+from services.billing.payment.portals import Portals
 from services.billing.payment.products import Products
 from services.billing.payment.records import Records
 from services.billing.payment.refunds import Refunds
@@ -43,6 +44,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         records: Records,
         refunds: Refunds,
         checkouts: Checkouts,
+        portals: Portals,
         top_ups: TopUps,
         listings: Listings,
         webhooks: WebhookServicer,
@@ -53,6 +55,7 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         self._records = records
         self._refunds = refunds
         self._checkouts = checkouts
+        self._portals = portals
         self._listings = listings
         self._webhooks = webhooks
         self._clock = clock
@@ -147,6 +150,13 @@ class PaymentServicer(rpc.PaymentServiceServicer):
         payment, replayed = await self._checkouts.open(read_purchase(request))
         shown = await self._listings.get(payment.organization_id, payment.payment_id)
         return pb.CreateCheckoutResponse(payment=render_payment(shown), replayed=replayed)
+
+    async def GetCustomerPortal(
+        self, request: pb.GetCustomerPortalRequest, context: _Context
+    ) -> pb.GetCustomerPortalResponse:
+        user_id = request.user_id.lower() or None
+        url = await self._portals.open(request.organization_id.lower(), request.provider, user_id)
+        return pb.GetCustomerPortalResponse(url=url)
 
     async def ReceiveWebhook(self, request: pb.ReceiveWebhookRequest, context: _Context) -> pb.ReceiveWebhookResponse:
         return await self._webhooks.receive(request, context)

@@ -42,6 +42,15 @@ _SELECT: Final = f"SELECT {_COLUMNS} FROM payments"  # noqa: S608 -- names of ou
 _FIND: Final = f"{_SELECT} WHERE organization_id = $1::uuid AND payment_id = $2::uuid"
 _FIND_BY_OPERATION: Final = f"{_SELECT} WHERE organization_id = $1::uuid AND operation_id = $2"
 _LOCK: Final = f"{_FIND} FOR UPDATE"
+# The last payment that names a customer of the provider, of the organization or of a user: a range of the primary key,
+# or of `payments_by_user`.
+_CUSTOMER: Final = """
+    SELECT external_customer_id FROM payments
+    WHERE organization_id = $1::uuid AND external_customer_id IS NOT NULL AND starts_with(external_customer_id, $2)
+        AND status NOT IN ('PENDING', 'FAILED')
+    ORDER BY payment_id DESC LIMIT 1
+"""
+_CUSTOMER_OF_USER: Final = _CUSTOMER.replace("ORDER BY", "    AND user_id = $3::uuid\n    ORDER BY")
 
 _INSERT: Final = """
     INSERT INTO payments (
@@ -208,6 +217,19 @@ async def lock(connection: RawConnection, organization_id: str, payment_id: str)
     """Return a payment, and lock its row until the transaction ends."""
     row = await connection.fetchrow(_LOCK, organization_id, payment_id)
     return None if row is None else _payment(row)
+
+
+async def find_customer(
+    connection: RawConnection, organization_id: str, provider: str, user_id: str | None = None
+) -> str | None:
+    """Return the provider's id of the customer who made the last payment there: of the organization, or of a user."""
+    named = organization_id, f"{provider}/"
+    found: str | None = (
+        await connection.fetchval(_CUSTOMER, *named)
+        if user_id is None
+        else await connection.fetchval(_CUSTOMER_OF_USER, *named, user_id)
+    )
+    return None if found is None else found.removeprefix(f"{provider}/")
 
 
 async def find_by_operation(connection: RawConnection, organization_id: str, operation_id: str) -> Payment | None:

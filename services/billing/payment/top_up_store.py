@@ -50,13 +50,6 @@ _COUNT: Final = """
     WHERE organization_id = $1::uuid AND payment_id >= $5::uuid AND create_time >= $2 AND status <> 'FAILED'
         AND starts_with(operation_id, $4)
 """
-# The last payment of the organization that names a customer of the provider.
-_CUSTOMER: Final = """
-    SELECT external_customer_id FROM payments
-    WHERE organization_id = $1::uuid AND external_customer_id IS NOT NULL AND starts_with(external_customer_id, $2)
-        AND status NOT IN ('PENDING', 'FAILED')
-    ORDER BY payment_id DESC LIMIT 1
-"""
 
 
 async def find(connection: RawConnection, organization_id: str) -> TopUpPolicy | None:
@@ -89,9 +82,3 @@ async def count(connection: RawConnection, organization_id: str, day: datetime, 
     )
     assert row is not None
     return row[0], row[1]
-
-
-async def find_customer(connection: RawConnection, organization_id: str, provider: str) -> str | None:
-    """Return the provider's id of the customer who made the organization's last payment there."""
-    found: str | None = await connection.fetchval(_CUSTOMER, organization_id, f"{provider}/")
-    return None if found is None else found.removeprefix(f"{provider}/")

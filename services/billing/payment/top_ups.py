@@ -24,10 +24,10 @@ from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
+from services.billing.payment.asking import find_provider
 from services.billing.payment.domain import CENT, ZERO, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
-    MANUAL,
     FactStatus,
     NewCharge,
     PaymentFact,
@@ -85,15 +85,15 @@ class TopUps:
             PaymentProviderCannot, PaymentProviderUnknown, NoSavedMethod: the provider cannot be charged by itself.
             InvalidArgument: it cannot charge the amount in its currency.
         """
-        name = self._provider_name(policy.provider)
-        smallest = self._providers[name].smallest(policy.currency_code)
+        name, provider = find_provider(self._providers, policy.provider, "charge a saved method")
+        smallest = provider.smallest(policy.currency_code)
         if policy.top_up_amount is not None and policy.top_up_amount % smallest:
             rule = f"must be a multiple of {smallest}, which {name} can charge in {policy.currency_code}"
             raise InvalidArgument([FieldViolation("top_up_amount.value", rule)])
         organization_id, now = policy.organization_id, self._clock.now()
         async with self._shards.of(organization_id).raw_transaction() as connection:
             before = await top_up_store.lock(connection, organization_id)
-            customer = await top_up_store.find_customer(connection, organization_id, name)
+            customer = await store.find_customer(connection, organization_id, name)
             if customer is None:
                 raise errors.NoSavedMethod(provider=name)
             after = replace(policy, provider=name, external_customer_id=customer, actor=current_actor())
@@ -130,15 +130,6 @@ class TopUps:
             await _record_change(
                 connection, after, Changed("enabled", "True", "False"), Changed("reason", None, reason)
             )
-
-    def _provider_name(self, name: str) -> str:
-        if name == MANUAL:
-            raise errors.PaymentProviderCannot(provider=MANUAL, what="charge a saved method")
-        if not name and len(self._providers) == 1:
-            name = next(iter(self._providers))
-        if name not in self._providers:
-            raise errors.PaymentProviderUnknown(provider=name or "that is meant")
-        return name
 
     def _smallest(self, policy: TopUpPolicy) -> Decimal:
         provider = self._providers.get(policy.provider)

@@ -20,7 +20,7 @@ from libs.common.errors import Refusal
 from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
-from services.billing.payment import facts, store, top_up_store
+from services.billing.payment import facts, store
 from services.billing.payment.domain import CENT, Brings, Credits, Field, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
@@ -158,7 +158,7 @@ class SavedMethods:
 
     async def _customer(self, organization_id: str, provider: str) -> str:
         async with self._shards.of(organization_id).raw_connection() as connection:
-            customer = await top_up_store.find_customer(connection, organization_id, provider)
+            customer = await store.find_customer(connection, organization_id, provider)
         if customer is None:
             raise errors.NoSavedMethod(provider=provider)
         return customer

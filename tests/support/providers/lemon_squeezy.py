@@ -64,7 +64,9 @@ class FakeLemonSqueezy(FakeApi):
         """The payer pays a checkout; return the order, or with `renews` the subscription."""
         checkout = self.objects["checkouts", checkout_id]["attributes"]
         custom = checkout["checkout_data"]["custom"]
-        customer = self._add("customers", {}, {})
+        customer = self._add(
+            "customers", {"urls": {"customer_portal": "https://store.lemonsqueezy.com/billing?s=1"}}, {}
+        )
         sold = {"variant_id": checkout["variant_id"], "product_name": checkout["product_options"]["name"]}
         paid = self._paid(checkout["custom_price"])
         order = self._add(

@@ -214,6 +214,11 @@ class FakeStripe(FakeApi):
         match path:
             case "/v1/checkout/sessions":
                 return 200, self._session(form)
+            case "/v1/billing_portal/sessions":
+                return 200, {
+                    "object": "billing_portal.session",
+                    "url": f"https://billing.stripe.com/{form['customer']}",
+                }
             case "/v1/refunds":
                 charge = str(form.get("charge") or self.objects[form["payment_intent"]]["latest_charge"])
                 try:

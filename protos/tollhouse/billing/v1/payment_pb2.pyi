@@ -1565,6 +1565,60 @@ class CreateCheckoutResponse(_message.Message):
 Global___CreateCheckoutResponse: _TypeAlias = CreateCheckoutResponse  # noqa: Y015
 
 @_typing.final
+class GetCustomerPortalRequest(_message.Message):
+    """What GetCustomerPortal asks for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    provider: _builtins.str
+    """The provider, such as `stripe`. May be empty where one is set up only."""
+    user_id: _builtins.str
+    """The user who has paid. When it is empty, it is the user who calls; for other callers, whoever made the
+    organization's last payment there.
+    """
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "provider", b"provider", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCustomerPortalRequest: _TypeAlias = GetCustomerPortalRequest  # noqa: Y015
+
+@_typing.final
+class GetCustomerPortalResponse(_message.Message):
+    """What GetCustomerPortal answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The address of the page. Whoever has it is let in."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCustomerPortalResponse: _TypeAlias = GetCustomerPortalResponse  # noqa: Y015
+
+@_typing.final
 class Webhook(_message.Message):
     """A webhook that was kept."""
 

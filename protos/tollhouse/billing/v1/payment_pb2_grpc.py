@@ -95,6 +95,11 @@ class PaymentServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
                 _registered_method=True)
+        self.GetCustomerPortal = channel.unary_unary(
+                '/tollhouse.billing.v1.PaymentService/GetCustomerPortal',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalResponse.FromString,
+                _registered_method=True)
         self.ReceiveWebhook = channel.unary_unary(
                 '/tollhouse.billing.v1.PaymentService/ReceiveWebhook',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.ReceiveWebhookRequest.SerializeToString,
@@ -267,6 +272,23 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCustomerPortal(self, request, context):
+        """Returns the address of a provider's customer portal: a page on which a customer changes cards, sees receipts and
+        ends subscriptions.
+
+        The customer is the one who made the last payment through the provider, of the user or of the organization. Whoever
+        has the address is let in, for as long as the provider says, so give it to nobody else. A provider's customer may
+        have paid for other organizations too, so users open their own portal only. Each call returns another address, and
+        changes nothing. Fails with FAILED_PRECONDITION, reason `NO_CUSTOMER` when no payment names a customer of the
+        provider, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, `PROVIDER_DECLINED` when the customer has
+        no portal there, and `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation; with
+        PERMISSION_DENIED, reason `PORTAL_IS_PERSONAL`, when a user names another one, or a service account asks; and with
+        UNAVAILABLE when the provider cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReceiveWebhook(self, request, context):
         """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
 
@@ -406,6 +428,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.CreateCheckout,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.SerializeToString,
+            ),
+            'GetCustomerPortal': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCustomerPortal,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalResponse.SerializeToString,
             ),
             'ReceiveWebhook': grpc.unary_unary_rpc_method_handler(
                     servicer.ReceiveWebhook,
@@ -746,6 +773,33 @@ class PaymentService:
             '/tollhouse.billing.v1.PaymentService/CreateCheckout',
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_payment__pb2.CreateCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCustomerPortal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PaymentService/GetCustomerPortal',
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_payment__pb2.GetCustomerPortalResponse.FromString,
             options,
             channel_credentials,
             insecure,

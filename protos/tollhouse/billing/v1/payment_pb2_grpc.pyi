@@ -100,6 +100,19 @@ class PaymentServiceStub:
     closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`, and reason `NOT_OFFERED` when a user asks for what
     is not active; and with UNAVAILABLE when the provider cannot be reached.
     """
+    GetCustomerPortal: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetCustomerPortalRequest, _payment_pb2.GetCustomerPortalResponse]
+    """Returns the address of a provider's customer portal: a page on which a customer changes cards, sees receipts and
+    ends subscriptions.
+
+    The customer is the one who made the last payment through the provider, of the user or of the organization. Whoever
+    has the address is let in, for as long as the provider says, so give it to nobody else. A provider's customer may
+    have paid for other organizations too, so users open their own portal only. Each call returns another address, and
+    changes nothing. Fails with FAILED_PRECONDITION, reason `NO_CUSTOMER` when no payment names a customer of the
+    provider, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, `PROVIDER_DECLINED` when the customer has
+    no portal there, and `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation; with
+    PERMISSION_DENIED, reason `PORTAL_IS_PERSONAL`, when a user names another one, or a service account asks; and with
+    UNAVAILABLE when the provider cannot be reached.
+    """
     ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReceiveWebhookRequest, _payment_pb2.ReceiveWebhookResponse]
     """Takes a webhook of a provider of payments, as it came: for the gateway through which the provider calls.
 
@@ -304,6 +317,25 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         `PROVIDER_CANNOT` for the provider `manual`, and `ACCOUNT_CLOSED` when the account that the payment is for is
         closed; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`, and reason `NOT_OFFERED` when a user asks for what
         is not active; and with UNAVAILABLE when the provider cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCustomerPortal(
+        self,
+        request: _payment_pb2.GetCustomerPortalRequest,
+        context: _aio.ServicerContext[_payment_pb2.GetCustomerPortalRequest, _abc.Awaitable[_payment_pb2.GetCustomerPortalResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.GetCustomerPortalResponse]:
+        """Returns the address of a provider's customer portal: a page on which a customer changes cards, sees receipts and
+        ends subscriptions.
+
+        The customer is the one who made the last payment through the provider, of the user or of the organization. Whoever
+        has the address is let in, for as long as the provider says, so give it to nobody else. A provider's customer may
+        have paid for other organizations too, so users open their own portal only. Each call returns another address, and
+        changes nothing. Fails with FAILED_PRECONDITION, reason `NO_CUSTOMER` when no payment names a customer of the
+        provider, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, `PROVIDER_DECLINED` when the customer has
+        no portal there, and `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation; with
+        PERMISSION_DENIED, reason `PORTAL_IS_PERSONAL`, when a user names another one, or a service account asks; and with
+        UNAVAILABLE when the provider cannot be reached.
         """
 
     @_abc_1.abstractmethod

@@ -39,6 +39,7 @@ from services.billing.payment.providers.reading import (
     items,
     moment,
     optional_child,
+    optional_text,
     text,
 )
 
@@ -98,6 +99,18 @@ class LemonSqueezy:
             data = child(_good(await self._api.post_json("/v1/checkouts", document, repeatable=True)), "data")
             reference = Reference(ReferenceKind.CHECKOUT, external_id(data, "id"))
             return OpenedCheckout(text(child(data, "attributes"), "url"), (reference,))
+
+    async def portal_url(self, customer: str) -> str:
+        """Return the signed address of the customer portal, which is good for 24 hours.
+
+        See docs.lemonsqueezy.com/api/customers/the-customer-object.
+        """
+        with readable_answers(NAME):
+            data = await self._object(f"/v1/customers/{quote(customer, safe='')}")
+            url = optional_text(optional_child(child(data, "attributes"), "urls"), "customer_portal")
+        if url is None:
+            raise ProviderDeclined("The customer has no portal at Lemon Squeezy: it has bought nothing yet.")
+        return url
 
     async def refund(self, refund: NewRefund) -> PaymentFact:
         """Refund an order or a subscription invoice (docs.lemonsqueezy.com/api/orders/issue-refund).

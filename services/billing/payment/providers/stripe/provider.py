@@ -95,6 +95,14 @@ class Stripe:
             }
             return OpenedCheckout(text(session, "url"), references(named))
 
+    async def portal_url(self, customer: str) -> str:
+        """Create a session of the customer portal (docs.stripe.com/api/customer_portal/sessions/create)."""
+        # Each session is new, so the key is one of the moment: it only makes the tries of this call one.
+        key = f"portal-{customer}-{self._clock.now().timestamp()}"
+        with readable_answers(NAME):
+            form = {"customer": customer}
+            return text(_good(await self._api.post_form("/v1/billing_portal/sessions", form, key)), "url")
+
     async def refund(self, refund: NewRefund) -> PaymentFact:
         """Create a refund (docs.stripe.com/api/refunds/create)."""
         named = {reference.kind: reference.external_id for reference in refund.references}

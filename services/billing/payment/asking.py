@@ -1,0 +1,50 @@
+"""Which payment provider is meant, and what its errors are to our callers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from libs.common.errors import Unavailable
+from services.billing import payment_errors as errors
+from services.billing.payment.provider import (
+    MANUAL,
+    Provider,
+    ProviderCannot,
+    ProviderDeclined,
+    ProviderDown,
+    ProviderMisconfigured,
+)
+
+
+def find_provider(providers: Mapping[str, Provider], name: str, what: str) -> tuple[str, Provider]:
+    """Return a provider and its name; with an empty name the only one that is set up. `what` is what it is to do.
+
+    Raises:
+        PaymentProviderCannot, PaymentProviderUnknown: it cannot be asked.
+    """
+    if name == MANUAL:
+        raise errors.PaymentProviderCannot(provider=MANUAL, what=what)
+    if not name and len(providers) == 1:
+        name = next(iter(providers))
+    provider = providers.get(name)
+    if provider is None:
+        raise errors.PaymentProviderUnknown(provider=name or "that is meant")
+    return name, provider
+
+
+@contextmanager
+def as_refusals(name: str, what: str) -> Iterator[None]:
+    """Turn the errors of a provider that is asked within into refusals. `what` is what it is to do.
+
+    Raises:
+        PaymentProviderCannot, PaymentProviderDeclined, PaymentProviderMisconfigured, Unavailable: see each.
+    """
+    try:
+        yield
+    except ProviderDown as error:
+        raise Unavailable(dependency=name) from error
+    except ProviderMisconfigured as error:
+        raise errors.PaymentProviderMisconfigured(provider=name) from error
+    except ProviderCannot as error:
+        raise errors.PaymentProviderCannot(provider=name, what=what) from error
+    except ProviderDeclined as error:
+        raise errors.PaymentProviderDeclined(provider=name, provider_message=str(error)) from error

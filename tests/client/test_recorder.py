@@ -178,6 +178,16 @@ async def test_torn_last_line_is_left_out_and_a_damaged_one_is_kept_for_people(h
     assert segments(tmp_path, "damaged") != []
 
 
+async def test_entry_that_this_version_cannot_read_is_kept_for_people(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, BYTES)
+    spool.append([("X", b"of a later version"), ("U", b"\xff")])
+    spool.close()
+    async with Recorder(Away(), tmp_path) as recorder:
+        await recorder.flush()
+    kept = [line.split()[1] for line in (tmp_path / REFUSED).read_bytes().splitlines()]
+    assert (kept, spooled(tmp_path)) == ([b"X", b"U"], [])
+
+
 async def test_full_recorder_holds_its_callers_back_and_then_refuses_them(tmp_path: Path) -> None:
     async with Recorder(Away(), tmp_path, waiting_max=3, close_within_s=0.01) as recorder:
         for number in range(3):
@@ -254,7 +264,7 @@ async def test_what_is_refused_for_good_is_kept_where_nobody_can_be_told(
         await recorder.record(stranger)
         await recorder.flush()
     checksum, kind, message = (tmp_path / REFUSED).read_bytes().split()
-    assert (len(checksum), kind) == (8, b"U")
+    assert (len(checksum), kind) == (8, b"u")
     assert usage_pb2.RecordUsageRequest.FromString(base64.b64decode(message)).operation_id == f"kept-{tells}"
     assert spooled(tmp_path) == []
 
@@ -266,6 +276,33 @@ async def test_where_nothing_more_can_be_kept_refused_usage_stays_in_the_spool(h
         stranger.organization_id = new_id()
         await recorder.record(stranger)
     assert spooled(tmp_path) != []
+
+
+async def test_same_usage_that_is_taken_or_settled_twice_is_charged_once_and_is_no_error(
+    house: House, tmp_path: Path
+) -> None:
+    refused: list[tuple[str, str]] = []
+    lost = admission_pb2.AuthorizeRequest(operation_id="twice-2", api_key=house.secret, model=MODEL, input_tokens=1000)
+    await house.gateway.authorize(lost)
+    settlement = admission_pb2.SettleRequest(
+        operation_id="twice-2", organization_id=house.organization_id, model=MODEL, tokens=usage(house, "").tokens
+    )
+    # Its answer is lost, so that it is handed to the recorder as well.
+    await house.gateway.settle(settlement)
+
+    def note(request: UsageRequest, error: TollhouseError) -> None:
+        refused.append((request.operation_id, error.facts["field"]))
+
+    async with Recorder(house.gateway, tmp_path, on_refused=note) as recorder:
+        await recorder.settle_later(settlement)
+        for _ in range(2):
+            await recorder.record(usage(house, "twice-1"))
+            await recorder.flush()
+        other = usage(house, "twice-1")
+        other.tokens.input += 1
+        await recorder.record(other)
+    assert refused == [("twice-1", "tokens")]
+    assert await charged(house, "twice-") == {"twice-1": COST, "twice-2": COST}
 
 
 async def test_settlement_that_metering_cannot_take_is_made_later(house: House, tmp_path: Path) -> None:

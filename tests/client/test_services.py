@@ -207,6 +207,8 @@ async def test_wrong_certificate_is_refused_and_the_right_one_is_not(tmp_path: P
     [
         ({}, "no address"),
         ({"billing": "https://billing"}, "host:port"),
+        ({"billing": "https://billing:443"}, "host:port"),
+        ({"billing": "localhost"}, "host:port"),
         ({"billing": "with space:1"}, "host:port"),
         ({"billing": "a:1", "timeout_s": 0}, "time limit"),
     ],

@@ -265,6 +265,11 @@ async def test_other_work_is_charged_by_its_own_units(
 async def test_unknown_key_is_401_and_an_unmetered_route_403(site: Site) -> None:
     answer = await site.proxy.chat("th_live_nobody_has_this_key", "no key")
     assert (answer.status, answer.error["code"]) == (401, "key_not_found")
+    for headers in ((), ("Authorization:",), ("Authorization: Bearer ",)):
+        answer = await site.proxy.call(
+            "POST", "/v1/chat/completions", *headers, data=b'{"model": "gpt-5", "messages": []}'
+        )
+        assert (answer.status, answer.error["type"]) == (401, "authentication_error"), headers
     answer = await site.proxy.post("/key/generate", site.key, {})
     assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
     answer = await site.proxy.call("GET", "/v1/models", f"Authorization: Bearer {site.key}")

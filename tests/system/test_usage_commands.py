@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,10 +12,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from libs.cli.installation.health import is_serving
 from libs.cli.terminal.chart import ROWS_MAX, Bar, bars
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
-from tests.system.installation import Installation, create_organization
+from tests.system.installation import Installation, create_organization, until
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 
@@ -135,7 +137,9 @@ def _damage(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"call", b"cell"))
 
 
-async def test_usage_is_shown_as_it_is_recorded_and_summed(installation: Installation) -> None:
+async def test_usage_is_watched_beyond_a_kill_of_metering_and_summed(
+    installation: Installation,
+) -> None:
     model = f"model-{new_id()}"
     async with installation.connection().open() as channels:
         organization_id = await create_organization(channels)
@@ -145,9 +149,17 @@ async def test_usage_is_shown_as_it_is_recorded_and_summed(installation: Install
             organization_id=organization_id, operation_id="watched", model=model, tokens=model_pb2.TokenCounts(input=10)
         )
         await stub.RecordUsage(request)
-    done(installation, "usage", "void", organization_id, "watched", "--reason", "test")
     assert process.stdout is not None
-    lines = [await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30) for _ in range(2)]
+    lines = [await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30)]
+    killed, target = installation.pids()["metering"], installation.endpoints()["metering"]
+    os.kill(killed, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        return installation.pids()["metering"] != killed and await is_serving(target)
+
+    await until(is_back, 30, "metering is back")
+    done(installation, "usage", "void", organization_id, "watched", "--reason", "test")
+    lines.append(await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert f"watched {model} 10 tokens no price yet" in lines[0]

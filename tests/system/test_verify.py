@@ -98,6 +98,7 @@ async def test_verify_takes_one_organization_or_a_time(installation: Installatio
         (("--organization", nobody), f"There is no organization {nobody}."),
         (("--organization", "me"), "is not the id of an organization"),
         (("--since", "yesterday"), "is neither a time"),
+        (("--since", "2999-01-01T00:00:00Z"), "is in the future"),
     ):
         done = installation.command("verify", *options)
         assert done.returncode == 2

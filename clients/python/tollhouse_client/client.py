@@ -25,7 +25,7 @@ CONTEXTS: Final = ("identity", "billing", "metering")
 TIMEOUT_S: Final = 10.0
 _TIMEOUT_MAX_S: Final = 3600.0
 
-_ADDRESS: Final = re.compile(r"[\x21-\x7e]{1,1000}")
+_ADDRESS: Final = re.compile(r"(?!https?:)[\x21-\x7e]{1,990}:\d{1,5}|(unix|unix-abstract|xds):[\x21-\x7e]{1,990}")
 
 _Stub = TypeVar("_Stub")
 # Batchers of all kinds are in one table; the route by which one is looked up says of which kind it is.
@@ -239,6 +239,6 @@ def _variable(context: str) -> str:
 
 def _address(context: str, given: str | None) -> str | None:
     address = given or os.environ.get(_variable(context)) or None
-    if address is not None and (not _ADDRESS.fullmatch(address) or address.startswith(("http:", "https:"))):
+    if address is not None and not _ADDRESS.fullmatch(address):
         raise ValueError(f"The address of {context} must be host:port, such as localhost:7001, not {address!r}.")
     return address

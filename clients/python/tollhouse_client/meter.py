@@ -129,7 +129,6 @@ class Meter:
             async with self.ending(leased, lambda failed: leased.end(failed=failed)):
                 yield leased
             return
-        # An id that was made here is nobody else's, so what is held for it may be released.
         unclaimed = None if operation_id else partial(self._release, request)
         answer = await self._rpcs.authorize(request, timeout_s=timeout_s, unclaimed=unclaimed)
         if answer.decision != admission_pb2.DECISION_ALLOWED:
@@ -207,7 +206,8 @@ class Meter:
             await self.settlements.settle_later(request)
 
     def _release(self, request: admission_pb2.AuthorizeRequest, answer: admission_pb2.AuthorizeResponse) -> None:
-        """Release what is held for a call that was allowed when its caller had left."""
+        """Release what is held for a call that was allowed when its caller had left. Its id was made here, so nobody
+        else goes on with it."""
         if answer.decision == admission_pb2.DECISION_ALLOWED:
             task = asyncio.create_task(self._cancel(AuthorizedCall(self._rpcs, request, answer)))
             self._ending.add(task)

@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self, TypeAlias
 from google.protobuf.message import DecodeError
 
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
-from tollhouse_client.errors import ClientClosed, RecorderFull, TollhouseError
+from tollhouse_client.errors import ClientClosed, OperationIdReused, RecorderFull, TollhouseError
 from tollhouse_client.retries import REFUSED_FOR_GOOD
 from tollhouse_client.spool import Entry, Spool
 
@@ -28,6 +28,8 @@ OnRefused: TypeAlias = Callable[[UsageRequest, TollhouseError], None]
 _log: Final = logging.getLogger("tollhouse_client")
 _USAGE: Final = "U"
 _SETTLEMENT: Final = "S"
+# The same in lower case: the recorder has written the time into it.
+_REUSED: Final = OperationIdReused.reason_of_class
 _PAUSE_MAX_S: Final = 5.0
 _TRY_FOR_S: Final = 30.0
 
@@ -160,6 +162,7 @@ class Recorder:
         if not taken.HasField("occur_time"):
             # It would be the time at which it is sent.
             taken.occur_time.FromNanoseconds(time.time_ns())
+            kind = kind.lower()
         if self.waiting >= self._waiting_max:
             await self._wait_for_room(timeout_s)
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -247,7 +250,8 @@ class Recorder:
     async def _send_one(self, entry: Entry) -> None:
         request = _read(entry)
         if request is None:
-            _log.error("An entry of the spool %s is not usage, and is left out.", self._folder)
+            _log.error("An entry of the spool %s is not usage, and is set aside.", self._folder)
+            await self._set_aside(entry)
             return
         try:
             if isinstance(request, usage_pb2.RecordUsageRequest):
@@ -257,8 +261,14 @@ class Recorder:
         except TollhouseError as error:
             if error.code not in REFUSED_FOR_GOOD:
                 raise
-            if not self._is_told(request, error) and self._spool is not None:
-                await asyncio.to_thread(self._spool.set_aside, entry)
+            if entry.kind.islower() and error.reason == _REUSED and error.facts.get("field") == "occur_time":
+                return  # It is recorded: all else is the same, and the time is not the caller's.
+            if not self._is_told(request, error):
+                await self._set_aside(entry)
+
+    async def _set_aside(self, entry: Entry) -> None:
+        if self._spool is not None:
+            await asyncio.to_thread(self._spool.set_aside, entry)
 
     def _is_told(self, request: UsageRequest, error: TollhouseError) -> bool:
         """Tell whoever asked to be told of refused usage; return False where there is nobody, or that failed."""
@@ -278,7 +288,7 @@ def _read(entry: Entry) -> UsageRequest | None:
         _USAGE: usage_pb2.RecordUsageRequest,
         _SETTLEMENT: admission_pb2.SettleRequest,
     }
-    kind = kinds.get(entry.kind)
+    kind = kinds.get(entry.kind.upper())
     try:
         return None if kind is None else kind.FromString(entry.message)
     except DecodeError:

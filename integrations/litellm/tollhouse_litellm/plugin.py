@@ -66,8 +66,8 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
     async def _connected(self) -> Gateway:
         return await asyncio.shield(self._begin())
 
-    async def authenticate(self, request: Request, api_key: str) -> Caller:
-        """Be LiteLLM's `custom_auth`: let in whoever has a good key of Tollhouse.
+    async def authenticate(self, request: Request, api_key: str | None) -> Caller:
+        """Be LiteLLM's `custom_auth`: let in whoever has a good key of Tollhouse. Without a key, LiteLLM gives None.
 
         Raises:
             Refusal: 401 or 403; 503 where identity cannot be reached.
@@ -75,6 +75,9 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         from litellm.proxy.proxy_server import general_settings  # It imports this module's users.
 
         check_route(str(request.scope.get("path", "")))
+        if not api_key:
+            message = "There is no API key: send it as `Authorization: Bearer` and the key."
+            raise Refusal(HttpError(401, "authentication_error", "key_missing", message))
         trusts_proxies = general_settings.get("use_x_forwarded_for") is True
         address = address_of(request, use_x_forwarded_for=trusts_proxies)
         key = api_key.removeprefix("Bearer ")

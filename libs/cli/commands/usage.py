@@ -1,7 +1,9 @@
 """`tollhouse usage …`: what is and was recorded, its sums, corrections and exports, and what waits for a price."""
 
+import asyncio
 from typing import Annotated, Final
 
+import grpc
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -33,6 +35,7 @@ OperationOption = Annotated[
 ]
 TrialOption = Annotated[bool, typer.Option("--validate-only", help="Only show what would be done.")]
 _METERING: Final = ("metering",)
+_AGAIN_AFTER_S: Final = 1.0
 
 
 _COLUMNS: Final = ("operation_id", "usage_operation_id", "number", "kind", "reason", "actor", "create_time")
@@ -170,14 +173,20 @@ async def watch(
     if since:
         request.start_time.CopyFrom(parse_past(since))
     while True:
-        async for message in _stub(channels).WatchUsage(request):
-            for usage in message.usages:
-                output.row(usage, _usage_row)
-            for correction in message.corrections:
-                output.row(correction, _correction_row)
-            # The next stream goes on where this one ends.
-            request.ClearField("start_time")
-            request.position = message.position
+        try:
+            async for message in _stub(channels).WatchUsage(request):
+                for usage in message.usages:
+                    output.row(usage, _usage_row)
+                for correction in message.corrections:
+                    output.row(correction, _correction_row)
+                # The next stream goes on where this one ends.
+                request.ClearField("start_time")
+                request.position = message.position
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or not request.position:
+                raise
+            output.remark("Metering cannot be reached; the watch goes on when it can.")
+            await asyncio.sleep(_AGAIN_AFTER_S)
 
 
 def _usage_row(usage: usage_pb2.UsageRecord) -> list[str]:

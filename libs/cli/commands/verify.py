@@ -1,5 +1,6 @@
 """`tollhouse verify`: check every invariant of every service, and those between services."""
 
+from datetime import UTC
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from libs.cli.terminal.output import Output, shown
 from libs.cli.terminal.progress import progress_for
 from libs.cli.terminal.times import parse_past
 from libs.cli.verdict import Verdict
+from libs.common.clock import SystemClock
 from libs.common.ids import is_id
 
 _SHOWN_MAX = 50
@@ -42,6 +44,8 @@ async def verify(
     if organization_id and not is_id(organization_id):
         raise WrongUse(f"{organization!r} is not the id of an organization.")
     scope = Scope(organization_id, parse_past(since) if since else None)
+    if scope.since_time is not None and scope.since_time.ToDatetime(UTC) > SystemClock().now():
+        raise WrongUse(f"{since} is in the future: nothing would be verified.")
     verdict = await verify_all(channels, scope, progress_for(quiet=output.as_json))
     if output.as_json:
         output.json(verdict.as_json())

@@ -142,7 +142,8 @@ class UsageMonth(_message.Message):
     """Whether its records are there."""
     usage_count: _builtins.int
     """How many usage records were recorded in it: those that are there, and those that were dropped. For the platform the
-    former are an estimate of the database.
+    former are an estimate of the database. For an organization they are what is counted now: usage that is voided is
+    left out, and usage whose time was amended is in the month it was moved to.
     """
     dropped_count: _builtins.int
     """How many of them were dropped."""

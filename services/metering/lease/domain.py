@@ -97,7 +97,7 @@ def settle(
         return replace(lease, spent=spent), {}
     counted: dict[str, Decimal] = {}
     for counts, _ in works:
-        for counter_id, value in counts.amounts.items():
+        for counter_id, value in zip(counts.counter_ids, counts.values, strict=True):
             counted[counter_id] = counted.get(counter_id, _ZERO) + value
     rest = [one._replace(reserved=max(one.reserved - counted.get(one.counter_id, _ZERO), _ZERO)) for one in lease.taken]
     given_back = {

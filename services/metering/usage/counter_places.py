@@ -22,7 +22,7 @@ from services.metering.usage.domain import Recorded
 _log = structlog.get_logger("usage")
 
 _IDENTITIES_MAX: Final = 100_000
-_TOGETHER_MAX: Final = 20_000
+_TOGETHER_MAX: Final = 5_000
 
 _Found = Callable[[Collection[Caller]], Awaitable[Mapping[Caller, InForce]]]
 
@@ -53,9 +53,9 @@ class CounterPlaces:
         try:
             books = await self._books_of({one.work.organization_id for one in settled})
             for one in settled:
-                if one.counts is None:
+                if one.counts is None or not counters_of(one.counts):
                     continue
-                together = one.work.organization_id, tuple(counters_of(one.counts))
+                together = one.work.organization_id, counters_of(one.counts)
                 limits, known = self._together.get(together, ((), {}))
                 if known and limits is books[together[0]]:
                     places |= known

@@ -34,6 +34,7 @@ from services.metering.quota.domain import (
     SPEND,
     Amounts,
     Applied,
+    Reservations,
     Window,
     amount,
     amounts_of,
@@ -71,8 +72,9 @@ class _Plan:
     end: datetime | None
     kept_until: datetime | None
     """When the first of the windows is dropped."""
-    by_metric: Mapping[tuple[str, str], Sequence[str]]
-    """The counters by metric and currency."""
+    counter_ids: tuple[str, ...]
+    metrics: tuple[tuple[str, str], ...]
+    """The metric and currency of each counter."""
     by_key: Mapping[Key, Place]
     is_created: bool = False
     """Whether the counters are known to exist. If one is gone all the same, its limit was deleted."""
@@ -128,7 +130,8 @@ class Counting:
             if authorization is None:
                 by_caller.setdefault(caller_of(recorded), []).append(number)
             elif authorization.reservations:
-                counts = self._counts_of_reserved(recorded, authorization, places)
+                reserved = authorization.reservations
+                counts = self._counts(recorded, reserved.counter_ids, reserved.metrics, reserved, places)
                 counted[number] = _with_counts(recorded, counts)
                 settled.append(counted[number])
         now = self._clock.now()
@@ -143,7 +146,7 @@ class Counting:
                     plan = self._plan(caller, applied, recorded.work.occur_time, now)
                     counts = self._counts_of_free(recorded, plan, places)
                     counted[number] = _with_counts(recorded, counts)
-                    if counts.amounts:
+                    if counts.counter_ids:
                         used[id(plan)] = caller.organization_id, plan
         for _, plan in used.values():
             places |= plan.by_key
@@ -198,7 +201,8 @@ class Counting:
             plan = self._new_plan(lease.organization_id, beside, recorded.work.occur_time, now)
             used |= self._counts_of_free(recorded, plan, places).amounts
             free |= {place.counter.counter_id: place for place in plan.places if place.counter.counter_id in used}
-            counted.append(_with_counts(recorded, Counts(used, NOTHING_RESERVED, places)))
+            counts = Counts(tuple(used), tuple(used.values()), NOTHING_RESERVED, places)
+            counted.append(_with_counts(recorded, counts))
         takes = ((lease.organization_id, Take(Place(one.counter), _ZERO, asked=False)) for one in free.values())
         await self._counters.create(database, takes)
         places |= await self._counter_places.of(database, counted)
@@ -280,10 +284,13 @@ class Counting:
             _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
             return {}
         found: dict[str, Sequence[LimitState]] = {}
+        together: dict[tuple[str, tuple[str, ...]], Sequence[LimitState]] = {}
         for recorded in new:
             if recorded.counts is not None:
-                of_organization = states.get(recorded.work.organization_id, {})
-                found[recorded.usage_id] = [*filter(None, map(of_organization.get, counters_of(recorded.counts)))]
+                key = recorded.work.organization_id, counters_of(recorded.counts)
+                if key not in together:
+                    together[key] = [*filter(None, map(states.get(key[0], {}).get, key[1]))]
+                found[recorded.usage_id] = together[key]
         return found
 
     async def _found(self, callers: Collection[Caller]) -> dict[Caller, InForce]:
@@ -298,27 +305,28 @@ class Counting:
             found[caller] = known
         return found
 
-    def _counts_of_reserved(
-        self, recorded: Recorded, authorization: Authorization, places: Mapping[Key, Place]
-    ) -> Counts:
-        amounts, reservations = self._amounts(recorded), authorization.reservations
-        values = {metric: amount(*metric, amounts) for metric in set(reservations.metrics)}
-        used = dict(zip(reservations.counter_ids, map(values.__getitem__, reservations.metrics), strict=True))
-        if not all(values.values()):
-            # Spend that is not known yet is added later, to the counters that the usage names.
-            later = () if recorded.cost is not None else [metric for metric in values if metric[0] == SPEND]
-            named = zip(used.items(), reservations.metrics, strict=True)
-            used = {counter_id: value for (counter_id, value), metric in named if value or metric in later}
-        return Counts(used, reservations, places)
-
     def _counts_of_free(self, recorded: Recorded, plan: _Plan, places: Mapping[Key, Place]) -> Counts:
+        return self._counts(recorded, plan.counter_ids, plan.metrics, NOTHING_RESERVED, places)
+
+    def _counts(
+        self,
+        recorded: Recorded,
+        counter_ids: tuple[str, ...],
+        metrics: tuple[tuple[str, str], ...],
+        reservations: Reservations,
+        places: Mapping[Key, Place],
+    ) -> Counts:
+        """Return what usage counts in counters of these metrics."""
         amounts = self._amounts(recorded)
-        used: dict[str, Decimal] = {}
-        for (metric, currency_code), counters in plan.by_metric.items():
-            value = amount(metric, currency_code, amounts)
-            if value or (metric == SPEND and recorded.cost is None):
-                used |= dict.fromkeys(counters, value)
-        return Counts(used, NOTHING_RESERVED, places)
+        by_metric = {metric: amount(*metric, amounts) for metric in dict.fromkeys(metrics)}
+        values = tuple(map(by_metric.__getitem__, metrics))
+        if not all(values):
+            # Spend that is not known yet is added later, to the counters that the usage names.
+            later = () if recorded.cost is not None else [metric for metric in by_metric if metric[0] == SPEND]
+            counted = [number for number, metric in enumerate(metrics) if values[number] or metric in later]
+            counter_ids = tuple(map(counter_ids.__getitem__, counted))
+            values = tuple(map(values.__getitem__, counted))
+        return Counts(counter_ids, values, reservations, places)
 
     def _amounts(self, recorded: Recorded) -> Amounts:
         """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
@@ -347,9 +355,7 @@ class Counting:
             if one.limit.shape.window not in (Window.CALL, Window.NONE)
         ]
         kept = [place for place in places if is_kept(place, now)]
-        by_metric: dict[tuple[str, str], list[str]] = {}
-        for counter_id, limit, _, _ in (place.counter for place in kept):
-            by_metric.setdefault((limit.shape.metric, limit.shape.currency_code), []).append(counter_id)
+        shapes = [place.counter.limit.shape for place in kept]
         ends = [place.counter.span.end for place in places]
         untils = [kept_until(place.counter.limit.shape, place.counter.span) for place in kept]
         return _Plan(
@@ -358,7 +364,8 @@ class Counting:
             max((place.counter.span.start for place in places), default=ALWAYS),
             min((end for end in ends if end is not None), default=None),
             min((until for until in untils if until is not None), default=None),
-            by_metric,
+            tuple(place.counter.counter_id for place in kept),
+            tuple((shape.metric, shape.currency_code) for shape in shapes),
             {(organization_id, place.counter.counter_id): place for place in kept},
         )
 

@@ -11,20 +11,20 @@ from services.metering.usage.domain import Counts
 _ZERO: Final = Decimal(0)
 
 
-def counters_of(counts: Counts) -> Iterable[str]:
+def counters_of(counts: Counts) -> tuple[str, ...]:
     """Return the counters that usage changes, by their ids."""
-    return counts.reservations.counter_ids or counts.amounts
+    return counts.reservations.counter_ids or counts.counter_ids
 
 
 def sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
     """Return by how much counters change, in the order of their keys. What was given back already is not taken back."""
     used: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     taken_back: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    for organization_id, operation_id, (amounts, reservations, _) in counted:
+    for organization_id, operation_id, (counter_ids, values, reservations, _) in counted:
         used_there = used[organization_id]
-        for counter_id, value in amounts.items():
+        for counter_id, value in zip(counter_ids, values, strict=True):
             used_there[counter_id] += value
-        if len(amounts) < len(reservations.counter_ids):
+        if len(counter_ids) < len(reservations.counter_ids):
             for counter_id in reservations.counter_ids:
                 used_there[counter_id] += _ZERO
         if reservations and (organization_id, operation_id) not in contradicted:

@@ -106,13 +106,20 @@ class Captured(NamedTuple):
 class Counts(NamedTuple):
     """What usage counts in limits."""
 
-    amounts: Mapping[str, Decimal]
-    """How much in each counter, by its id."""
+    counter_ids: tuple[str, ...]
+    """The counters in which it counts something. Usage of one caller in the same windows shares them."""
+    values: tuple[Decimal, ...]
+    """How much in each of them."""
     reservations: Reservations
     """What its authorization has reserved, which is taken back with it."""
     places: Mapping[tuple[str, str], Place]
     """Where the limits count that it is counted in, by organization and counter, as far as they are known. Usage that
     is recorded together shares them."""
+
+    @property
+    def amounts(self) -> Mapping[str, Decimal]:
+        """How much in each counter, by its id."""
+        return dict(zip(self.counter_ids, self.values, strict=True))
 
 
 class LimitState(NamedTuple):
@@ -293,9 +300,10 @@ def completed(work: Work, authorization: Authorization) -> Work:
 
 def dimensions_of(work: Work, provider: str) -> Dimensions:
     """Return the further dimensions of a work."""
-    labels: dict[str, str] = {}
+    labels: Sequence[str] = ()
     if work.labels is not None and any(f'"{name}":' in work.labels for name in LABELS):
-        labels = json.loads(work.labels)
+        given = json.loads(work.labels)
+        labels = [given.get(name, "") for name in LABELS]
     return Dimensions(
         work.service_account_id or "",
         work.subscription_id or "",
@@ -303,7 +311,7 @@ def dimensions_of(work: Work, provider: str) -> Dimensions:
         work.service_tier or STANDARD_TIER,
         work.environment,
         work.endpoint or "",
-        *(labels.get(name, "") for name in LABELS),
+        *labels,
     )
 
 
@@ -313,10 +321,12 @@ def limits_to_tell(outcomes: Sequence[Outcome]) -> list[Sequence[LimitState]]:
     All usage of a batch is counted together, so only then the numbers are those after the usage.
     """
     told: set[str] = set()
+    lists: set[int] = set()
     limits: list[Sequence[LimitState]] = [()] * len(outcomes)
     for place in reversed(range(len(outcomes))):
         outcome = outcomes[place]
-        if isinstance(outcome, Accepted) and outcome.limits:
+        if isinstance(outcome, Accepted) and outcome.limits and id(outcome.limits) not in lists:
+            lists.add(id(outcome.limits))
             untold = [one for one in outcome.limits if one.place.counter.counter_id not in told]
             if untold:
                 limits[place] = untold = untold[: LIMITS_TOLD_MAX - len(told)]

@@ -14,6 +14,7 @@ from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Captured, Cost, Work
 
 PARTS_MAX: Final = 10_000
+_TOKEN_UNITS: Final = tuple(TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES)
 
 
 class Part(NamedTuple):
@@ -59,12 +60,8 @@ class InParts(NamedTuple):
 
 def used_by(work: Work) -> Quantities:
     """Return everything that a work has used, in thousandths by unit."""
-    tokens = {
-        TOKEN_CLASS_UNITS[name]: count * THOUSANDTHS
-        for name, count in zip(TOKEN_CLASSES, work.tokens, strict=True)
-        if count
-    }
-    return tokens | dict(work.quantities)
+    tokens = {unit: count * THOUSANDTHS for unit, count in zip(_TOKEN_UNITS, work.tokens, strict=True) if count}
+    return tokens | dict(work.quantities) if work.quantities else tokens
 
 
 def contradiction(earlier: Part, work: Work, cost: Cost | None) -> BelowEarlierPart | None:

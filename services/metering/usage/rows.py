@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from services.metering.model.units import Quantities, quantity_text
 from services.metering.usage.dimensions import dimension_id
-from services.metering.usage.domain import Cost, Recorded
+from services.metering.usage.domain import Cost, Counts, Recorded
 from services.metering.usage.sent import RECORDED_ROW, ROW, sent_columns
 
 _NO_COST: Final = (None,) * len(Cost._fields)
@@ -27,7 +27,7 @@ NO_ROWS: Final = Rows((), (), has_units=False)
 def rows_of(recorded: Sequence[Recorded]) -> Rows:
     """Return usages with their columns."""
     counters = _Counters()
-    rows = [_row(one, *counters.of(_amounts(one))) for one in recorded]
+    rows = [_row(one, *counters.of(one.counts)) for one in recorded]
     columns = [*sent_columns(RECORDED_ROW, rows), counters.all]
     return Rows(recorded, columns, any(one.work.quantities for one in recorded))
 
@@ -40,16 +40,16 @@ class _Counters:
         self._places: dict[tuple[str, ...], tuple[int, int]] = {}
         """Of each list, the places of its first and last counter in the array, from 1."""
 
-    def of(self, amounts: Mapping[str, Decimal]) -> tuple[str | None, int | None, int | None]:
+    def of(self, counts: Counts | None) -> tuple[str | None, int | None, int | None]:
         """Return how much usage counts, and where its counters are; nothing where there are none."""
-        if not amounts:
+        if counts is None or not counts.counter_ids:
             return None, None, None
-        ids = tuple(amounts)
+        ids = counts.counter_ids
         places = self._places.get(ids)
         if places is None:
             places = self._places[ids] = len(self.all) + 1, len(self.all) + len(ids)
             self.all += ids
-        return _array_text(map(str, amounts.values())), *places
+        return _array_text(map(str, counts.values)), *places
 
 
 def columns_of(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:

@@ -244,8 +244,9 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
     backfill = isinstance(request, pb.RecordUsageRequest) and request.backfill
     if backfill and not is_operator():
         raise BackfillForOperatorsOnly
-    if not reaches(request.organization_id.lower()):
-        raise OrganizationNotFound(organization_id=request.organization_id.lower())
+    organization_id = request.organization_id.lower()
+    if not reaches(organization_id):
+        raise OrganizationNotFound(organization_id=organization_id)
     description = read_description(request)
     violations: list[FieldViolation] = []
     tokens = read_tokens(request.tokens)
@@ -255,7 +256,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
         raise InvalidArgument(violations)
     environment = request.environment if isinstance(request, pb.RecordUsageRequest) else pb.ENVIRONMENT_UNSPECIFIED
     return Work(
-        organization_id=request.organization_id.lower(),
+        organization_id=organization_id,
         operation_id=request.operation_id,
         fingerprint=_fingerprint(request, backfill),
         occur_time=_occur_time(request, usages),
@@ -355,8 +356,9 @@ def check_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, us
 
 
 def _occur_time(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> datetime:
-    occur_time = parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time"))
-    return occur_time or usages.now()
+    if not request.HasField("occur_time"):
+        return usages.now()
+    return parse_optional_time("occur_time", request.occur_time, present=True) or usages.now()
 
 
 def render_accepted(accepted: Accepted, adjusted: Sequence[str], units: Units) -> pb.RecordUsageResponse:

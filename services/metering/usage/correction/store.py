@@ -279,7 +279,8 @@ def _usage_of(correction: Correction) -> Recorded:
 
 
 def _line(usage: Recorded, counted: Counted) -> Recorded:
-    return usage._replace(counts=Counts(dict(counted), NOTHING_RESERVED, {}) if counted else None)
+    counts = Counts(tuple(counted), tuple(counted.values()), NOTHING_RESERVED, {}) if counted else None
+    return usage._replace(counts=counts)
 
 
 def _counted(counters: Sequence[str] | None, amounts: Sequence[Decimal] | None) -> dict[str, Decimal]:

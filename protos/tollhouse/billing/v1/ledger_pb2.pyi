@@ -617,7 +617,9 @@ class DebitRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -817,7 +819,9 @@ class CreditRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -929,7 +933,9 @@ class TransferRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1053,7 +1059,9 @@ class CreateHoldRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1252,7 +1260,9 @@ class CaptureHoldRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,
@@ -1712,7 +1722,9 @@ class ReverseTransactionRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
+        """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters. The value `metering`
+        under the key `source` marks usage, and is taken from metering alone.
+        """
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -23,6 +24,8 @@ _FOLDER: Final = Path(__file__).parent
 _AT_ONCE: Final = 2
 _WAITING_MAX: Final = 64
 """How many documents wait at most; a further one is refused at once as overloaded."""
+_WAITING_OF_ONE_MAX: Final = 8
+"""How many of these are of one organization."""
 _LONG: Final = 50
 """From how many lines on a document is long."""
 _FORGOTTEN_AFTER: Final = 10
@@ -61,24 +64,28 @@ class Printer:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="printing")
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
+        """By organization."""
 
     async def print(self, document: Document, form: Format) -> Page:
         """Return a document in a form.
 
         Raises:
             PdfNotInstalled: the extra `invoices` is not installed.
-            Overloaded: too many documents wait.
+            Overloaded: too many documents wait, of all or of the organization.
         """
-        if self._waiting >= _WAITING_MAX:
+        of = document.organization_id
+        if self._waiting.total() >= _WAITING_MAX or self._waiting[of] >= _WAITING_OF_ONE_MAX:
             raise Overloaded
         make: Callable[[Printed], Page] = _html if form is Format.HTML else _pdf
-        self._waiting += 1
+        self._waiting[of] += 1
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, lambda: make(printed(document)))
         finally:
-            self._waiting -= 1
+            self._waiting[of] -= 1
+            if not self._waiting[of]:
+                del self._waiting[of]
 
     async def close(self) -> None:
         """Let the documents that are being printed end, and no further ones begin."""

@@ -180,3 +180,12 @@ async def test_organization_that_asks_for_many_documents_keeps_no_other_from_its
     refused = [isinstance(answer, Overloaded) for answer in answers]
     assert (sum(refused), refused[-1]) == (92, False)
     assert await printer.print(many, Format.HTML)
+
+
+async def test_document_that_fits_into_no_answer_is_refused_with_a_reason(printer: Printer) -> None:
+    # A thousand lines can have as many different characters.
+    every = "".join(map(chr, range(0x4E00, 0xA000)))
+    document = replace(invoice_of([Decimal(1)], ""), recipient=Party("A", (every,)))
+    with pytest.raises(invoice_errors.DocumentTooLarge):
+        await printer.print(document, Format.PDF)
+    assert await printer.print(document, Format.HTML)

@@ -91,3 +91,12 @@ class PdfNotInstalled(Refusal):
     reason = "PDF_NOT_INSTALLED"
     template = "This installation cannot make PDFs."
     remedy = "Install it where billing runs, with `pip install 'tollhouse[invoices]'`; HTML works without it."
+
+
+class DocumentTooLarge(Refusal):
+    """The document does not fit into an answer. A PDF holds the shapes of each Chinese character that it has."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "DOCUMENT_TOO_LARGE"
+    template = "The document has {bytes} bytes, and an answer may have {max_bytes}."
+    remedy = "Ask for HTML, which is smaller than a PDF, or for the lines with GetInvoice."

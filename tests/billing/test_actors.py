@@ -1,6 +1,7 @@
 """Every movement and every hold says who made it, in every answer and listing, also when another caller repeats it."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import grpc
 import pytest
@@ -137,7 +138,7 @@ async def test_only_metering_marks_a_movement_as_usage(ledger: Ledger, everybody
         destination_project_id=organization(),
         metadata=metadata,
     )
-    moves = {
+    moves: dict[str, Awaitable[object]] = {
         "credit": ledger.credit(org, "a", "1", metadata=metadata),
         "debit": ledger.debit(org, "b", "1", metadata=metadata),
         "hold": ledger.hold(org, "c", "1", metadata=metadata),
@@ -145,8 +146,8 @@ async def test_only_metering_marks_a_movement_as_usage(ledger: Ledger, everybody
         "reversal": ledger.ledger.ReverseTransaction(undo, metadata=ledger.metadata),
         "transfer": ledger.ledger.Transfer(move, metadata=ledger.metadata),
     }
-    for name, move in moves.items():
-        code, _, _ = await refusal(move)
+    for name, moving in moves.items():
+        code, _, _ = await refusal(moving)
         assert code is grpc.StatusCode.INVALID_ARGUMENT, name
     batch = pb.BatchDebitRequest(requests=[_debit(org, "e", metadata=metadata), _debit(org, "f")])
     marked, plain = (await ledger.ledger.BatchDebit(batch, metadata=ledger.metadata)).outcomes

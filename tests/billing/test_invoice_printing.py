@@ -10,6 +10,8 @@ import psutil
 import pypdfium2
 import pytest
 
+from libs.common.errors import Overloaded
+from libs.common.ids import new_id
 from services.billing import invoice_errors
 from services.billing.invoice.domain import Document, Line, LineKind, Party, Quantity, State, Tax
 from services.billing.invoice.printing import printer as printing
@@ -166,3 +168,24 @@ async def test_memory_does_not_grow_with_the_number_of_long_documents(printer: P
     for number in range(3):
         await printer.print(long_invoice(150, f"Acme {number}"), Format.PDF)
     assert process.memory_info().rss - before < 20_000_000
+
+
+async def test_organization_that_asks_for_many_documents_keeps_no_other_from_its_own(printer: Printer) -> None:
+    many, other = invoice_of([Decimal(1)], ""), replace(invoice_of([Decimal(1)], ""), organization_id=new_id())
+    answers = await asyncio.gather(
+        *(printer.print(many, Format.HTML) for _ in range(100)),
+        printer.print(other, Format.HTML),
+        return_exceptions=True,
+    )
+    refused = [isinstance(answer, Overloaded) for answer in answers]
+    assert (sum(refused), refused[-1]) == (92, False)
+    assert await printer.print(many, Format.HTML)
+
+
+async def test_document_that_fits_into_no_answer_is_refused_with_a_reason(printer: Printer) -> None:
+    # A thousand lines can have as many different characters.
+    every = "".join(map(chr, range(0x4E00, 0xA000)))
+    document = replace(invoice_of([Decimal(1)], ""), recipient=Party("A", (every,)))
+    with pytest.raises(invoice_errors.DocumentTooLarge):
+        await printer.print(document, Format.PDF)
+    assert await printer.print(document, Format.HTML)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.common.ids import new_id
+from libs.common.server import SEND_MAX_BYTES
 from services.billing.invoice.domain import (
     ZERO,
     Amounts,
@@ -25,6 +27,8 @@ from services.billing.invoice.domain import (
     credits_applied,
     tax_on,
 )
+from services.billing.invoice.gathering import LINES_MAX, Charged, Gathering, Used
+from services.billing.invoice.rendering import render_document
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 MONEY = st.decimals("-1000", "1000", places=9)
@@ -171,3 +175,24 @@ def test_what_is_due_is_never_negative() -> None:
     amounts = Amounts(Decimal(-5), Decimal(-1), Decimal(-5))
     assert amounts.due == 0
     assert replace(amounts, subtotal=Decimal(5), tax=Decimal(1), credits_applied=Decimal(2)).due == 4
+
+
+@pytest.mark.parametrize("units", [0, 2, 64])
+def test_invoice_of_however_many_charges_fits_into_an_answer_and_loses_none(units: int) -> None:
+    gathering = Gathering()
+    quantities = {f"unit-with-a-long-name-{number:042}": Decimal("123456789.123456789") for number in range(units)}
+    for number in range(1, 5_001):
+        used = Used(NOW, f"model-{number}-{'x' * 200}", "standard", new_id(), quantities)
+        charged = Charged(number, f"call-{number}", None, "", Decimal("0.000000001"), NOW, True, False)
+        gathering.add(charged, used, None)
+    lines = gathering.lines({})
+    assert len(lines) <= LINES_MAX + 1
+    assert (sum(line.amount for line in lines), sum(line.movement_count for line in lines)) == (
+        Decimal("0.000005"),
+        5_000,
+    )
+    for unit in quantities:
+        sold = [one.value for line in lines for one in line.quantities if one.unit == unit]
+        assert sum(sold) == 5_000 * Decimal("123456789.123456789")
+    document = replace(invoice_of([Decimal(1)], ""), lines=lines)
+    assert render_document(document).ByteSize() < SEND_MAX_BYTES / 2

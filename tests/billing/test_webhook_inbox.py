@@ -280,7 +280,7 @@ async def test_provider_that_hangs_keeps_no_other_from_being_asked(
 ) -> None:
     async def hang(*_: object) -> AsyncIterator[Changes]:
         await asyncio.Event().wait()
-        yield ()
+        yield Changes(())
 
     monkeypatch.setattr(Stripe, "changed_since", hang)
     async with house.lemon.serving():

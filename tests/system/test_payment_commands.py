@@ -25,10 +25,8 @@ async def test_products_payments_and_refunds_are_made_and_found(installation: In
     assert "400" in str(refunded["taken_back_amount"])
     assert made(installation, "payment", "get", org, paid["payment_id"]) == refunded
     goodwill = ("--reason", "goodwill", "--brings", "credits", "--credits", "50CREDIT", "--type", "adjustment")
-    assert made(installation, "payment", "record", org, "1", "USD", *goodwill)["awarded_credits"] == {
-        "currency_code": "CREDIT",
-        "value": "50",
-    }
+    given = made(installation, "payment", "record", org, "1", "USD", *goodwill)
+    assert str(given["awarded_credits"]) == "{'currency_code': 'CREDIT', 'value': '50'}"
     assert made(installation, "payment", "products", "archive", code, "--yes")["archive_time"]
 
 

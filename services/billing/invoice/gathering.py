@@ -10,6 +10,8 @@ from services.billing.invoice.domain import ZERO, Line, LineKind, Quantity
 
 LINES_MAX: Final = 1_000
 """How many lines an invoice has; what would be a further one is put together by month and kind."""
+QUANTITIES_MAX: Final = 5_000
+"""How many quantities they have, likewise. The answer to VoidInvoice, of 4 MB at most, has two documents."""
 _DESCRIPTION_MAX: Final = 256
 _ANY_TIER: Final = "any"
 _RATES_MAX: Final = 4
@@ -102,18 +104,22 @@ class Gathering:
 
     def __init__(self) -> None:
         self._sums: dict[_Key, _Sum] = {}
+        self._quantities = 0
 
     def add(self, charged: Charged, used: Used | None, period: PlanPeriod | None) -> None:
         """Put a movement into its line."""
         moment = belongs_to(charged, used, period)
         key = _key(charged, used, period, moment)
-        if key not in self._sums and len(self._sums) >= LINES_MAX:
+        is_full = len(self._sums) >= LINES_MAX or self._quantities >= QUANTITIES_MAX
+        if is_full and key not in self._sums:
             key = key._replace(text="", service_tier="", price_version_id="")
         found = self._sums.get(key)
         if found is None:
             found = self._sums[key] = _Sum(key, moment, moment)
             found.period = period if key.text else None
+        before = len(found.quantities)
         found.add(charged, moment, {} if used is None else used.quantities)
+        self._quantities += len(found.quantities) - before
 
     @property
     def subtotal(self) -> Decimal:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from libs.common.errors import Overloaded
+from libs.common.server import SEND_MAX_BYTES
 from services.billing import invoice_errors
 from services.billing.invoice.domain import Document
 from services.billing.invoice.printing.view import Printed, printed
@@ -23,6 +25,10 @@ _FOLDER: Final = Path(__file__).parent
 _AT_ONCE: Final = 2
 _WAITING_MAX: Final = 64
 """How many documents wait at most; a further one is refused at once as overloaded."""
+_WAITING_OF_ONE_MAX: Final = 8
+"""How many of these are of one organization."""
+_BYTES_MAX: Final = SEND_MAX_BYTES - 1_024
+"""How large a document may be, so that the answer with it can be sent."""
 _LONG: Final = 50
 """From how many lines on a document is long."""
 _FORGOTTEN_AFTER: Final = 10
@@ -61,24 +67,32 @@ class Printer:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="printing")
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
+        """By organization."""
 
     async def print(self, document: Document, form: Format) -> Page:
         """Return a document in a form.
 
         Raises:
             PdfNotInstalled: the extra `invoices` is not installed.
-            Overloaded: too many documents wait.
+            DocumentTooLarge: it does not fit into an answer.
+            Overloaded: too many documents wait, of all or of the organization.
         """
-        if self._waiting >= _WAITING_MAX:
+        of = document.organization_id
+        if self._waiting.total() >= _WAITING_MAX or self._waiting[of] >= _WAITING_OF_ONE_MAX:
             raise Overloaded
         make: Callable[[Printed], Page] = _html if form is Format.HTML else _pdf
-        self._waiting += 1
+        self._waiting[of] += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, lambda: make(printed(document)))
+            page = await loop.run_in_executor(self._threads, lambda: make(printed(document)))
         finally:
-            self._waiting -= 1
+            self._waiting[of] -= 1
+            if not self._waiting[of]:
+                del self._waiting[of]
+        if len(page.data) > _BYTES_MAX:
+            raise invoice_errors.DocumentTooLarge(bytes=len(page.data), max_bytes=_BYTES_MAX)
+        return page
 
     async def close(self) -> None:
         """Let the documents that are being printed end, and no further ones begin."""

@@ -280,8 +280,8 @@ class PaymentServiceServicer:
         has the address is let in, for as long as the provider says, so give it to nobody else. A provider's customer may
         have paid for other organizations too, so users open their own portal only. Each call returns another address, and
         changes nothing. Fails with FAILED_PRECONDITION, reason `NO_CUSTOMER` when no payment names a customer of the
-        provider, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, `PROVIDER_DECLINED` when the customer has
-        no portal there, and `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation; with
+        provider, `PROVIDER_UNKNOWN`, `PROVIDER_CANNOT` for the provider `manual`, `PROVIDER_DECLINED` when the customer
+        has no portal there, and `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation; with
         PERMISSION_DENIED, reason `PORTAL_IS_PERSONAL`, when a user names another one, or a service account asks; and with
         UNAVAILABLE when the provider cannot be reached.
         """

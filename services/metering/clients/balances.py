@@ -52,7 +52,6 @@ class Balances:
         self._asking: dict[Payer, asyncio.Task[Funds]] = {}
         self._questions = asyncio.Semaphore(_QUESTIONS_MAX)
         self._ask_again_s = 0.0
-        """How many requests were sent to billing since the process began."""
 
     async def funds_of(self, organization_id: str, project_id: str = "", currency_code: str = "") -> Funds:
         """Return whether there is money in the account that a project's usage, or the organization's, is charged to.

@@ -3,13 +3,14 @@
 import asyncio
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import grpc
 import pytest
 
 from libs.common.ids import new_id
+from services.billing.invoice.collection import Collected, Collection, Wanted
 from tests.billing.invoice_calls import (
     NOW,
     credit,
@@ -307,3 +308,28 @@ async def test_issue_during_no_metering_is_refused_where_usage_was_charged(
             {"dependency": "metering"},
         )
         assert await list_all(ledger, org) == []
+
+
+async def test_issue_that_is_overtaken_by_its_repeat_and_a_later_invoice_gives_the_stored_answer(
+    timed: Ledger, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_issuer(timed)
+    org = await charged(timed, "1")
+    overtaken, collect = False, Collection.collect
+    first: list[pb.Invoice] = []
+
+    async def collect_late(collection: Collection, wanted: Wanted) -> Collected:
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            first.append(await issue(timed, org, "2026-03-15T12:30", request_id="one"))
+            clock.advance(timedelta(hours=1))
+            await timed.debit(org, "later", "1")
+            clock.advance(timedelta(hours=1))
+            await issue(timed, org, "2026-03-15T14:30")
+        return await collect(collection, wanted)
+
+    clock.advance(timedelta(hours=1))
+    monkeypatch.setattr(Collection, "collect", collect_late)
+    answer = await issue_answer(timed, org, "2026-03-15T12:30", request_id="one")
+    assert (answer.replayed, answer.invoice.number) == (True, first[0].number)

@@ -87,8 +87,8 @@ class Invoices:
                 raise invoice_errors.IssuerNotSet
             try:
                 collected = await self._collection.collect(wanted)
-            except invoice_errors.NothingToInvoice:
-                # Another call of the same id may have issued it meanwhile.
+            except (invoice_errors.NothingToInvoice, invoice_errors.InvoiceEndsTooEarly):
+                # Another call of the same id may have issued it meanwhile, and others further invoices.
                 async with self._shards.of(wanted.organization_id).raw_transaction() as connection:
                     known = await known_response(connection, wanted.organization_id, repeatable)
                 if known is None:

@@ -41,7 +41,7 @@ def as_refusals(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except ProviderDown as error:
-        raise Unavailable(dependency=name) from error
+        raise Unavailable(dependency=f"payment provider {name}") from error
     except ProviderMisconfigured as error:
         raise errors.PaymentProviderMisconfigured(provider=name) from error
     except ProviderCannot as error:

@@ -202,7 +202,7 @@ class Refunds:
             raise errors.PaymentProviderCannot(provider=payment.provider, what="refund payments") from error
         except ProviderDown as error:
             await self._end_attempt(payment, refund, attempt)
-            raise Unavailable(dependency=payment.provider) from error
+            raise Unavailable(dependency=f"payment provider {payment.provider}") from error
         await self._payments.apply(fact)
         await self._end(payment, refund, RefundState.COMPLETED, "")
 

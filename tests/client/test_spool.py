@@ -19,15 +19,18 @@ from pathlib import Path
 from tollhouse_client.spool import Spool
 
 spool = Spool(Path(sys.argv[1]), 1000)
-read_end, write_end = os.pipe()
+forked_read, forked_write = os.pipe()
+end_read, end_write = os.pipe()
 child = os.fork()
 if not child:
-    os.read(read_end, 1)
+    os.close(end_write)
+    os.write(forked_write, b"x")
+    os.read(end_read, 1)
     os._exit(0)
-os.waitpid(0, os.WNOHANG)
+os.read(forked_read, 1)
 spool.close()
 Spool(Path(sys.argv[1]), 1000).close()
-os.write(write_end, b"x")
+os.close(end_write)
 os.waitpid(child, 0)
 """
 

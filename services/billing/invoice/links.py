@@ -48,8 +48,7 @@ class Links:
         expires = (now + self._lifetime).replace(microsecond=0)
         ids = UUID(target.organization_id).bytes, UUID(target.invoice_id).bytes
         told = _FORM.pack(_VERSION, *ids, int(expires.timestamp()))
-        link = base64.urlsafe_b64encode(told + self._mac(told)).rstrip(b"=").decode()
-        return f"{self._base_url}/v1/invoice-links/{link}", expires
+        return f"{self._base_url}/v1/invoice-links/{_written(told + self._mac(told))}", expires
 
     def read_link(self, link: str, now: datetime) -> Target:
         """Return which document a link names.
@@ -62,8 +61,9 @@ class Links:
         except (ValueError, binascii.Error):
             raise invoice_errors.LinkNotValid from None
         told, mac = signed[: _FORM.size], signed[_FORM.size :]
-        # Everything is compared before anything is read, in a time that does not depend on what is wrong.
-        if len(told) != _FORM.size or not hmac.compare_digest(self._mac(told), mac):
+        # Everything is compared before anything is read, in a time that does not depend on what is wrong. The last
+        # character has bits that no byte takes.
+        if len(told) != _FORM.size or not hmac.compare_digest(self._mac(told), mac) or _written(signed) != link:
             raise invoice_errors.LinkNotValid
         version, organization_id, invoice_id, expires_s = _FORM.unpack(told)
         if version != _VERSION or expires_s > _SECONDS_MAX or datetime.fromtimestamp(expires_s, UTC) <= now:
@@ -72,3 +72,7 @@ class Links:
 
     def _mac(self, told: bytes) -> bytes:
         return hmac.new(self._secret, _CONTEXT + told, hashlib.sha256).digest()[:_MAC_BYTES]
+
+
+def _written(signed: bytes) -> str:
+    return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()

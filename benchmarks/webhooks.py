@@ -53,7 +53,9 @@ class _Stripe(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
         checkout_id = form["client_reference_id"][0]
-        body = json.dumps({"id": f"cs_{checkout_id}", "url": f"https://checkout.stripe.com/{checkout_id}"}).encode()
+        url = f"https://checkout.stripe.com/{checkout_id}"
+        session = {"id": f"cs_{checkout_id}", "url": url, "currency": "usd", "amount_subtotal": 1_000}
+        body = json.dumps(session).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -26,9 +26,9 @@ UsageRequest: TypeAlias = usage_pb2.RecordUsageRequest | admission_pb2.SettleReq
 OnRefused: TypeAlias = Callable[[UsageRequest, TollhouseError], None]
 
 _log: Final = logging.getLogger("tollhouse_client")
+# The kinds of entries. They are in lower case where the recorder has written the time into the message.
 _USAGE: Final = "U"
 _SETTLEMENT: Final = "S"
-# The same in lower case: the recorder has written the time into it.
 _REUSED: Final = OperationIdReused.reason_of_class
 _PAUSE_MAX_S: Final = 5.0
 _TRY_FOR_S: Final = 30.0

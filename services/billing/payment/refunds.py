@@ -24,6 +24,7 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import store
+from services.billing.payment.asking import as_refusals, find_provider
 from services.billing.payment.domain import (
     ZERO,
     Field,
@@ -41,16 +42,13 @@ from services.billing.payment.provider import (
     FactStatus,
     NewRefund,
     Provider,
-    ProviderCannot,
-    ProviderDeclined,
-    ProviderDown,
-    ProviderMisconfigured,
     Version,
 )
 from services.billing.payment.references import References
 from services.billing.payment.steps import Steps
 
 _TRIES_MAX: Final = 6
+_WHAT: Final = "refund payments"
 _BACKOFF_S: Final = 0.02
 _ATTEMPT_MAX: Final = timedelta(minutes=10)
 """How long a call to a provider may take, with all its retries."""
@@ -116,9 +114,7 @@ class Refunds:
             return refund.refund_id, True
         if payment.provider == MANUAL:
             return await self._refund_by_hand(payment, asked), False
-        provider = self._providers.get(payment.provider)
-        if provider is None:
-            raise errors.PaymentProviderUnknown(provider=payment.provider)
+        _, provider = find_provider(self._providers, payment.provider, _WHAT)
         if refund is None:
             if payment.credits is not None:
                 await self._steps.require_open(payment.organization_id, payment.credits.currency_code)
@@ -190,19 +186,14 @@ class Refunds:
             refund.refunded_before if attempt > 1 else None,
         )
         try:
-            fact = await provider.refund(new)
-        except ProviderDeclined as error:
-            await self._end(payment, refund, RefundState.FAILED, str(error)[:500])
-            raise errors.PaymentProviderDeclined(provider=payment.provider, provider_message=str(error)) from error
-        except ProviderMisconfigured as error:
+            with as_refusals(payment.provider, _WHAT):
+                fact = await provider.refund(new)
+        except (errors.PaymentProviderDeclined, errors.PaymentProviderCannot) as refusal:
+            await self._end(payment, refund, RefundState.FAILED, str(refusal.__cause__)[:500])
+            raise
+        except (errors.PaymentProviderMisconfigured, Unavailable):
             await self._end_attempt(payment, refund, attempt)
-            raise errors.PaymentProviderMisconfigured(provider=payment.provider) from error
-        except ProviderCannot as error:
-            await self._end(payment, refund, RefundState.FAILED, str(error)[:500])
-            raise errors.PaymentProviderCannot(provider=payment.provider, what="refund payments") from error
-        except ProviderDown as error:
-            await self._end_attempt(payment, refund, attempt)
-            raise Unavailable(dependency=f"payment provider {payment.provider}") from error
+            raise
         await self._payments.apply(fact)
         await self._end(payment, refund, RefundState.COMPLETED, "")
 

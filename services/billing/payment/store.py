@@ -44,13 +44,14 @@ _FIND_BY_OPERATION: Final = f"{_SELECT} WHERE organization_id = $1::uuid AND ope
 _LOCK: Final = f"{_FIND} FOR UPDATE"
 # The last payment that names a customer of the provider, of the organization or of a user: a range of the primary key,
 # or of `payments_by_user`.
-_CUSTOMER: Final = """
+_CUSTOMERS: Final = """
     SELECT external_customer_id FROM payments
     WHERE organization_id = $1::uuid AND external_customer_id IS NOT NULL AND starts_with(external_customer_id, $2)
         AND status NOT IN ('PENDING', 'FAILED')
-    ORDER BY payment_id DESC LIMIT 1
 """
-_CUSTOMER_OF_USER: Final = _CUSTOMER.replace("ORDER BY", "    AND user_id = $3::uuid\n    ORDER BY")
+_LAST: Final = "ORDER BY payment_id DESC LIMIT 1"
+_CUSTOMER: Final = f"{_CUSTOMERS} {_LAST}"
+_CUSTOMER_OF_USER: Final = f"{_CUSTOMERS} AND user_id = $3::uuid {_LAST}"
 
 _INSERT: Final = """
     INSERT INTO payments (

@@ -6,7 +6,7 @@ are stored with what they reserve, and the counters are changed.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -274,15 +274,8 @@ def _note_plan(asking: Sequence[Waiting], plan: _Plan, counted: Sequence[Counted
     for one, (organization_id, layout, _) in zip(asking, plan.calls, strict=True):
         found = noted.get(id(layout))
         if found is None:
-            found = noted[id(layout)] = _statuses(layout, standings[organization_id])
+            found = noted[id(layout)] = statuses(layout.places, standings[organization_id])
         one.statuses = found
-
-
-def _statuses(layout: Layout, standings: Mapping[str, Standing]) -> Sequence[Status]:
-    """Return where the limits of a layout stand."""
-    if len(layout.counter_ids) == len(layout.places):
-        return list(zip(layout.places, map(standings.__getitem__, layout.counter_ids), strict=True))
-    return statuses(layout.places, standings)
 
 
 def _note_written(waiting: Sequence[Waiting], repeated: set[store.Key]) -> None:

@@ -356,9 +356,8 @@ def check_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, us
 
 
 def _occur_time(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> datetime:
-    if not request.HasField("occur_time"):
-        return usages.now()
-    return parse_optional_time("occur_time", request.occur_time, present=True) or usages.now()
+    occur_time = parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time"))
+    return occur_time or usages.now()
 
 
 def render_accepted(accepted: Accepted, adjusted: Sequence[str], units: Units) -> pb.RecordUsageResponse:

@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--invoices", type=int, default=10_000, help="how many invoices P17 issues")
     parser.add_argument("--rerated", type=int, default=40_000, help="how many usages P19 re-rates")
-    parser.add_argument("--exported", type=int, default=100_000, help="how many usages P20 exports")
+    parser.add_argument("--exported", type=int, default=300_000, help="how many usages P20 exports")
     parser.add_argument("--limits", type=int, default=10, choices=range(11), help="limits in force in P5 to P7B")
     parser.add_argument("--grants", type=int, default=0, choices=range(11), help="grants on each account of P1 to P3")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")

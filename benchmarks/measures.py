@@ -65,7 +65,7 @@ class Bench:
         grants: int,
         invoices: int = 10_000,
         rerated: int = 40_000,
-        exported: int = 100_000,
+        exported: int = 300_000,
         usages: int = 1_000_000,
     ) -> None:
         """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""

@@ -93,6 +93,13 @@ async def set_paid(ledger: Ledger, invoice: pb.Invoice, **by: str) -> pb.Invoice
     return (await ledger.invoices.SetInvoicePaid(request, metadata=ledger.metadata, timeout=20)).invoice
 
 
+async def set_uncollectible(ledger: Ledger, invoice: pb.Invoice, reason: str) -> pb.Invoice:
+    request = pb.SetInvoiceUncollectibleRequest(
+        organization_id=invoice.organization_id, invoice_id=invoice.invoice_id, reason=reason
+    )
+    return (await ledger.invoices.SetInvoiceUncollectible(request, metadata=ledger.metadata, timeout=20)).invoice
+
+
 async def rendered(ledger: Ledger, invoice: pb.Invoice, form: pb.InvoiceFormat.ValueType) -> bytes:
     request = pb.RenderInvoiceRequest(
         organization_id=invoice.organization_id, invoice_id=invoice.invoice_id, format=form

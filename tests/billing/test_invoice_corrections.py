@@ -10,7 +10,17 @@ import pytest
 
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
-from tests.billing.invoice_calls import NOW, at, credit, issue, set_issuer, set_paid, set_recipient, void
+from tests.billing.invoice_calls import (
+    NOW,
+    at,
+    credit,
+    issue,
+    set_issuer,
+    set_paid,
+    set_recipient,
+    set_uncollectible,
+    void,
+)
 from tests.billing.support import BillingServer, Ledger, funded, organization, refusal, usd
 from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import invoice_pb2 as pb
@@ -69,6 +79,24 @@ async def test_credit_of_what_the_invoice_has_not_is_refused(ledger: Ledger) -> 
         assert (await refusal(credit(ledger, invoice, *wrong)))[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_an_invoice_that_is_given_up_can_still_be_credited_paid_and_voided(ledger: Ledger) -> None:
+    first = await invoiced(ledger, "10")
+    given_up, again = [await set_uncollectible(ledger, first, reason) for reason in ("moved away", "something else")]
+    assert (given_up.state, given_up.reason) == (pb.INVOICE_STATE_UNCOLLECTIBLE, "moved away")
+    assert again == given_up
+    note = await credit(ledger, first, pb.CreditedLine(line_number=1, amount=usd("4")))
+    assert note.invoice.state == pb.INVOICE_STATE_UNCOLLECTIBLE
+    paid = await set_paid(ledger, first, operation_id="charge-0")
+    assert paid.state == pb.INVOICE_STATE_PAID
+    code, reason, _ = await refusal(set_uncollectible(ledger, first, "too late"))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INVOICE_STATE")
+    second = await invoiced(ledger, "3")
+    await set_uncollectible(ledger, second, "moved away")
+    assert (await void(ledger, second)).invoice.state == pb.INVOICE_STATE_VOID
+    for stranger in (note.credit_note, second):
+        assert (await refusal(set_uncollectible(ledger, stranger, "no")))[1] == "INVOICE_STATE"
+
+
 async def test_events_of_an_invoice_are_told_once_in_the_transaction(
     server: BillingServer, database_admin_url: str
 ) -> None:
@@ -81,6 +109,12 @@ async def test_events_of_an_invoice_are_told_once_in_the_transaction(
         second = await issue(ledger, org, NOW)
         note = (await void(ledger, second)).credit_note
         await void(ledger, second)
+        await ledger.debit(org, "last", "5")
+        third = await issue(ledger, org, NOW)
+        line = pb.CreditedLine(line_number=1, amount=usd("2"))
+        part, repeat = [(await credit(ledger, third, line, request_id="part")).credit_note for _ in range(2)]
+        for _ in range(2):
+            await set_uncollectible(ledger, third, "gone")
     statement = in_shard_of(
         org, "SELECT subject, type, data::text FROM billing.events WHERE organization_id = $1 ORDER BY event_id"
     )
@@ -92,10 +126,20 @@ async def test_events_of_an_invoice_are_told_once_in_the_transaction(
         (f"invoice/{invoice.invoice_id}", "tollhouse.invoice.paid"),
         (f"invoice/{second.invoice_id}", "tollhouse.invoice.issued"),
         (f"invoice/{second.invoice_id}", "tollhouse.invoice.voided"),
+        (f"invoice/{third.invoice_id}", "tollhouse.invoice.issued"),
+        (f"invoice/{third.invoice_id}", "tollhouse.invoice.credited"),
+        (f"invoice/{third.invoice_id}", "tollhouse.invoice.uncollectible"),
     ]
     assert told[0][2]["number"] == invoice.number
     assert told[1][2]["operation_id"] == "charge-0"
     assert told[3][2]["credit_note_number"] == note.number
+    credited, given_up = told[5][2], told[6][2]
+    assert (credited["credit_note_number"], credited["credit_note_total"]) == (part.number, "2")
+    assert part == repeat
+    assert (credited["total"], credited["reason"], given_up["total"], given_up["reason"]) == (
+        *("8", "a complaint"),
+        *("8", "gone"),
+    )
 
 
 @pytest.mark.parametrize("bad", [BAD, "x" * 1_000_000])

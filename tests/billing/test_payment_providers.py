@@ -62,7 +62,7 @@ class Acme:
     answers: asyncio.Event | None = None
     """Where given: refunds are made, and answered when this is set."""
 
-    charges_saved_methods = True
+    charges_saved_methods: bool = True
 
     @property
     def name(self) -> str:

@@ -221,5 +221,12 @@ async def test_who_has_no_saved_method_or_no_such_provider_is_refused_by_name(sh
     with pytest.raises(errors.PaymentProviderUnknown):
         await shop.policy(org, provider="nobody")
     customer = await shop.customer()
+    shop.acme.charges_saved_methods = False
+    try:
+        with pytest.raises(errors.PaymentProviderCannot):
+            await shop.policy(customer)
+        assert not (await shop.policy(customer, enabled=False)).enabled
+    finally:
+        shop.acme.charges_saved_methods = True
     first = await shop.policy(customer)
     assert replace(await shop.policy(customer), update_time=first.update_time) == first

@@ -3,13 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
+from google.protobuf import timestamp_pb2
 
 from tests.client.conftest import House
 from tests.metering.support import eventually
 from tollhouse.identity.v1 import api_key_pb2
-from tollhouse_client import KeyAnswer, KeyCache
+from tollhouse_client import KeyAnswer, KeyCache, key_cache
 from tollhouse_client.errors import ClientClosed, TollhouseError
 
 
@@ -149,6 +151,24 @@ async def test_resync_drops_everything(house: House) -> None:
     await lonely.verify(house.secret)
     lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=2, resync=True))
     assert lonely.size == 0
+
+
+async def test_key_expires_by_the_clock_of_identity(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    expire_time = timestamp_pb2.Timestamp(seconds=int(time.time()) + 3600)
+    key = await house.new_key(expire_time=expire_time)
+    fast = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
+    monkeypatch.setattr(key_cache, "time", fast)
+    async with KeyCache(house.gateway) as keys:
+        await told(keys, 1)
+        assert (await keys.verify(key.secret)).is_valid
+        assert keys.known(key.secret) is not None
+    monkeypatch.undo()
+    lonely = KeyCache(house.gateway)
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=1))
+    assert (await lonely.verify(key.secret)).is_valid
+    assert lonely.known(key.secret) is not None
+    lonely.take_in(api_key_pb2.WatchApiKeysResponse(revision=1, send_time=expire_time))
+    assert lonely.known(key.secret) is None
 
 
 async def test_closed_cache_answers_nobody_from_memory(house: House) -> None:

@@ -19,6 +19,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Protocol, Self, TypeAlias
 
 import grpc
+from google.protobuf import timestamp_pb2
 
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2
@@ -119,7 +120,7 @@ class _Kept:
         self.models = tuple(answer.allowed_models)
         self.addresses = tuple(map(_network, answer.allowed_addresses))
         self.revision = answer.revision
-        self.expire_s = _seconds(answer) if answer.HasField("expire_time") else None
+        self.expire_s = _seconds(answer.expire_time) if answer.HasField("expire_time") else None
 
     def decide(self, model: str, required_scopes: Sequence[str], client_address: str) -> KeyAnswer:
         """Answer for one use of the key."""
@@ -163,6 +164,8 @@ class KeyCache:
         self._by_subject: dict[str, set[bytes]] = {}
         self._asking: dict[_Flight, asyncio.Task[_Kept | KeyAnswer]] = {}
         self._good_until_s = 0.0
+        self._clock_is_behind_s = 0.0
+        """How far this machine's clock is behind identity's, by which keys expire."""
         self._watched_revision = 0
         self._changed_revision = 0
         self._follower: asyncio.Task[None] | None = None
@@ -248,7 +251,7 @@ class KeyCache:
         kept = self._kept.get(digest)
         if kept is None or time.monotonic() >= self._good_until_s:
             return None
-        if kept.expire_s is not None and time.time() >= kept.expire_s:
+        if kept.expire_s is not None and time.time() + self._clock_is_behind_s >= kept.expire_s:
             self._forget(digest)
             return None
         # Every change up to the watched revision is applied, so the answer is as good as one of that revision.
@@ -333,6 +336,8 @@ class KeyCache:
             # Callers after a change must not share a request that was sent before it.
             self._asking.clear()
         self._watched_revision = max(self._watched_revision, message.revision)
+        if message.HasField("send_time"):
+            self._clock_is_behind_s = _seconds(message.send_time) - time.time()
         if len(message.changes) < _CHANGES_AT_ONCE:
             self._good_until_s = time.monotonic() + self._stale_max_s
 
@@ -357,8 +362,8 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _seconds(answer: api_key_pb2.VerifyApiKeyResponse) -> float:
-    return answer.expire_time.seconds + answer.expire_time.nanos / 1e9
+def _seconds(time_: timestamp_pb2.Timestamp) -> float:
+    return time_.seconds + time_.nanos / 1e9
 
 
 def _subjects_of(change: api_key_pb2.ApiKeyChange) -> list[str]:

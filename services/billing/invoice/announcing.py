@@ -1,17 +1,19 @@
 """Announces what became of invoices, in the transaction of the change."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.events.outbox import NewEvent, announce
 from services.billing.invoice.domain import Document
 
+What: TypeAlias = Literal["issued", "paid", "voided", "credited", "uncollectible", "overdue"]
+
 
 async def announce_document(
     connection: RawConnection,
-    what: Literal["issued", "paid", "voided", "overdue"],
+    what: What,
     document: Document,
     moment: datetime | None = None,
     **besides: str | None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
+from libs.common.amount import format_amount
 from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor
 from libs.common.clock import Clock
@@ -66,7 +67,7 @@ class Corrections:
             voided = replace(before, state=State.VOID, state_time=self._clock.now(), reason=reason, amounts=credited)
             await self._set_state(connection, before, voided)
             note = await self._credit(connection, before, {}, reason, notes, all_of_it=True)
-            await announce_document(connection, "voided", voided, credit_note_number=note.number)
+            await announce_document(connection, "voided", voided, credit_note_number=note.number, reason=voided.reason)
             return voided, note
 
     async def credit(
@@ -97,6 +98,16 @@ class Corrections:
             note = await self._credit(connection, before, wanted, reason, notes)
             credited = before.amounts.credited + note.amounts.total
             after = replace(before, amounts=replace(before.amounts, credited=credited))
+            await announce_document(
+                connection,
+                "credited",
+                after,
+                note.issue_time,
+                credit_note_id=note.invoice_id,
+                credit_note_number=note.number,
+                credit_note_total=format_amount(note.amounts.total),
+                reason=note.reason,
+            )
             answer = render(note, after)
             await keep_response(connection, organization_id, repeatable, answer, self._clock)
             return answer, False
@@ -141,6 +152,7 @@ class Corrections:
             _require(before, _OPEN, "uncollectible")
             after = replace(before, state=State.UNCOLLECTIBLE, state_time=self._clock.now(), reason=reason)
             await self._set_state(connection, before, after)
+            await announce_document(connection, "uncollectible", after, reason=reason)
             return after
 
     async def _set_state(self, connection: RawConnection, before: Document, after: Document) -> None:

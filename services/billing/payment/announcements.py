@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Literal, TypeAlias
 
 from libs.common.amount import format_amount
 from libs.common.events.outbox import NewEvent
 from services.billing.payment.domain import ZERO, Payment, PaymentStatus
 
+What: TypeAlias = Literal["completed", "failed", "refunded", "disputed"]
 _NOT_PAID = (None, PaymentStatus.PENDING, PaymentStatus.FAILED)
 
 
 def events_of(payment: Payment) -> list[NewEvent]:
     """Return what happened to a payment since it was stored last."""
     before, now = payment.stored_status, payment.status
-    names: list[str] = []
+    names: list[What] = []
     if now is PaymentStatus.FAILED and before is not now:
         names.append("failed")
     if now not in _NOT_PAID:

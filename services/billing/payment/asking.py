@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from libs.common.errors import Unavailable
 from services.billing import payment_errors as errors
@@ -13,6 +14,8 @@ from services.billing.payment.provider import (
     ProviderDown,
     ProviderMisconfigured,
 )
+
+CHARGE_SAVED_METHOD: Final = "charge a saved method"
 
 
 def find_provider(providers: Mapping[str, Provider], name: str, what: str) -> tuple[str, Provider]:
@@ -29,6 +32,16 @@ def find_provider(providers: Mapping[str, Provider], name: str, what: str) -> tu
     if provider is None:
         raise errors.PaymentProviderUnknown(provider=name or "that is meant")
     return name, provider
+
+
+def require_saved_methods(name: str, provider: Provider) -> None:
+    """Check that a provider charges saved methods.
+
+    Raises:
+        PaymentProviderCannot: it does not.
+    """
+    if not provider.charges_saved_methods:
+        raise errors.PaymentProviderCannot(provider=name, what=CHARGE_SAVED_METHOD)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
-from services.billing.payment.asking import find_provider
+from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
 from services.billing.payment.domain import CENT, ZERO, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
@@ -85,7 +85,9 @@ class TopUps:
             PaymentProviderCannot, PaymentProviderUnknown, NoSavedMethod: the provider cannot be charged by itself.
             InvalidArgument: it cannot charge the amount in its currency.
         """
-        name, provider = find_provider(self._providers, policy.provider, "charge a saved method")
+        name, provider = find_provider(self._providers, policy.provider, CHARGE_SAVED_METHOD)
+        if policy.enabled:
+            require_saved_methods(name, provider)
         smallest = provider.smallest(policy.currency_code)
         if policy.top_up_amount is not None and policy.top_up_amount % smallest:
             rule = f"must be a multiple of {smallest}, which {name} can charge in {policy.currency_code}"

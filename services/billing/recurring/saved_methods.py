@@ -21,10 +21,10 @@ from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import facts, store
+from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
 from services.billing.payment.domain import CENT, Brings, Credits, Field, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
-    MANUAL,
     FactStatus,
     NewCharge,
     Provider,
@@ -80,12 +80,9 @@ class SavedMethods:
         Raises:
             PaymentProviderUnknown, PaymentProviderCannot, NoSavedMethod: it cannot.
         """
-        known = self._providers.get(provider)
-        if provider == MANUAL or (known is not None and not known.charges_saved_methods):
-            raise errors.PaymentProviderCannot(provider=provider, what="charge a saved method")
-        if known is None:
-            raise errors.PaymentProviderUnknown(provider=provider)
-        await self._customer(organization_id, provider)
+        name, known = find_provider(self._providers, provider, CHARGE_SAVED_METHOD)
+        require_saved_methods(name, known)
+        await self._customer(organization_id, name)
 
     async def charge(self, demands: Sequence[Demand]) -> list[str | Exception]:
         """Return for each demand the payment that brought its price, or why there is none.

@@ -1,6 +1,7 @@
 """Keys, verdicts and changes as messages."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from libs.common.pages import PAGE_BYTES_MAX
@@ -161,9 +162,12 @@ def _principal(record: KeyRecord) -> pb.Principal:
     return principal
 
 
-def render_news(news: News) -> pb.WatchApiKeysResponse:
+def render_news(news: News, now: datetime) -> pb.WatchApiKeysResponse:
     return pb.WatchApiKeysResponse(
-        revision=news.revision, changes=[_change(change) for change in news.changes], resync=news.resync
+        revision=news.revision,
+        changes=[_change(change) for change in news.changes],
+        resync=news.resync,
+        send_time=render_time(now),
     )
 
 

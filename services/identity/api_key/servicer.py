@@ -236,7 +236,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         self, request: pb.WatchApiKeysRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchApiKeysResponse]:
         async for news in self._watchers.watch(request.after_revision):
-            yield render_news(news)
+            yield render_news(news, self._clock.now())
 
     async def _change(
         self, request: pb.DisableApiKeyRequest | pb.EnableApiKeyRequest | pb.RevokeApiKeyRequest, kind: ChangeKind

@@ -357,8 +357,8 @@ class PaymentServiceServicer:
         made the organization's last payment through the provider. At most one such payment is pending at a time. After a
         decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
         INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
-        provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
-        organization names a customer of the provider.
+        provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
+        that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -160,8 +160,8 @@ class PaymentServiceStub:
     made the organization's last payment through the provider. At most one such payment is pending at a time. After a
     decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
     INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
-    provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
-    organization names a customer of the provider.
+    provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
+    that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.
     """
     GetTopUpPolicy: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetTopUpPolicyRequest, _payment_pb2.GetTopUpPolicyResponse]
     """Returns when an organization's account is topped up by itself. Fails with NOT_FOUND when no policy was set."""
@@ -420,8 +420,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         made the organization's last payment through the provider. At most one such payment is pending at a time. After a
         decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
         INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
-        provider `manual`, `PROVIDER_UNKNOWN` for one that is not set up, and `NO_SAVED_METHOD` when no payment of the
-        organization names a customer of the provider.
+        provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
+        that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.
         """
 
     @_abc_1.abstractmethod

@@ -1738,6 +1738,7 @@ class WatchApiKeysResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     RESYNC_FIELD_NUMBER: _builtins.int
+    SEND_TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Every change up to this revision has now been sent."""
     resync: _builtins.bool
@@ -1746,16 +1747,23 @@ class WatchApiKeysResponse(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKeyChange]:
         """The changes, in the order of their revisions; at most 500."""
 
+    @_builtins.property
+    def send_time(self) -> _timestamp_pb2.Timestamp:
+        """The time by identity's clock when this was sent. A key that is cached has expired when this clock reaches its
+        expire_time, whatever the clock of the subscriber says.
+        """
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         changes: _abc.Iterable[Global___ApiKeyChange] | None = ...,
         resync: _builtins.bool = ...,
+        send_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_time", b"send_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "resync", b"resync", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "resync", b"resync", "revision", b"revision", "send_time", b"send_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

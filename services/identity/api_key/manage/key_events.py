@@ -33,7 +33,9 @@ async def announce_leak(
     """Announce that a key was found in public, and is revoked; `found` says by whom and where."""
     email = None if api_key.user_id is None else await store.find_email(tx, api_key.user_id)
     data = {**_about(api_key), **found}
-    await announce(tx, [_event("leaked", api_key.organization_id, api_key.api_key_id, data, email, keys)], now)
+    await announce(
+        tx, [_event("tollhouse.api_key.leaked", api_key.organization_id, api_key.api_key_id, data, email, keys)], now
+    )
 
 
 class KeyExpiry:
@@ -87,11 +89,11 @@ def _expiring(due: store.ExpiringKey, keys: SealingKeys | None) -> NewEvent:
         "project_id": due.project_id,
         "expire_time": rfc3339(due.expire_time),
     }
-    return _event("expiring", due.organization_id, due.api_key_id, data, due.email, keys)
+    return _event("tollhouse.api_key.expiring", due.organization_id, due.api_key_id, data, due.email, keys)
 
 
 def _event(
-    what: str,
+    event_type: str,
     organization_id: str,
     api_key_id: str,
     data: Mapping[str, object],
@@ -100,4 +102,4 @@ def _event(
 ) -> NewEvent:
     subject = f"api_key/{api_key_id}"
     sealed = seal_data(keys, organization_id, subject, {"email": email}) if email else None
-    return NewEvent(organization_id, f"tollhouse.api_key.{what}", subject, data, sealed)
+    return NewEvent(organization_id, event_type, subject, data, sealed)

@@ -5,7 +5,6 @@ import pytest
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation
-from tollhouse.common.v1 import event_pb2, event_pb2_grpc
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc
 
 
@@ -29,11 +28,12 @@ async def organization_id(installation: Installation) -> str:
 async def test_events_endpoints_and_deliveries_are_listed_and_events_replayed(
     installation: Installation, organization_id: str
 ) -> None:
-    async with installation.connection().open() as channels:
-        created = await event_pb2_grpc.EventServiceStub(channels.identity).CreateEventEndpoint(
-            event_pb2.CreateEventEndpointRequest(organization_id=organization_id, url="https://events.invalid/")
-        )
-    endpoint_id = created.endpoint.endpoint_id
+    created = made(
+        *(installation, "events", "create", "https://events.invalid/", "--service", "identity"),
+        *("--organization", organization_id),
+    )
+    assert created["secret"].startswith("whsec_")
+    endpoint_id = created["endpoint_id"]
     (event,) = found(installation, "events", "list", "--organization", organization_id, "--service", "identity")
     assert (event["type"], event["sequence"]) == ("tollhouse.invitation.created", "1")
     table = done(installation, "events", "list", "--organization", organization_id)
@@ -48,6 +48,31 @@ async def test_events_endpoints_and_deliveries_are_listed_and_events_replayed(
     (delivery,) = found(installation, "events", "deliveries", *place)
     assert delivery["event_id"] == event["event_id"]
     assert str(event["event_id"]) in done(installation, "events", "deliveries", *place)
+
+
+def test_an_endpoint_is_changed_switched_off_given_another_secret_and_deleted(
+    installation: Installation, organization_id: str
+) -> None:
+    owner = ("--service", "billing", "--organization", organization_id)
+    create = ("events", "create", "https://hook.invalid/", *owner, "--type", "tollhouse.invoice.*", "--request", "hook")
+    first, again = (made(installation, *create) for _ in range(2))
+    assert list(first["types"]) == ["tollhouse.invoice.*"]
+    assert (again["endpoint_id"], again["secret"]) == (first["endpoint_id"], "")
+    place = (*owner, "--endpoint", first["endpoint_id"])
+    changed = made(installation, "events", "update", *place, "--off", "--description", "for the books")
+    assert not changed["enabled"]
+    assert (changed["description"], changed["url"]) == ("for the books", first["url"])
+    changed = made(installation, "events", "update", *place, "--on", "--type", "tollhouse.payment.*")
+    assert changed["enabled"]
+    assert list(changed["types"]) == ["tollhouse.payment.*"]
+    rotated = made(installation, "events", "rotate", *place, "--overlap", "0s")
+    assert rotated["secret"].startswith("whsec_")
+    assert rotated["secret"] != first["secret"]
+    done(installation, "events", "delete", *place, "--yes")
+    assert found(installation, "events", "endpoints", "--organization", organization_id, "--service", "billing") == []
+    assert "what is to change" in refused(installation, 2, "events", "update", *place)
+    refused(installation, 1, "events", "update", *place, "--off")
+    refused(installation, 2, "events", "create", "ftp://hook.invalid/", *owner)
 
 
 def test_wrong_use_is_named(installation: Installation, organization_id: str) -> None:

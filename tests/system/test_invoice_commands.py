@@ -55,6 +55,37 @@ async def test_invoice_is_issued_shown_printed_and_voided(installation: Installa
     assert voided["credit_note"].startswith("CMD-")
 
 
+async def test_invoice_is_credited_given_up_and_paid_after_all(installation: Installation) -> None:
+    org = await charged(installation)
+    made(installation, "invoice", "issuer", "--name", "Tollhouse Inc.", "--prefix", "CMD-")
+    recipient = ("invoice", "recipient", org)
+    shown = json.loads(
+        done(installation, *recipient, "--name", "Acme", "--address", "2 Road", "--tax-percent", "20", "--json")
+    )
+    assert (shown["party"]["name"], shown["tax_percent"]) == ("Acme", "20")
+    changed = json.loads(
+        done(installation, *recipient, "--address", "3 Road", "--address", "Town", "--by-hand", "--json")
+    )
+    assert (changed["party"]["name"], changed["party"]["address_lines"]) == ("Acme", ["3 Road", "Town"])
+    assert (changed["tax_percent"], changed["by_hand"]) == ("20", True)
+    assert "Acme" in done(installation, "invoice", "recipient", org)
+    issued = made(installation, "invoice", "issue", org, "--until", "0m")
+    one = (org, issued["invoice_id"])
+    for wrong in ("x", "0", "²", "1=", "1=x", "1=0.5EUR", "9" * 30):
+        tried = installation.command("invoice", "credit", *one, "--reason", "a test", "--line", wrong, "--yes")
+        assert tried.returncode in (1, 2), (wrong, tried.stdout)
+        assert "Traceback" not in tried.stderr
+    credit = ("invoice", "credit", *one, "--reason", "a test", "--yes", "--json")
+    note = json.loads(done(installation, *credit, "--line", "1=0.50 USD"))
+    assert note["kind"] == "INVOICE_KIND_CREDIT_NOTE"
+    assert note["total"] == {"currency_code": "USD", "value": "0.6"}
+    given_up = made(installation, "invoice", "uncollectible", *one, "--reason", "a test", "--yes")
+    assert given_up["state"] == "INVOICE_STATE_UNCOLLECTIBLE"
+    paid = made(installation, "invoice", "paid", *one, "--operation", "top-up")
+    assert paid["state"] == "INVOICE_STATE_PAID"
+    assert json.loads(done(installation, *credit))["credited"] == "3.6 USD"
+
+
 async def test_link_opens_the_document_through_the_gateway_until_it_is_changed(installation: Installation) -> None:
     org = await charged(installation)
     made(installation, "invoice", "issuer", "--name", "Tollhouse Inc.", "--prefix", "CMD-")

@@ -7,15 +7,16 @@ from typing import Annotated, Final
 
 import grpc
 import typer
-from google.protobuf import json_format
+from google.protobuf import field_mask_pb2, json_format
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
 from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption
 from libs.cli.terminal.output import Output, as_dict, cell
-from libs.cli.terminal.times import parse_past
+from libs.cli.terminal.times import parse_past, parse_span
 from libs.common.ids import new_id
 from tollhouse.common.v1 import event_pb2, event_pb2_grpc
 
@@ -40,6 +41,12 @@ ServicesOption = Annotated[
 ]
 OneServiceOption = Annotated[str, typer.Option("--service", help="The service: identity, billing or metering.")]
 PlatformOption = Annotated[bool, typer.Option("--platform", help="What belongs to no organization.")]
+TypesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", help="What to send: a type, or all of a noun such as 'tollhouse.invoice.*'; may be repeated."
+    ),
+]
 EndpointOption = Annotated[str, typer.Option("--endpoint", help="The endpoint.", metavar="ID")]
 
 
@@ -103,6 +110,101 @@ async def endpoints(
         for name, endpoint in found
     ]
     output.table(_ENDPOINT_COLUMNS, rows)
+
+
+@calling(group, "create", CONTEXTS)
+async def create(
+    channels: Channels,
+    output: Output,
+    url: Annotated[str, typer.Argument(help="Where to send, such as https://acme.example/hook.", metavar="URL")],
+    service: OneServiceOption,
+    organization: OrganizationOption = "",
+    platform: PlatformOption = False,
+    type_: TypesOption = None,
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    request_id: Annotated[str, typer.Option("--request", help="A name, so that a repeat creates nothing more.")] = "",
+) -> None:
+    """Create an endpoint that a service's events are sent to; the secret that signs them is shown this once."""
+    request = event_pb2.CreateEventEndpointRequest(
+        organization_id=_owner(organization, platform),
+        url=url,
+        types=type_ or (),
+        description=description,
+        request_id=request_id,
+    )
+    (name,) = _chosen([service])
+    created = await _stub(channels, name).CreateEventEndpoint(request)
+    output.one(created.endpoint, secret=created.secret)
+    if created.replayed:
+        output.remark("It was created before. `events rotate` gives it a new secret if the first was lost.")
+
+
+@calling(group, "update", CONTEXTS)
+async def update(
+    channels: Channels,
+    output: Output,
+    service: OneServiceOption,
+    endpoint: EndpointOption,
+    organization: OrganizationOption = "",
+    platform: PlatformOption = False,
+    url: Annotated[str | None, typer.Option(help="Where to send.")] = None,
+    type_: TypesOption = None,
+    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    enabled: Annotated[bool | None, typer.Option("--on/--off", help="Whether events are sent to it.")] = None,
+) -> None:
+    """Change what is given of an endpoint, and leave the rest."""
+    changes = {"url": url, "types": type_, "description": description, "enabled": enabled}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if not given:
+        raise WrongUse("Give what is to change: --url, --type, --description, --on or --off.")
+    request = event_pb2.UpdateEventEndpointRequest(
+        organization_id=_owner(organization, platform),
+        endpoint_id=endpoint,
+        update_mask=field_mask_pb2.FieldMask(paths=given),
+        **given,  # type: ignore[arg-type]  # Each has the type of its field.
+    )
+    (name,) = _chosen([service])
+    output.one((await _stub(channels, name).UpdateEventEndpoint(request)).endpoint)
+
+
+@calling(group, "rotate", CONTEXTS)
+async def rotate(
+    channels: Channels,
+    output: Output,
+    service: OneServiceOption,
+    endpoint: EndpointOption,
+    organization: OrganizationOption = "",
+    platform: PlatformOption = False,
+    overlap: Annotated[
+        str, typer.Option(help="How long the old secret signs as well, such as 24h; 0s if it has leaked.")
+    ] = "24h",
+) -> None:
+    """Give an endpoint a new secret, which is shown this once."""
+    request = event_pb2.RotateEventEndpointSecretRequest(
+        organization_id=_owner(organization, platform), endpoint_id=endpoint
+    )
+    request.overlap.FromTimedelta(parse_span(overlap))
+    (name,) = _chosen([service])
+    rotated = await _stub(channels, name).RotateEventEndpointSecret(request)
+    output.one(rotated.endpoint, secret=rotated.secret)
+
+
+@calling(group, "delete", CONTEXTS)
+async def delete(
+    channels: Channels,
+    output: Output,
+    service: OneServiceOption,
+    endpoint: EndpointOption,
+    organization: OrganizationOption = "",
+    platform: PlatformOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Delete an endpoint. What waits for it is given up."""
+    confirm(f"Delete the endpoint {endpoint}?", yes=yes)
+    request = event_pb2.DeleteEventEndpointRequest(organization_id=_owner(organization, platform), endpoint_id=endpoint)
+    (name,) = _chosen([service])
+    await _stub(channels, name).DeleteEventEndpoint(request)
+    output.remark(f"The endpoint {endpoint} is deleted.")
 
 
 @calling(group, "deliveries", CONTEXTS)

@@ -1,12 +1,16 @@
 """`tollhouse invoice …`: invoices and credit notes over what accounts were charged."""
 
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from google.protobuf.message import Message
 
 from libs.cli.failures import WrongUse
+from libs.cli.terminal.amounts import parse_amount
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
@@ -122,6 +126,66 @@ async def void(
     output.one(answer.invoice, credit_note=answer.credit_note.number)
 
 
+@calling(group, "credit", _BILLING)
+async def credit(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    invoice: InvoiceArgument,
+    reason: Annotated[str, typer.Option(help="Why, as it is printed on the credit note.")],
+    line: Annotated[
+        list[str] | None,
+        typer.Option(help="A line by its number, such as 2, or a part of it, such as 2=1.50USD; may be repeated."),
+    ] = None,
+    request_id: Annotated[str, typer.Option("--request", help="A name, so that a repeat credits nothing more.")] = "",
+    yes: YesOption = False,
+) -> None:
+    """Issue a credit note over lines of an invoice, or over all that is left of it."""
+    confirm(f"Credit {'lines' if line else 'all that is left'} of the invoice {invoice}?", yes=yes)
+    request = invoice_pb2.CreateCreditNoteRequest(
+        organization_id=organization,
+        invoice_id=invoice,
+        reason=reason,
+        lines=[_credited(text) for text in line or ()],
+        request_id=request_id,
+    )
+    answer = await _stub(channels).CreateCreditNote(request)
+    output.one(answer.credit_note, credited=cell(answer.invoice, "credited"))
+
+
+@calling(group, "paid", _BILLING)
+async def paid(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    invoice: InvoiceArgument,
+    payment: Annotated[str, typer.Option(help="The id of the payment that paid it.")] = "",
+    operation: Annotated[str, typer.Option(help="The operation id of the movement that paid it.")] = "",
+) -> None:
+    """Say by which payment or which movement an invoice is paid."""
+    request = invoice_pb2.SetInvoicePaidRequest(
+        organization_id=organization, invoice_id=invoice, payment_id=payment, operation_id=operation
+    )
+    output.one((await _stub(channels).SetInvoicePaid(request)).invoice)
+
+
+@calling(group, "uncollectible", _BILLING)
+async def uncollectible(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    invoice: InvoiceArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    yes: YesOption = False,
+) -> None:
+    """Say that an invoice will not be paid. It can be paid, credited or voided later all the same."""
+    confirm(f"Give up the invoice {invoice}?", yes=yes)
+    request = invoice_pb2.SetInvoiceUncollectibleRequest(
+        organization_id=organization, invoice_id=invoice, reason=reason
+    )
+    output.one((await _stub(channels).SetInvoiceUncollectible(request)).invoice)
+
+
 @calling(group, "render", _BILLING)
 async def render(
     channels: Channels,
@@ -176,6 +240,63 @@ async def issuer(
         )
     )
     output.one((await _stub(channels).SetInvoiceIssuer(request)).issuer)
+
+
+@calling(group, "recipient", _BILLING)
+async def recipient(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    name: Annotated[str | None, typer.Option(help="The recipient's name.")] = None,
+    address: Annotated[list[str] | None, typer.Option(help="A line of the address; may be repeated.")] = None,
+    tax_id: Annotated[list[str] | None, typer.Option(help="A tax id; may be repeated.")] = None,
+    email: Annotated[str | None, typer.Option(help="An address of mail, as it is printed.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="What their numbers begin with.")] = None,
+    tax_percent: Annotated[str | None, typer.Option(help="The tax rate in percent, such as 19.")] = None,
+    tax_place: Annotated[str | None, typer.Option(help="Where the tax is owed, such as DE.")] = None,
+    tax_note: Annotated[str | None, typer.Option(help="What is printed beside the tax.")] = None,
+    language: Annotated[str | None, typer.Option(help="The language of their documents: en, de, fr or es.")] = None,
+    by_hand: Annotated[
+        bool | None, typer.Option("--by-hand/--automatic", help="Whether their invoices are issued by hand alone.")
+    ] = None,
+) -> None:
+    """Show to whom an organization's invoices are addressed, or change what is given and leave the rest."""
+    stub = _stub(channels)
+    known = (
+        await stub.GetInvoiceRecipient(invoice_pb2.GetInvoiceRecipientRequest(organization_id=organization))
+    ).recipient
+    party = {"name": name, "email": email, "address_lines": address, "tax_ids": tax_id}
+    fields = {
+        "prefix": prefix,
+        "tax_percent": tax_percent,
+        "tax_place": tax_place,
+        "tax_note": tax_note,
+        "language": language,
+        "by_hand": by_hand,
+    }
+    if all(value is None for value in (*party.values(), *fields.values())):
+        output.one(known)
+        return
+    _change(known.party, party)
+    _change(known, fields)
+    request = invoice_pb2.SetInvoiceRecipientRequest(organization_id=organization, recipient=known)
+    output.one((await stub.SetInvoiceRecipient(request)).recipient)
+
+
+def _change(message: Message, values: Mapping[str, str | bool | list[str] | None]) -> None:
+    """Set what is given, and leave the rest."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in given:
+        message.ClearField(name)
+    message.MergeFrom(type(message)(**given))
+
+
+def _credited(text: str) -> invoice_pb2.CreditedLine:
+    found = re.fullmatch(r"([0-9]{1,9})(?:=(.+))?", text, re.ASCII)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no number of a line, with or without an amount such as 2=1.50USD")
+    number, amount = found.groups()
+    return invoice_pb2.CreditedLine(line_number=int(number), amount=parse_amount(amount) if amount else None)
 
 
 def _stub(channels: Channels) -> invoice_pb2_grpc.InvoiceServiceStub:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import grpc
 import typer
 
+from libs.cli.terminal.amounts import parse_amount
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
@@ -98,7 +99,7 @@ async def record(
         method=pb.PaymentMethod.Value(f"PAYMENT_METHOD_{method.name}"),
         brings=pb.BRINGS_UNSPECIFIED if brings is None else pb.Brings.Value(f"BRINGS_{brings.name}"),
         product_code=product,
-        credits=_amount(credits_) if credits_ else None,
+        credits=parse_amount(credits_) if credits_ else None,
         references=[_reference(reference)] if reference else [],
         reason=reason,
     )
@@ -167,7 +168,7 @@ async def refund(
     if amount:
         get_request = pb.GetPaymentRequest(organization_id=organization, payment_id=payment)
         found = (await stub.GetPayment(get_request)).payment
-        money = _amount(amount)
+        money = parse_amount(amount)
         money.currency_code = money.currency_code or found.amount.currency_code
     request = pb.RefundPaymentRequest(
         organization_id=organization, payment_id=payment, request_id=request_id, amount=money, reason=reason
@@ -194,15 +195,15 @@ async def set_top_up(
     request = pb.SetTopUpPolicyRequest(
         organization_id=organization,
         enabled=not off,
-        threshold=_amount(below) if below else known.threshold,
+        threshold=parse_amount(below) if below else known.threshold,
         provider=provider or known.provider,
         max_per_day=per_day or known.max_per_day,
         max_per_month=per_month or known.max_per_month,
     )
     if amount or (known.HasField("top_up_amount") and not up_to):
-        request.top_up_amount.CopyFrom(_amount(amount) if amount else known.top_up_amount)
+        request.top_up_amount.CopyFrom(parse_amount(amount) if amount else known.top_up_amount)
     if up_to or (known.HasField("target_balance") and not amount):
-        request.target_balance.CopyFrom(_amount(up_to) if up_to else known.target_balance)
+        request.target_balance.CopyFrom(parse_amount(up_to) if up_to else known.target_balance)
     output.one((await stub.SetTopUpPolicy(request)).policy)
 
 
@@ -269,8 +270,8 @@ async def create_product(
         request_id=new_id(),
         product_code=code,
         name=name,
-        price=_amount(price),
-        credits=_amount(credits_),
+        price=parse_amount(price),
+        credits=parse_amount(credits_),
         expire_after_days=expire_after_days,
         provider_references=[ProviderReference(**_parts(sold_as))] if sold_as else [],
     )
@@ -307,8 +308,3 @@ def _reference(text: str) -> pb.PaymentReference:
     return pb.PaymentReference(
         provider=parts["provider"], kind=pb.ReferenceKind.Value(name), external_id=parts["external_id"]
     )
-
-
-def _amount(text: str) -> Amount:
-    value = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    return Amount(currency_code=text[len(value) :], value=value)

@@ -21,7 +21,15 @@ from tests.client.test_meter import CHAT, COST, MODEL
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 from tollhouse.metering.v1.model_pb2 import TokenCounts
 from tollhouse_client import Client, Recorder
-from tollhouse_client.errors import ClientClosed, RecorderFull, SpoolFull, SpoolInUse, TollhouseError, Unavailable
+from tollhouse_client.errors import (
+    ClientClosed,
+    Internal,
+    RecorderFull,
+    SpoolFull,
+    SpoolInUse,
+    TollhouseError,
+    Unavailable,
+)
 from tollhouse_client.recorder import UsageRequest
 from tollhouse_client.spool import REFUSED, Spool
 
@@ -50,6 +58,24 @@ class Away:
         self, request: admission_pb2.SettleRequest, *, timeout_s: float | None = None
     ) -> admission_pb2.SettleResponse:
         raise Unavailable("away")
+
+
+class Choosy(Away):
+    """A client of a metering that records all usage but one, and that one when it is healed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: set[str] = set()
+        self.is_healed = False
+
+    async def record_usage(
+        self, request: usage_pb2.RecordUsageRequest, *, timeout_s: float | None = None
+    ) -> usage_pb2.RecordUsageResponse:
+        if request.operation_id == "poison" and not self.is_healed:
+            self.tries += 1
+            raise Internal("a fault of metering")
+        self.recorded.add(request.operation_id)
+        return usage_pb2.RecordUsageResponse()
 
 
 def usage(house: House, operation_id: str) -> usage_pb2.RecordUsageRequest:
@@ -375,6 +401,28 @@ async def test_refused_usage_is_kept_behind_a_torn_line_and_sent_again_when_its_
     (entry,) = spool.read()
     spool.close()
     assert usage_pb2.RecordUsageRequest.FromString(entry.message).operation_id == "early"
+
+
+async def test_usage_that_metering_fails_on_is_tried_again_and_delays_no_other(tmp_path: Path) -> None:
+    metering = Choosy()
+    async with Recorder(metering, tmp_path, flush_at=10, close_within_s=0.2) as recorder:
+        await recorder.record(some_usage("poison"))
+        async with asyncio.timeout(5):
+            for number in range(60):
+                await asyncio.gather(*(recorder.record(some_usage(f"{number}-{one}")) for one in range(10)))
+            while len(metering.recorded) < 600:  # noqa: ASYNC110 -- the recorder has no event for it.
+                await asyncio.sleep(0.01)
+        assert recorder.waiting == 1
+        tries = metering.tries
+        assert tries < 20
+        async with asyncio.timeout(20):
+            while metering.tries < tries + 2:  # noqa: ASYNC110 -- the same.
+                await asyncio.sleep(0.01)
+    metering.is_healed = True
+    async with Recorder(metering, tmp_path) as recorder, asyncio.timeout(10):
+        await recorder.flush()
+    assert "poison" in metering.recorded
+    assert spooled(tmp_path) == []
 
 
 async def test_usage_too_large_to_be_sent_is_set_aside_and_delays_no_other(house: House, tmp_path: Path) -> None:

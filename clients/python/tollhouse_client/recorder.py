@@ -87,10 +87,13 @@ class Recorder:
         self._spool: Spool | None = None
         self._unwritten: list[tuple[str, bytes, asyncio.Future[None]]] = []
         self._unsent: deque[Entry] = deque()
+        self._failed: deque[Entry] = deque()
+        """Those that could not be sent while others could: they are tried again apart, so that they delay no other."""
         self._under_way = 0
         self._is_closing = False
         self._writer: asyncio.Task[None] | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._retrier: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._room = asyncio.Condition()
 
@@ -115,7 +118,7 @@ class Recorder:
     @property
     def waiting(self) -> int:
         """How many usages are not confirmed by metering."""
-        return len(self._unwritten) + len(self._unsent) + self._under_way
+        return len(self._unwritten) + len(self._unsent) + len(self._failed) + self._under_way
 
     async def record(self, request: usage_pb2.RecordUsageRequest, *, timeout_s: float = 10.0) -> None:
         """Take usage. When this returns, a crash does not lose it. It keeps the time at which it is taken.
@@ -147,8 +150,10 @@ class Recorder:
                 await self.flush()
         except TimeoutError:
             _log.warning("%d usages wait in the spool %s for the next process.", self.waiting, self._folder)
-        self._sender.cancel()
-        await asyncio.gather(self._sender, return_exceptions=True)
+        senders = [task for task in (self._sender, self._retrier) if task is not None]
+        for task in senders:
+            task.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
         spool, self._spool = self._spool, None
@@ -212,12 +217,39 @@ class Recorder:
                 await self._tell_room()
                 await self._pause(self._flush_every_s)
                 continue
-            again = await self._send([self._unsent.popleft() for _ in range(min(len(self._unsent), self._flush_at))])
-            self._unsent.extendleft(reversed(again))
+            taken = [self._unsent.popleft() for _ in range(min(len(self._unsent), self._flush_at))]
+            again = await self._send(taken)
+            if len(again) < len(taken):
+                failures = 0
+                self._retry(again)
+            else:
+                failures += 1
+                self._unsent.extendleft(reversed(again))
             await self._tell_room()
-            failures = failures + 1 if again else 0
             if failures:
-                await asyncio.sleep(random.uniform(0.05, min(_PAUSE_MAX_S, 0.1 * 2.0 ** min(failures, 10))))
+                await asyncio.sleep(_backoff_s(failures))
+
+    def _retry(self, entries: Sequence[Entry]) -> None:
+        """Have entries sent again beside the others, which could be sent."""
+        self._failed.extend(entries)
+        if self._failed and self._retrier is None:
+            self._retrier = asyncio.create_task(self._send_failed(), name="recorder, failed")
+
+    async def _send_failed(self) -> None:
+        """Send what has failed, with growing pauses, until nothing is left of it."""
+        failures = 0
+        try:
+            while self._failed:
+                failures += 1
+                await asyncio.sleep(_backoff_s(failures))
+                taken = [self._failed.popleft() for _ in range(min(len(self._failed), self._flush_at))]
+                again = await self._send(taken)
+                self._failed.extend(again)
+                if len(again) < len(taken):
+                    failures = 0
+                await self._tell_room()
+        finally:
+            self._retrier = None
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -281,6 +313,11 @@ class Recorder:
             _log.exception("What was to be told of the refused usage %s failed.", request.operation_id)
             return False
         return True
+
+
+def _backoff_s(failures: int) -> float:
+    """Return how long to wait after so many attempts in a row that failed."""
+    return random.uniform(0.05, min(_PAUSE_MAX_S, 0.1 * 2.0 ** min(failures, 10)))
 
 
 def _read(entry: Entry) -> UsageRequest | None:

@@ -47,6 +47,7 @@ COPIES: Final[Mapping[str, Mapping[str, str]]] = {
         "usage_id": "{id}",
         "operation_id": "'copy-' || n",
     },
+    "metering.unpriced_usages": {"usage_id": "{id}"},
     "metering.usage_corrections": {"operation_id": "'copy-' || n", "usage_id": "{id}"},
     "metering.authorizations": {
         "create_time": "now() - n * interval '1 second'",
@@ -198,6 +199,7 @@ async def furnish(platform: Platform, organization_id: str, user_id: str) -> Non
     await platform.fund(organization_id)
     await ledger.hold(organization_id, "held", "1", ttl=Duration(seconds=60))
     await metering.record(usage(organization_id, "used", user_id=user_id, occur_time=stamp(hours=-1)))
+    await metering.record(usage(organization_id, "unpriced", model="nobody's", occur_time=stamp(hours=-1)))
     await amend(metering, organization_id, "used", tokens=tokens(1, 1))
     await metering.authorize(
         admission_pb2.AuthorizeRequest(
@@ -256,6 +258,7 @@ def lists(platform: Platform) -> Sequence[tuple[Call, Message]]:
             ),
         ),
         (metering.usage.ListUsageCorrections, usage_pb2.ListUsageCorrectionsRequest()),
+        (metering.usage.ListPendingPrices, usage_pb2.ListPendingPricesRequest(model="none")),
         (
             metering.admission.ListAuthorizations,
             admission_pb2.ListAuthorizationsRequest(**of_usage, state=admission_pb2.AUTHORIZATION_STATE_CANCELLED),  # type: ignore[arg-type]

@@ -374,6 +374,7 @@ unpriced_usages: Final = Table(
     # Whether it was corrected meanwhile, so that a correction prices it.
     Column("corrected", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "usage_id", name="unpriced_usages_pkey"),
+    Index("unpriced_usages_corrected", "organization_id", "usage_id", postgresql_where=text("corrected")),
 )
 
 # The cost of usage that had no price when it was recorded.

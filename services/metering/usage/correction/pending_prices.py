@@ -19,9 +19,10 @@ from services.metering.usage.domain import Work
 from services.metering.usage.store import Key
 from services.metering.usage_errors import PriceOfAnotherModel
 
-_LOOKED_AT_MAX: Final = 20_000
+_LOOKED_AT_MAX: Final = 5_000
 _PART_MAX: Final = 500
 _FIRST: Final[Key] = (NIL, NIL)
+_LAST_ORGANIZATION: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Pending(NamedTuple):
@@ -102,12 +103,17 @@ class PendingPrices:
         size: int,
     ) -> Key | None:
         """Add a part of what waits to the sums; return where the next begins, None at the end."""
+        first = max(after, (wanted[0] or NIL, NIL))
         async with database.raw_connection() as connection:
             rows = await store.next_pending(
-                connection, after=after, limit=_PART_MAX, organization_id=wanted[0], model=wanted[1]
+                connection, after=first, limit=_PART_MAX, until=wanted[0] or _LAST_ORGANIZATION, model=wanted[1]
             )
-            states = await store.find_states(connection, {(row[0], row[2]) for row in rows}) if rows else {}
+            found = {(row[0], row[2]) for row in rows if row[2] is not None}
+            states = await store.find_states(connection, found) if found else {}
         for organization_id, usage_id, operation_id in rows:
+            if operation_id is None:
+                after = organization_id, usage_id
+                continue
             usage = states[organization_id, operation_id].usage
             cost, currency_code = self._cost(usage.work, version)
             key = organization_id, usage.work.model, currency_code

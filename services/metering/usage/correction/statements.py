@@ -239,21 +239,22 @@ CROSS JOIN LATERAL (
 ) AS c
 """
 
-# All usage that waits for a price, or that of an organization or a model; along the primary key.
+# Usage that waits for a price, along the primary key up to the end of an organization; that of other models without its
+# operation, since the next part begins behind it.
 PENDING: Final = """
 SELECT u.organization_id::text, u.usage_id::text, r.operation_id
 FROM (
     SELECT * FROM unpriced_usages
-    WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
-        AND ($4::uuid IS NULL OR organization_id = $4) AND ($5::text IS NULL OR model = $5)
+    WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid) AND organization_id <= $4::uuid
     ORDER BY organization_id, usage_id LIMIT $3
 ) AS u
-JOIN usage_records r
+LEFT JOIN usage_records r
     ON r.organization_id = ANY (ARRAY[u.organization_id]) AND r.occur_time = u.occur_time AND r.usage_id = u.usage_id
+        AND ($5::text IS NULL OR u.model = $5)
 ORDER BY u.organization_id, u.usage_id
 """
 
-# Corrected usage that waits for a price, along the primary key.
+# Corrected usage that waits for a price, along an index of its own.
 WAITING: Final = """
 SELECT u.organization_id::text, u.usage_id::text, r.operation_id
 FROM (

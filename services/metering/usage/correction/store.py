@@ -239,10 +239,13 @@ async def next_waiting(connection: RawConnection, *, after: Key, limit: int) -> 
 
 
 async def next_pending(
-    connection: RawConnection, *, after: Key, limit: int, organization_id: str | None, model: str | None
-) -> list[tuple[str, str, str]]:
-    """Return the organization, usage id and operation id of usage that waits for a price."""
-    rows = await connection.fetch(statements.PENDING, *after, limit, organization_id, model)
+    connection: RawConnection, *, after: Key, limit: int, until: str, model: str | None
+) -> list[tuple[str, str, str | None]]:
+    """Return the organization and usage id of usage that waits for a price, and its operation id if it is wanted.
+
+    `until` is the last organization that is looked at. Usage of another model than `model` is not wanted.
+    """
+    rows = await connection.fetch(statements.PENDING, *after, limit, until, model)
     return [(row[0], row[1], row[2]) for row in rows]
 
 

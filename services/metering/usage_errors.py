@@ -164,7 +164,7 @@ class UsageMonthDropped(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "USAGE_MONTH_DROPPED"
-    template = "The usage of {month} is dropped, or is being dropped."
+    template = "The usage of {month} is dropped, or is being dropped. QueryUsage has its sums."
     remedy = "Ask for later usage, and QueryUsage for the sums. A correction is recorded in the present month."
 
 

@@ -107,6 +107,12 @@ PAGES = {
     },
     "webhooks.md": {rpc for rpc in rpcs_of("billing") if OF_WEBHOOKS.search(rpc)},
 }
+EVERY_RPC = set(rpcs_of("identity", "billing", "metering", "common"))
+PAGES["examples.md"] = {
+    *EVERY_RPC.difference(*PAGES.values()),
+    *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+    *("identity.v1.ProjectService/CreateProject", "billing.v1.LedgerService/Credit"),
+}
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""
 RUN_WITHIN_S = 300
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

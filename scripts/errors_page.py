@@ -1,4 +1,4 @@
-"""Writes the tables of docs/errors.md, every reason of every service, from the classes of refusals.
+"""Writes the tables of docs/errors.md: every reason of every service from the classes of refusals, and the denials.
 
 What stands above the mark in the page is written by hand and kept.
 
@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from libs.common.errors import Kind, Refusal
+from scripts.comments import comments
 from scripts.written_page import write_or_check
+from services.metering.admission.hints import http_status_of
+from tollhouse.metering.v1 import admission_pb2
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
 MODULES: Mapping[str, str] = {
@@ -39,7 +42,33 @@ HTTP_STATUSES: Mapping[Kind, int] = {
     Kind.DEADLINE_EXCEEDED: 504,
 }
 """What Envoy makes of a code, as google/rpc/code.proto says."""
-MARK = "<!-- From here on the page is written by `make protos` from the classes of refusals. -->"
+DENIAL_REMEDIES: Mapping[str, str] = {
+    "ACCOUNT_CLOSED": "Open a new account for the organization; ask with a new id.",
+    "AUTHORIZATION_ENDED": "Take a new operation id for a new call.",
+    "CURRENCY_MISMATCH": "Open an account in the price's currency, or set a price in the account's; ask with a new id.",
+    "INSUFFICIENT_BALANCE": "Credit the account, ask for less, or wait until a hold ends; ask with a new id.",
+    "KEY_ADDRESS_NOT_ALLOWED": "Call from an address that the key allows; a gateway must send the client's address.",
+    "KEY_DISABLED": "Enable the key, or use another one.",
+    "KEY_EXPIRED": "Create a new key.",
+    "KEY_INSUFFICIENT_SCOPE": "Use a key with the scope, or have it given to the key and to its owner.",
+    "KEY_MODEL_NOT_ALLOWED": "Call a model that the key may be used for, or allow the key this model.",
+    "KEY_NOT_FOUND": "Check the secret; to a gateway with a key of its own, other organizations' keys look the same.",
+    "KEY_OWNER_INACTIVE": "Activate the owner again, or create a key in a project that exists, for an active owner.",
+    "KEY_REVOKED": "Create a new key; a revocation cannot be undone.",
+    "LIMIT_EXCEEDED": "Wait for `retry_after_ms` where the facts have it; else ask for less, or raise the limit.",
+    "MODEL_INACTIVE": "Call another model, or have the operator switch this one on.",
+    "MODEL_UNKNOWN": "Check the name, or have the operator add the model.",
+    "PRICE_UNKNOWN": "Have the operator set a price that is in force now, for each unit that the call may use.",
+    "SUBSCRIPTION_NOT_LIVE": "Name a live subscription for this user and model, or use another key.",
+}
+"""What to do about each denial: a `DenialReason` without the enum's name."""
+DENIALS_TEXT = """\
+`Authorize`, and `AcquireLease` for some of them, answer with these in `denial`: the call may not begin, and nothing is
+held. `INSUFFICIENT_BALANCE` is final for the operation id, even after money was added.
+`VerifyApiKey` answers with a code, one of `KEY_…` without `KEY_`; over REST its status is 200 whatever it says."""
+MARK = (
+    "<!-- From here on the page is written by `make protos` from the classes of refusals and the proto of denials. -->"
+)
 
 
 def main() -> int:
@@ -70,6 +99,26 @@ def _lines() -> Iterator[str]:
         for refusal in refusals(module):
             code = f"{refusal.kind.value} | {refusal.http_status or HTTP_STATUSES[refusal.kind]}"
             yield f"| `{refusal.reason}` | {code} | {_meaning(refusal)} | {refusal.remedy} |"
+    yield from _denials()
+
+
+def denial_reasons() -> list[str]:
+    """Return the reasons of denials that are sent, sorted."""
+    named = admission_pb2.DenialReason.items()
+    return sorted(name.removeprefix("DENIAL_REASON_") for name, number in named if number)
+
+
+def _denials() -> Iterator[str]:
+    yield ""
+    yield "## Denials of calls"
+    yield ""
+    yield DENIALS_TEXT
+    yield ""
+    yield "| reason | over REST | it means | what to do |"
+    yield "| --- | --- | --- | --- |"
+    for reason in denial_reasons():
+        meaning = comments()[f"tollhouse.metering.v1.DENIAL_REASON_{reason}"].partition(". ")[0].removesuffix(".")
+        yield f"| `{reason}` | {http_status_of(reason)} | {meaning}. | {DENIAL_REMEDIES[reason]} |"
 
 
 def _meaning(refusal: type[Refusal]) -> str:

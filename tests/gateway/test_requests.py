@@ -94,7 +94,7 @@ async def test_text_that_json_can_say_arrives_unchanged(rest: Rest, recorder: Re
     labels = {hostile[:200]: hostile[:200], "a.b": "", "nope": "nope"}
     await rest.call("POST", USAGE, {"errorMessage": hostile, "labels": labels})
     call = recorder.take_one()
-    request = _request(call.method, call.request)
+    request = request_of(call.method, call.request)
     assert (request["errorMessage"], request["labels"]) == (hostile, labels)
 
 
@@ -119,10 +119,14 @@ async def test_body_above_5_mib_is_refused_readably_and_one_at_the_limit_arrives
     assert recorder.take() == []
 
 
-async def test_message_above_what_services_take_is_413_with_a_reason(rest: Rest, recorder: Recorder) -> None:
-    answer = await rest.call("POST", "/v1/units", {"description": "x" * 4_500_000})
-    assert (answer.status, answer.reason) == (413, "REQUEST_TOO_LARGE")
-    assert "larger than max" in str(answer.document["message"])
+@pytest.mark.parametrize(("target", "field"), [("/v1/units", "description"), ("/v1/payments:reconcile", "provider")])
+async def test_message_above_what_services_take_is_refused_as_readably(
+    rest: Rest, recorder: Recorder, target: str, field: str
+) -> None:
+    answer = await rest.call("POST", target, {field: "x" * 4_500_000})
+    assert (answer.status, answer.document["code"], answer.reason) == (413, 3, "REQUEST_TOO_LARGE")
+    assert answer.document["message"] == "The request is larger than 4 MiB, as a message of protobuf."
+    assert recorder.take() == []
 
 
 async def test_headers_that_only_the_gateway_may_set_are_taken_away(rest: Rest, recorder: Recorder) -> None:
@@ -212,6 +216,6 @@ def _shape(answer: RestAnswer) -> tuple[int, object, str]:
     return answer.status, answer.document["code"], answer.reason
 
 
-def _request(method: str, data: bytes) -> dict[str, object]:
+def request_of(method: str, data: bytes) -> dict[str, object]:
     parsed: dict[str, object] = MessageToDict(GetMessageClass(method_of(method).input_type).FromString(data))
     return parsed

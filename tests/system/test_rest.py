@@ -120,6 +120,15 @@ async def test_debit_beyond_the_balance_is_402_with_its_facts(rest: Rest) -> Non
     assert (answer.status, answer.reason) == (402, "INSUFFICIENT_BALANCE")
 
 
+async def test_what_the_gateway_passes_on_and_no_service_takes_is_refused_readably(rest: Rest) -> None:
+    unit = {"unitId": "rest_unit", "description": "A unit."}
+    odd = await rest.call("POST", "/v1/units", unit | {"kind": 99})
+    assert (odd.status, odd.reason, list(odd.violations)) == (400, "INVALID_ARGUMENT", ["kind"])
+    large = await rest.call("POST", "/v1/units", unit | {"description": "x" * 4_500_000})
+    assert (large.status, large.document["code"], large.reason) == (413, 3, "REQUEST_TOO_LARGE")
+    assert large.document["message"] == "The request is larger than 4 MiB, as a message of protobuf."
+
+
 async def test_key_of_one_tenant_learns_nothing_of_another(rest: Rest) -> None:
     (user_id, own), (_, other) = await customer(rest), await customer(rest)
     thief = Rest(rest.port, (("authorization", f"Bearer {await key_of(rest, user_id, own)}"),))

@@ -8,17 +8,26 @@ local PATIENCE_MS = 500
 local HINTS = { "retry-after", "ratelimit", "ratelimit-policy", "adjusted-events" }
 local OF_GRPC = { "grpc-status", "grpc-message", "grpc-status-details-bin", "http-status" }
 -- The reasons of errors that gRPC makes by itself, without details, by their HTTP statuses.
-local REASONS = { ["413"] = "REQUEST_TOO_LARGE", ["499"] = "CANCELLED", ["503"] = "SERVICE_UNAVAILABLE",
-  ["504"] = "DEADLINE_EXCEEDED" }
+local REASONS = { ["499"] = "CANCELLED", ["503"] = "SERVICE_UNAVAILABLE", ["504"] = "DEADLINE_EXCEEDED" }
 local INFO = '{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"gateway.tollhouse"}'
 local VIOLATION = '{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"%s","description":"%s"}]}'
 
+-- What services take, which is less than a body may have.
+local MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+local TOO_LARGE = '{"code":3,"message":"The request is larger than 4 MiB, as a message of protobuf.","details":['
+  .. INFO:format("REQUEST_TOO_LARGE") .. "]}"
+
+-- Answer by a whole error.
+local function answer(handle, status, text)
+  handle:streamInfo():dynamicMetadata():set("tollhouse", "answered", true)
+  handle:respond({ [":status"] = status }, text)
+end
+
 -- Answer as a service does that names a field. Both texts are ours, without quotes or backslashes.
 local function refuse_field(handle, field, description)
-  handle:streamInfo():dynamicMetadata():set("tollhouse", "answered", true)
   local message = "The request is invalid: " .. (field == "" and "" or field .. ": ") .. description .. "."
   local details = INFO:format("INVALID_ARGUMENT") .. "," .. VIOLATION:format(field, description)
-  handle:respond({ [":status"] = "400" }, '{"code":3,"message":"' .. message .. '","details":[' .. details .. "]}")
+  answer(handle, "400", '{"code":3,"message":"' .. message .. '","details":[' .. details .. "]}")
 end
 
 -- Return the milliseconds that a call may take, or nil where the header is no such number.
@@ -61,6 +70,11 @@ function envoy_on_request(handle)
     handle:respond({ [":status"] = "413" }, "")
     return
   end
+  if is_stream and body and body:length() > MESSAGE_BYTES_MAX then
+    -- Of other calls the service says so, and envoy_on_response makes it readable.
+    answer(handle, "413", TOO_LARGE)
+    return
+  end
   local flaw = flaw_of(binding, query, body and body:getBytes(0, body:length()))
   if flaw then
     refuse_field(handle, flaw.field, flaw.description)
@@ -77,6 +91,8 @@ local function give_reason(handle, headers)
   if string.find(text, "eceived message larger than max", 1, true) then
     -- For gRPC that is RESOURCE_EXHAUSTED, which would be 429.
     headers:replace(":status", "413")
+    body:setBytes(TOO_LARGE)
+    return
   end
   local reason = REASONS[headers:get(":status")] or "UNKNOWN"
   body:setBytes(text:sub(1, -2) .. ',"details":[' .. INFO:format(reason) .. "]}")

@@ -11,6 +11,8 @@ import pytest
 
 from tests.client.conftest import House, addresses_of
 from tests.client.fake_service import FakeLedger, debit, fake_ledger
+from tests.client.test_leases import MOST, refuse
+from tests.client.test_leases import request as lease_request
 from tests.client.test_meter import CHAT, COST, MODEL, BrokenStreamError
 from tests.client.test_recorder import usage
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
@@ -71,6 +73,29 @@ async def test_block_settles_cancels_and_keeps_partial_usage(house: House) -> No
     charges = await house.charges()
     assert charges["sync-partial"] == COST
     assert "sync-cancelled" not in charges
+
+
+async def test_calls_of_threads_within_a_lease_are_charged_once_each(house: House) -> None:
+    def program() -> None:
+        with client_of(house) as client, client.meter.lease(lease_request(house), on_refused=refuse) as lease:
+
+            def serve(number: int) -> None:
+                with client.meter.authorize(
+                    operation_id=f"sync-leased-{number}", on_replay="allow", model=MODEL, lease=lease, most=MOST
+                ) as call:
+                    call.used(CHAT)
+                assert call.settlement is None
+
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(serve, range(40)))
+
+    held_before = await house.held()
+    await beside(program)
+    charges = await house.charges()
+    assert {operation: value for operation, value in charges.items() if operation.startswith("sync-leased-")} == {
+        f"sync-leased-{number}": COST for number in range(40)
+    }
+    assert await house.held() == held_before
 
 
 async def test_threads_that_call_at_once_travel_together(ledger: FakeLedger) -> None:

@@ -11,21 +11,22 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.identity.v1 import api_key_pb2
-from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, lease_pb2, model_pb2, usage_pb2
 from tollhouse_client import client as asynchronous
-from tollhouse_client import key_cache, recorder
+from tollhouse_client import key_cache, leases, recorder
 from tollhouse_client.batching import Batching
 from tollhouse_client.call import AuthorizedCall, Quantities
 from tollhouse_client.connection import Tls
 from tollhouse_client.credentials import Credentials
 from tollhouse_client.key_cache import KeyAnswer
+from tollhouse_client.leases import Lease
 from tollhouse_client.meter import OnReplay
 from tollhouse_client.recorder import OnRefused
 from tollhouse_client.retries import Retries
@@ -270,6 +271,8 @@ class Meter:
         items: int = 0,
         labels: Mapping[str, str] | None = None,
         subscription_id: str = "",
+        lease: Lease | None = None,
+        most: Quantities | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[Call]:
         """Authorize a call, and settle it when the block ends: all as with `tollhouse_client.Meter.authorize`."""
@@ -292,11 +295,28 @@ class Meter:
             items=items,
             labels=labels,
             subscription_id=subscription_id,
+            lease=lease,
+            most=most,
             timeout_s=timeout_s,
         )
-        call = self._client.run(lambda _: block.__aenter__())
-        try:
+        with self._within(block) as call:
             yield Call(self._client, call)
+
+    @contextmanager
+    def lease(self, request: lease_pb2.AcquireLeaseRequest, *, on_refused: leases.OnRefused) -> Iterator[Lease]:
+        """Hold leases for as long as the block lasts; see `tollhouse_client.Meter.lease`.
+
+        Give the lease to `authorize`. What else it can do belongs to the client's thread; `on_refused` is called there.
+        """
+        with self._within(self._client._client.meter.lease(request, on_refused=on_refused)) as lease:
+            yield lease
+
+    @contextmanager
+    def _within(self, block: AbstractAsyncContextManager[_Result]) -> Iterator[_Result]:
+        """Enter and leave an asynchronous block in the client's thread."""
+        entered = self._client.run(lambda _: block.__aenter__())
+        try:
+            yield entered
         except BaseException as error:
             # An interrupt would end the loop in its thread, so there it is another exception.
             told = error if isinstance(error, Exception) else BlockInterrupted(type(error).__name__)

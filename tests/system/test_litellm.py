@@ -234,6 +234,36 @@ async def test_responses_count_web_searches(site: Site, streamed: bool) -> None:
     assert quantities(await site.usage(f"response:{streamed}")) == {**CHAT, "web_searches": 1}
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_tools_of_responses_are_charged_in_every_service_tier(site: Site, streamed: bool) -> None:
+    mark = f"tools:{streamed}"
+    tools = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
+    body = {"input": "hi", "tools": tools, "service_tier": "flex", "stream": streamed}
+    answer = await site.post("/v1/responses", mark, body)
+    assert answer.status == 200, answer.body
+    usage = await site.usage(mark)
+    assert quantities(usage) == {**CHAT, "web_searches_medium": 1, "code_sessions": 1}
+    assert "usage_doubt" not in usage.labels
+    tokens = (100 * Decimal("0.625") + 20 * Decimal("0.0625") + 30 * 5) / 1_000_000
+    assert cost(usage) == tokens + Decimal("0.01") + Decimal("0.03")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_answer_that_comes_later_is_400_and_reaches_no_provider(site: Site, streamed: bool) -> None:
+    mark = f"later:{streamed}"
+    body = {"input": "hi", "user": mark, "background": True, "stream": streamed}
+    answer = await site.post("/v1/responses", mark, body)
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert (answer.error["code"], site.upstream.asked[mark]) == ("background_not_metered", 0)
+
+
+async def test_more_answers_than_128_are_400_at_once(site: Site) -> None:
+    for path, body in (("/v1/chat/completions", {"messages": TEXT}), ("/v1/completions", {"prompt": "hi"})):
+        answer = await site.post(path, "many", {"model": "mock", "n": 10**12, **body})
+        assert (answer.status, answer.error["type"]) == (400, "invalid_request_error"), path
+        assert answer.error["code"] == "n_out_of_range"
+
+
 async def test_flex_tier_is_charged_at_its_price(site: Site) -> None:
     assert (await site.ask("flex:1", service_tier="flex")).status == 200
     usage = await site.usage("flex:1")

@@ -1,0 +1,33 @@
+"""Refuses what a request may not ask for, whatever its model is."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tollhouse_litellm.denials import HttpError
+from tollhouse_litellm.usage import Fields, fields_of
+
+CHOICES_MAX: Final = 128
+"""The most answers of one request: the maximum of `n` in CreateChatCompletionRequest of OpenAI's OpenAPI document."""
+_COUNTS: Final = ("n", "best_of")
+
+
+def error_of(request: Fields) -> HttpError | None:
+    """Return why a request is refused, or None. LiteLLM sends what is in `extra_body` to the provider, too."""
+    for body in _bodies(request):
+        for name in _COUNTS:
+            if (count := body.get(name)) is not None and not _is_count(count):
+                message = f"{name} must be a whole number from 1 to {CHOICES_MAX}."
+                return HttpError(400, "invalid_request_error", f"{name}_out_of_range", message)
+        if body.get("background"):
+            message = "background is not open to keys of Tollhouse: an answer that comes later has no usage to charge."
+            return HttpError(400, "invalid_request_error", "background_not_metered", message)
+    return None
+
+
+def _bodies(request: Fields) -> Iterator[Fields]:
+    yield request
+    yield fields_of(request.get("extra_body"))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= CHOICES_MAX

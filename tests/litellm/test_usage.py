@@ -227,6 +227,14 @@ def test_response_whose_parts_are_above_its_totals_keeps_the_count_of_its_tools(
     assert used.doubt
 
 
+def test_searches_that_the_provider_says_it_charges_go_before_its_calls() -> None:
+    opened = {"type": "web_search_call", "id": "ws_2", "action": {"type": "open_page"}}
+    answer = {"object": "response", "output": [opened, opened], "usage": USAGE_OF_RESPONSE}
+    assert used_of_answer(answer, {}).quantities["web_searches"] == "2"
+    used = used_of_answer({**answer, "tool_usage": {"web_search": {"num_requests": 1}}}, {})
+    assert used.quantities["web_searches"] == "1"
+
+
 def test_stream_of_a_response_is_read_from_its_last_event() -> None:
     reading = StreamReading({"tools": [{"type": "web_search"}]})
     answer = SimpleNamespace(**RESPONSE)

@@ -184,7 +184,8 @@ def _document(request: Request) -> Mapping[str, object]:
         "usage": chat_usage(len(choices)),
     }
     if body.get("service_tier"):
-        answer["service_tier"] = body["service_tier"]
+        # Whoever lets OpenAI choose and has bought its scale tier is served in it.
+        answer["service_tier"] = "scale" if body["service_tier"] == "auto" else body["service_tier"]
     return answer
 
 

@@ -7,7 +7,9 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -262,6 +264,37 @@ async def test_more_answers_than_128_are_400_at_once(site: Site) -> None:
         answer = await site.post(path, "many", {"model": "mock", "n": 10**12, **body})
         assert (answer.status, answer.error["type"]) == (400, "invalid_request_error"), path
         assert answer.error["code"] == "n_out_of_range"
+
+
+async def test_call_in_a_tier_without_a_price_waits_and_is_charged_when_it_has_one(site: Site, tmp_path: Path) -> None:
+    command = site.proxy.installation.command
+    before = datetime.now(UTC).isoformat()
+    assert (await site.ask("auto:1", service_tier="auto")).status == 200
+
+    async def found() -> list[usage_pb2.UsageRecord]:
+        return [usage for usage in (await site.usages()).values() if usage.labels["litellm_call_id"] == "auto:1"]
+
+    (usage,) = await eventually(found, lambda found: bool(found))
+    assert (usage.settlement, usage.service_tier) == (usage_pb2.SETTLEMENT_PENDING_PRICE, "scale")
+    waiting = json.loads(command("usage", "pending", "--organization", site.organization_id, "--json").stdout)
+    assert [(one["model"], one["usage_count"]) for one in waiting] == [("gpt-5", "1")]
+    rates = [
+        f"      - {{unit: {unit}, price: '{price}', per: 1000000, service_tier: scale}}\n"
+        for unit, price in (("input_tokens", "3"), ("cache_read_tokens", "1"), ("output_tokens", "30"))
+    ]
+    prices = tmp_path / "prices.yaml"
+    shipped = (INTEGRATION / "prices.yaml").read_text()
+    prices.write_text(shipped.replace("    rates:\n", "    rates:\n" + "".join(rates), 1))
+    imported = command("models", "import", str(prices), "--effective-time", before)
+    assert imported.returncode == 0, imported.stderr
+    (usage,) = await eventually(found, lambda found: found[0].settlement == usage_pb2.SETTLEMENT_SETTLED)
+    assert cost(usage) == Decimal(100 * 3 + 20 * 1 + 30 * 30) / 1_000_000
+
+
+async def test_service_tier_that_is_asked_for_and_has_no_price_is_403(site: Site) -> None:
+    answer = await site.ask("batch:1", service_tier="batch")
+    assert (answer.status, answer.error["code"]) == (403, "price_unknown")
+    assert site.upstream.asked["batch:1"] == 0
 
 
 async def test_flex_tier_is_charged_at_its_price(site: Site) -> None:

@@ -197,10 +197,15 @@ def _response(answer: object, usage: Fields, request: Fields) -> tuple[Mapping[s
 
 
 def _tools_of_response(answer: object, request: Fields) -> Mapping[str, int]:
-    """Count what the provider's tools did: each search, and each container in which code ran, however often it did."""
+    """Count what the provider's tools did: each search, and each container in which code ran, however often it did.
+
+    Some providers say how many searches they charge, which pages that were only opened are not among.
+    """
     output = _get(answer, "output")
     items = [fields_of(item) for item in output] if isinstance(output, list) else []
-    searches = sum(1 for item in items if item.get("type") == "web_search_call")
+    charged = fields_of(fields_of(_get(answer, "tool_usage")).get("web_search"))
+    made = sum(1 for item in items if item.get("type") == "web_search_call")
+    searches = _count(charged, "num_requests") if "num_requests" in charged else made
     containers = {str(item.get("container_id")) for item in items if item.get("type") == "code_interpreter_call"}
     return {search_unit(request): searches, "code_sessions": len(containers)}
 

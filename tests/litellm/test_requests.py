@@ -103,9 +103,25 @@ def test_answer_in_the_background_is_refused(body: Mapping[str, object]) -> None
     assert (error.status, error.kind, error.code) == (400, "invalid_request_error", "background_not_metered")
 
 
+@pytest.mark.parametrize("name", ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks"])
+def test_fallbacks_of_an_end_user_are_refused(name: str) -> None:
+    for fallbacks in (["gpt-5"], [{"model": "gpt-5", "n": 10**12}], [{"gpt-5-mini": ["gpt-5"]}]):
+        for body in ({name: fallbacks}, {"router_settings_override": {name: fallbacks}}):
+            error = error_of(body)
+            assert error is not None
+            assert (error.status, error.code) == (400, "fallbacks_not_metered")
+
+
 @pytest.mark.parametrize(
     "body",
-    [{}, {"n": 1}, {"n": 128, "best_of": 128}, {"n": None, "background": False}, {"extra_body": {"n": 2}}],
+    [
+        {},
+        {"fallbacks": []},
+        {"n": 1},
+        {"n": 128, "best_of": 128},
+        {"n": None, "background": False},
+        {"extra_body": {"n": 2}},
+    ],
 )
 def test_usual_request_is_not_refused(body: Mapping[str, object]) -> None:
     assert error_of(body) is None

@@ -266,6 +266,13 @@ async def test_more_answers_than_128_are_400_at_once(site: Site) -> None:
         assert answer.error["code"] == "n_out_of_range"
 
 
+async def test_end_user_cannot_fall_back_to_a_model_that_is_charged_as_another(site: Site) -> None:
+    dearer = {"model": "gpt-5", "metadata": {}, "litellm_metadata": {}}
+    answer = await site.ask("refused:fallback", model="gpt-5-mini", fallbacks=[dearer])
+    assert (answer.status, answer.error["code"]) == (400, "fallbacks_not_metered")
+    assert site.upstream.asked["refused:fallback"] == 0
+
+
 async def test_call_in_a_tier_without_a_price_waits_and_is_charged_when_it_has_one(site: Site, tmp_path: Path) -> None:
     command = site.proxy.installation.command
     before = datetime.now(UTC).isoformat()

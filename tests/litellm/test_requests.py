@@ -5,11 +5,13 @@ from collections.abc import Mapping
 import grpc
 import pytest
 
+from services.metering.admission.hints import http_status_of
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse_client.errors import InvalidArgument, TollhouseError, Unavailable, denied_of
 from tollhouse_litellm import estimate
+from tollhouse_litellm.bodies import error_of
 from tollhouse_litellm.calls import Call, OpenCalls
-from tollhouse_litellm.denials import http_error_of
+from tollhouse_litellm.denials import http_error_of, http_error_of_key
 
 
 def test_text_is_estimated_by_its_length_and_a_picture_by_a_number() -> None:
@@ -62,6 +64,7 @@ def _denial(name: str, **facts: str) -> TollhouseError:
     [
         ("KEY_NOT_FOUND", 401),
         ("KEY_REVOKED", 401),
+        ("KEY_OWNER_INACTIVE", 403),
         ("KEY_MODEL_NOT_ALLOWED", 403),
         ("KEY_ADDRESS_NOT_ALLOWED", 403),
         ("MODEL_UNKNOWN", 404),
@@ -74,6 +77,54 @@ def _denial(name: str, **facts: str) -> TollhouseError:
 def test_denials_have_the_status_that_clients_expect(reason: str, status: int) -> None:
     error = http_error_of(_denial(reason))
     assert (error.status, error.code, error.message) == (status, reason.lower(), "No.")
+
+
+@pytest.mark.parametrize("name", [name for name in admission_pb2.DenialReason.keys() if "_KEY_" in name])
+def test_key_is_refused_with_the_status_of_rest_before_the_call_and_within_it(name: str) -> None:
+    reason = name.removeprefix("DENIAL_REASON_")
+    within, before = http_error_of(_denial(reason)), http_error_of_key(reason.removeprefix("KEY_"))
+    assert within.status == before.status == http_status_of(reason)
+    assert (within.kind, within.code) == (before.kind, before.code)
+
+
+@pytest.mark.parametrize("name", ["n", "best_of"])
+@pytest.mark.parametrize("value", [0, -1, 129, 10**12, 2.0, 1e300, "3", True, [1], {}])
+def test_count_of_answers_outside_1_to_128_is_refused(name: str, value: object) -> None:
+    for body in ({name: value}, {"n": 1, "extra_body": {name: value}}):
+        error = error_of(body)
+        assert error is not None
+        assert (error.status, error.kind, error.code) == (400, "invalid_request_error", f"{name}_out_of_range")
+
+
+@pytest.mark.parametrize("body", [{"background": True}, {"background": "yes"}, {"extra_body": {"background": True}}])
+def test_answer_in_the_background_is_refused(body: Mapping[str, object]) -> None:
+    error = error_of(body)
+    assert error is not None
+    assert (error.status, error.kind, error.code) == (400, "invalid_request_error", "background_not_metered")
+
+
+@pytest.mark.parametrize("name", ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks"])
+def test_fallbacks_of_an_end_user_are_refused(name: str) -> None:
+    for fallbacks in (["gpt-5"], [{"model": "gpt-5", "n": 10**12}], [{"gpt-5-mini": ["gpt-5"]}]):
+        for body in ({name: fallbacks}, {"router_settings_override": {name: fallbacks}}):
+            error = error_of(body)
+            assert error is not None
+            assert (error.status, error.code) == (400, "fallbacks_not_metered")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"fallbacks": []},
+        {"n": 1},
+        {"n": 128, "best_of": 128},
+        {"n": None, "background": False},
+        {"extra_body": {"n": 2}},
+    ],
+)
+def test_usual_request_is_not_refused(body: Mapping[str, object]) -> None:
+    assert error_of(body) is None
 
 
 def test_every_denial_has_a_status() -> None:

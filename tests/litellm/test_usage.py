@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tollhouse_litellm.streams import StreamReading
 from tollhouse_litellm.usage import search_unit, tier_of, used_of_answer, used_of_anthropic, used_of_counts
 
 OPENAI = {
@@ -185,6 +186,61 @@ def test_other_work_has_its_own_units(
     answer: object, request_body: Mapping[str, object], counted: Mapping[str, str]
 ) -> None:
     assert used_of_answer(answer, request_body).quantities == counted
+
+
+USAGE_OF_RESPONSE = {
+    "input_tokens": 120,
+    "input_tokens_details": {"cached_tokens": 20},
+    "output_tokens": 30,
+    "output_tokens_details": {"reasoning_tokens": 10},
+    "total_tokens": 150,
+}
+# As OpenAI answers: `text` says how the text is to be written.
+RESPONSE = {
+    "object": "response",
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "output": [
+        {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "fox"}},
+        {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1"},
+        {"type": "code_interpreter_call", "id": "ci_2", "container_id": "cntr_1"},
+        {"type": "code_interpreter_call", "id": "ci_3", "container_id": "cntr_2"},
+        {"type": "message", "content": [{"type": "output_text", "text": "The fox."}]},
+    ],
+    "usage": USAGE_OF_RESPONSE,
+}
+TOOLS_OF_RESPONSE = {"web_searches": "1", "code_sessions": "2"}
+
+
+@pytest.mark.parametrize("left_out", ["", "object", "output"])
+def test_response_with_a_text_is_no_transcription(left_out: str) -> None:
+    answer = {name: value for name, value in RESPONSE.items() if name != left_out}
+    tokens = {"input_tokens": "100", "cache_read_tokens": "20", "output_tokens": "20", "reasoning_tokens": "10"}
+    used = used_of_answer(answer, {})
+    assert used.quantities == {**tokens, **(TOOLS_OF_RESPONSE if left_out != "output" else {})}
+    assert not used.doubt
+
+
+def test_response_whose_parts_are_above_its_totals_keeps_the_count_of_its_tools() -> None:
+    usage = {**USAGE_OF_RESPONSE, "input_tokens_details": {"cached_tokens": 500}}
+    used = used_of_answer({**RESPONSE, "usage": usage}, {})
+    assert used.quantities == {"input_tokens": "120", "output_tokens": "30", **TOOLS_OF_RESPONSE}
+    assert used.doubt
+
+
+def test_searches_that_the_provider_says_it_charges_go_before_its_calls() -> None:
+    opened = {"type": "web_search_call", "id": "ws_2", "action": {"type": "open_page"}}
+    answer = {"object": "response", "output": [opened, opened], "usage": USAGE_OF_RESPONSE}
+    assert used_of_answer(answer, {}).quantities["web_searches"] == "2"
+    used = used_of_answer({**answer, "tool_usage": {"web_search": {"num_requests": 1}}}, {})
+    assert used.quantities["web_searches"] == "1"
+
+
+def test_stream_of_a_response_is_read_from_its_last_event() -> None:
+    reading = StreamReading({"tools": [{"type": "web_search"}]})
+    answer = SimpleNamespace(**RESPONSE)
+    reading.read(SimpleNamespace(type="response.completed", response=answer))
+    assert reading.used == used_of_answer(RESPONSE, {"tools": [{"type": "web_search"}]})
+    assert reading.used.quantities["web_searches_medium"] == "1"
 
 
 def test_answer_without_usage_says_so() -> None:

@@ -184,7 +184,8 @@ def _document(request: Request) -> Mapping[str, object]:
         "usage": chat_usage(len(choices)),
     }
     if body.get("service_tier"):
-        answer["service_tier"] = body["service_tier"]
+        # Whoever lets OpenAI choose and has bought its scale tier is served in it.
+        answer["service_tier"] = "scale" if body["service_tier"] == "auto" else body["service_tier"]
     return answer
 
 
@@ -210,16 +211,21 @@ def _response(request: Request) -> Mapping[str, object]:
     }
     text = {"type": "output_text", "text": "".join(PIECES), "annotations": []}
     message = {"type": "message", "id": "m_1", "role": "assistant", "status": "completed", "content": [text]}
+    given = request.body.get("tools")
+    tools = given if isinstance(given, list) else []
+    runs = [_code_run(number) for number in range(2) if any(tool["type"] == "code_interpreter" for tool in tools)]
     return {
         "id": "resp_1",
         "object": "response",
         "created_at": 1,
         "status": "completed",
         "model": request.model,
-        "output": [search, message],
+        "output": [search, *runs, message],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
-        "tools": [],
+        "tools": tools,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "service_tier": request.body.get("service_tier", "default"),
         "error": None,
         "usage": {
             "input_tokens": PROMPT,
@@ -229,6 +235,12 @@ def _response(request: Request) -> Mapping[str, object]:
             "total_tokens": PROMPT + COMPLETION,
         },
     }
+
+
+def _code_run(number: int) -> Mapping[str, object]:
+    """Return one run of code in the one container of a response."""
+    run = {"type": "code_interpreter_call", "id": f"ci_{number}", "status": "completed"}
+    return {**run, "code": "print(1)", "container_id": "cntr_1", "outputs": None}
 
 
 def _openai_events(request: Request) -> list[str]:

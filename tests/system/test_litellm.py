@@ -7,7 +7,9 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -232,6 +234,74 @@ async def test_responses_count_web_searches(site: Site, streamed: bool) -> None:
     answer = await site.post("/v1/responses", f"response:{streamed}", {"input": "hi", "stream": streamed})
     assert answer.status == 200, answer.body
     assert quantities(await site.usage(f"response:{streamed}")) == {**CHAT, "web_searches": 1}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_tools_of_responses_are_charged_in_every_service_tier(site: Site, streamed: bool) -> None:
+    mark = f"tools:{streamed}"
+    tools = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
+    body = {"input": "hi", "tools": tools, "service_tier": "flex", "stream": streamed}
+    answer = await site.post("/v1/responses", mark, body)
+    assert answer.status == 200, answer.body
+    usage = await site.usage(mark)
+    assert quantities(usage) == {**CHAT, "web_searches_medium": 1, "code_sessions": 1}
+    assert "usage_doubt" not in usage.labels
+    tokens = (100 * Decimal("0.625") + 20 * Decimal("0.0625") + 30 * 5) / 1_000_000
+    assert cost(usage) == tokens + Decimal("0.01") + Decimal("0.03")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_answer_that_comes_later_is_400_and_reaches_no_provider(site: Site, streamed: bool) -> None:
+    mark = f"later:{streamed}"
+    body = {"input": "hi", "user": mark, "background": True, "stream": streamed}
+    answer = await site.post("/v1/responses", mark, body)
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert (answer.error["code"], site.upstream.asked[mark]) == ("background_not_metered", 0)
+
+
+async def test_more_answers_than_128_are_400_at_once(site: Site) -> None:
+    for path, body in (("/v1/chat/completions", {"messages": TEXT}), ("/v1/completions", {"prompt": "hi"})):
+        answer = await site.post(path, "many", {"model": "mock", "n": 10**12, **body})
+        assert (answer.status, answer.error["type"]) == (400, "invalid_request_error"), path
+        assert answer.error["code"] == "n_out_of_range"
+
+
+async def test_end_user_cannot_fall_back_to_a_model_that_is_charged_as_another(site: Site) -> None:
+    dearer = {"model": "gpt-5", "metadata": {}, "litellm_metadata": {}}
+    answer = await site.ask("refused:fallback", model="gpt-5-mini", fallbacks=[dearer])
+    assert (answer.status, answer.error["code"]) == (400, "fallbacks_not_metered")
+    assert site.upstream.asked["refused:fallback"] == 0
+
+
+async def test_call_in_a_tier_without_a_price_waits_and_is_charged_when_it_has_one(site: Site, tmp_path: Path) -> None:
+    command = site.proxy.installation.command
+    before = datetime.now(UTC).isoformat()
+    assert (await site.ask("auto:1", service_tier="auto")).status == 200
+
+    async def found() -> list[usage_pb2.UsageRecord]:
+        return [usage for usage in (await site.usages()).values() if usage.labels["litellm_call_id"] == "auto:1"]
+
+    (usage,) = await eventually(found, lambda found: bool(found))
+    assert (usage.settlement, usage.service_tier) == (usage_pb2.SETTLEMENT_PENDING_PRICE, "scale")
+    waiting = json.loads(command("usage", "pending", "--organization", site.organization_id, "--json").stdout)
+    assert [(one["model"], one["usage_count"]) for one in waiting] == [("gpt-5", "1")]
+    rates = [
+        f"      - {{unit: {unit}, price: '{price}', per: 1000000, service_tier: scale}}\n"
+        for unit, price in (("input_tokens", "3"), ("cache_read_tokens", "1"), ("output_tokens", "30"))
+    ]
+    prices = tmp_path / "prices.yaml"
+    shipped = (INTEGRATION / "prices.yaml").read_text()
+    prices.write_text(shipped.replace("    rates:\n", "    rates:\n" + "".join(rates), 1))
+    imported = command("models", "import", str(prices), "--effective-time", before)
+    assert imported.returncode == 0, imported.stderr
+    (usage,) = await eventually(found, lambda found: found[0].settlement == usage_pb2.SETTLEMENT_SETTLED)
+    assert cost(usage) == Decimal(100 * 3 + 20 * 1 + 30 * 30) / 1_000_000
+
+
+async def test_service_tier_that_is_asked_for_and_has_no_price_is_403(site: Site) -> None:
+    answer = await site.ask("batch:1", service_tier="batch")
+    assert (answer.status, answer.error["code"]) == (403, "price_unknown")
+    assert site.upstream.asked["batch:1"] == 0
 
 
 async def test_flex_tier_is_charged_at_its_price(site: Site) -> None:

@@ -29,6 +29,7 @@ class HttpError:
 _NO_MONEY: Final = (402, "insufficient_quota")
 _NOT_ALLOWED: Final = (403, "permission_error")
 _BY_REASON: Final[Mapping[str, tuple[int, str]]] = {
+    "KEY_OWNER_INACTIVE": _NOT_ALLOWED,
     "KEY_INSUFFICIENT_SCOPE": _NOT_ALLOWED,
     "KEY_MODEL_NOT_ALLOWED": _NOT_ALLOWED,
     "KEY_ADDRESS_NOT_ALLOWED": _NOT_ALLOWED,
@@ -45,6 +46,14 @@ _BY_REASON: Final[Mapping[str, tuple[int, str]]] = {
 }
 _BAD_KEY: Final = (401, "authentication_error")
 _AWAY_FOR_S: Final = 1
+
+
+def http_error_of_key(code: str) -> HttpError:
+    """Return the HTTP error for a key that identity does not let in, by its code, such as REVOKED."""
+    reason = f"KEY_{code}"
+    status, kind = _BY_REASON.get(reason, _BAD_KEY)
+    message = f"The API key is not accepted: {code.lower().replace('_', ' ')}."
+    return HttpError(status, kind, reason.lower(), message)
 
 
 def http_error_of(error: TollhouseError) -> HttpError:

@@ -8,12 +8,12 @@ which is more than most text has.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from tollhouse_litellm.bodies import CHOICES_MAX
 from tollhouse_litellm.usage import Fields, tier_of
 
 _BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MEDIUM: Final = 1600
 _TOKENS_MAX: Final = 1_000_000_000
-_CHOICES_MAX: Final = 1000
 # What providers read as text; everything else of a request is about how they should answer.
 _READ: Final = ("messages", "input", "prompt", "instructions", "system", "tools", "query", "documents", "functions")
 _MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -52,7 +52,7 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
 def choices(request: Fields) -> int:
     """Return how many answers a request asks for."""
     counts = [_whole(request.get(name)) or 1 for name in ("n", "best_of")]
-    return max(1, min(_CHOICES_MAX, max(counts)))
+    return max(1, min(CHOICES_MAX, max(counts)))
 
 
 def service_tier(request: Fields) -> str:

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 from starlette.requests import Request
 
 from tollhouse_client.key_cache import KeyAnswer
-from tollhouse_litellm.denials import HttpError
+from tollhouse_litellm.denials import HttpError, http_error_of_key
 from tollhouse_litellm.refusals import Refusal
 
 # The routes that are metered, and those that cost nothing. LiteLLM has many more, which would do work for nothing.
@@ -20,7 +20,6 @@ _ROUTES: Final = re.compile(
     rf"{_METERED}|/v1/messages|(/v[12])?/rerank|/(engines|openai/deployments)/[^/]+{_METERED}"
     r"|(/v1)?/models(/.+)?"
 )
-_FORBIDDEN: Final = ("INSUFFICIENT_SCOPE", "MODEL_NOT_ALLOWED", "ADDRESS_NOT_ALLOWED")
 
 
 class Caller(UserAPIKeyAuth):  # type: ignore[misc]  # LiteLLM has no types for us.
@@ -70,9 +69,7 @@ def caller_of(answer: KeyAnswer) -> Caller:
     """
     key = answer.key
     if key is None or not answer.is_valid:
-        message = f"The API key is not accepted: {answer.code.lower().replace('_', ' ')}."
-        status, kind = (403, "permission_error") if answer.code in _FORBIDDEN else (401, "authentication_error")
-        raise Refusal(HttpError(status, kind, f"key_{answer.code.lower()}", message))
+        raise Refusal(http_error_of_key(answer.code))
     return Caller(
         # LiteLLM writes this into logs and metrics: the id of the key, not the key.
         api_key=key.api_key_id,

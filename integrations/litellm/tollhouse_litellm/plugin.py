@@ -24,6 +24,7 @@ from starlette.requests import Request
 
 from tollhouse_client.errors import TollhouseError
 from tollhouse_litellm import estimate
+from tollhouse_litellm.bodies import error_of
 from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, settlement
 from tollhouse_litellm.denials import HttpError, http_error_of
 from tollhouse_litellm.gateway import Gateway
@@ -97,6 +98,8 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         requested = data.get("model")
         if not isinstance(requested, str) or not requested:
             raise Refusal(HttpError(400, "invalid_request_error", "model_missing", "The request names no model."))
+        if (error := error_of(data)) is not None:
+            raise Refusal(error)
         if not isinstance(user_api_key_dict, Caller):
             message = "This proxy has another custom_auth than Tollhouse's."
             raise Refusal(HttpError(401, "authentication_error", "key_not_found", message))
@@ -110,8 +113,8 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         )
         try:
             answer = await (await self._connected()).authorize(request)
-        except TollhouseError as error:
-            raise _refusal(error) from None
+        except TollhouseError as failure:
+            raise _refusal(failure) from None
         call = Call(
             operation_id=request.operation_id,
             organization_id=answer.principal.organization_id,

@@ -96,12 +96,16 @@ def _quantities(answer: object, usage: Fields, request: Fields) -> tuple[Mapping
     made = _get(answer, "data")
     if isinstance(made, list) and (_get(answer, "object") != "list"):
         return _images(usage, made), ""
-    if "text" in fields_of(answer) and "choices" not in fields_of(answer):
+    if "input_tokens" in usage and _is_response(answer):
+        return _response(answer, usage, request)
+    document = fields_of(answer)
+    # Responses have a `text`, too, which is an object: how the text is to be written.
+    if isinstance(document.get("text"), str) and "choices" not in document:
         return _transcription(answer, usage), ""
     if "prompt_tokens" in usage:
         return _chat(usage, request)
     if "input_tokens" in usage and "total_tokens" in usage:
-        return _response(answer, usage, request), ""
+        return _response(answer, usage, request)
     if "input_tokens" in usage:
         known = {name: value for name, value in usage.items() if name in _ANTHROPIC_FIELDS}
         return anthropic_messages(known).quantities, ""
@@ -176,15 +180,34 @@ def search_unit(request: Fields) -> str:
     return f"web_searches_{size}" if size in ("low", "medium", "high") else "web_searches"
 
 
-def _response(answer: object, usage: Fields, request: Fields) -> Mapping[str, object]:
+def _is_response(answer: object) -> bool:
+    return _get(answer, "object") == "response" or isinstance(_get(answer, "output"), list)
+
+
+def _response(answer: object, usage: Fields, request: Fields) -> tuple[Mapping[str, object], str]:
     known = {name: value for name, value in usage.items() if name in _RESPONSE_FIELDS}
     details = fields_of(known.get("input_tokens_details"))
     # LiteLLM counts text beside what was cached here, OpenAI with it. Without it, what is left over is text.
     known["input_tokens_details"] = {name: value for name, value in details.items() if name != "text_tokens"}
-    quantities = dict(openai_responses(known).quantities)
+    tools = _tools_of_response(answer, request)
+    try:
+        return {**openai_responses(known).quantities, **tools}, ""
+    except UsageRefused as refused:
+        return {**_totals(usage), **tools}, str(refused)
+
+
+def _tools_of_response(answer: object, request: Fields) -> Mapping[str, int]:
+    """Count what the provider's tools did: each search, and each container in which code ran, however often it did.
+
+    Some providers say how many searches they charge, which pages that were only opened are not among.
+    """
     output = _get(answer, "output")
-    calls = [fields_of(item).get("type") for item in output] if isinstance(output, list) else []
-    return {**quantities, search_unit(request): calls.count("web_search_call")}
+    items = [fields_of(item) for item in output] if isinstance(output, list) else []
+    charged = fields_of(fields_of(_get(answer, "tool_usage")).get("web_search"))
+    made = sum(1 for item in items if item.get("type") == "web_search_call")
+    searches = _count(charged, "num_requests") if "num_requests" in charged else made
+    containers = {str(item.get("container_id")) for item in items if item.get("type") == "code_interpreter_call"}
+    return {search_unit(request): searches, "code_sessions": len(containers)}
 
 
 def _images(usage: Fields, made: Sequence[object]) -> Mapping[str, object]:

@@ -1798,7 +1798,9 @@ class AmendUsageRequest(_message.Message):
 
     @_builtins.property
     def stated_amount(self) -> _amount_pb2.Amount:
-        """What the work costs, for usage whose caller stated that."""
+        """What the work costs, for usage whose caller stated that. In the currency in which the usage is charged, unless
+        billing refused its charge.
+        """
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.clients.billing import DEBIT, REVERSAL, Charge
 from services.metering.quota.domain import NOTHING_RESERVED
+from services.metering.usage import given_up
 from services.metering.usage.correction import statements
 from services.metering.usage.correction.domain import (
     Correction,
@@ -22,7 +23,7 @@ from services.metering.usage.correction.domain import (
     Source,
     State,
 )
-from services.metering.usage.domain import Counts, Recorded
+from services.metering.usage.domain import SETTLED, Counts, Recorded
 from services.metering.usage.store import Key, columns_of, recorded_of
 
 
@@ -33,6 +34,10 @@ class Planned(NamedTuple):
     state: State
     before_counted: Counted
     after_counted: Counted
+    unmade: Sequence[CorrectionCharge]
+    """What would give refused charges back: it is written, so that sums are right, and never sent."""
+    refused: Sequence[str]
+    """The charges that billing refused, and that the correction gives up."""
 
     @property
     def usage_key(self) -> Key:
@@ -97,8 +102,16 @@ async def add_sources(
             found[key].insert(0 if row["number"] == 0 else len(found[key]), source)
         else:
             given_back[row[0], row["reverses_operation_id"]] += row["amount"]
+    listed = [(key[0], one.operation_id) for key, sources in found.items() for one in sources]
+    states = await given_up.states_of(connection, listed) if listed else {}
     return {
-        key: [one._replace(left=one.left - given_back[key[0], one.operation_id]) for one in sources]
+        key: [
+            one._replace(
+                left=one.left - given_back[key[0], one.operation_id],
+                state=states.get((key[0], one.operation_id), SETTLED),
+            )
+            for one in sources
+        ]
         for key, sources in found.items()
     }
 
@@ -115,7 +128,10 @@ async def lock(connection: RawConnection, planned: Sequence[Planned]) -> bool:
         return False
     numbers = {one.usage_key: one.state.number for one in planned}
     rows = await connection.fetch(statements.NUMBERS, *_arrays(numbers))
-    return {(row[0], row[1]): row[2] for row in rows} == numbers
+    if {(row[0], row[1]): row[2] for row in rows} != numbers:
+        return False
+    refused = {(one.correction.organization_id, charge_id) for one in planned for charge_id in one.refused}
+    return not refused or await given_up.lock_refused(connection, refused)
 
 
 async def write(connection: RawConnection, planned: Sequence[Planned], *, now: datetime, due_time: datetime) -> None:
@@ -143,12 +159,15 @@ async def write(connection: RawConnection, planned: Sequence[Planned], *, now: d
         [added for _, _, added in lines],
         now,
     )
-    await _write_charges(connection, corrections, now, due_time)
+    await _write_charges(connection, planned, now, due_time)
+    refused = [(*one.usage_key, charge_id) for one in planned for charge_id in one.refused]
+    if refused:
+        await given_up.give_up(connection, refused)
     await _write_waiting(connection, planned)
 
 
 async def _write_charges(
-    connection: RawConnection, corrections: Sequence[Correction], now: datetime, due_time: datetime
+    connection: RawConnection, planned: Sequence[Planned], now: datetime, due_time: datetime
 ) -> None:
     rows = [
         (
@@ -166,8 +185,8 @@ async def _write_charges(
             _usage_of(one).work.project_id,
             _usage_of(one).work.user_id,
         )
-        for one in corrections
-        for position, charge in enumerate(one.charges)
+        for one, unmade in ((each.correction, each.unmade) for each in planned)
+        for position, charge in enumerate([*one.charges, *unmade])
     ]
     if rows:
         await connection.execute(statements.ADD_CHARGES, *_columns(rows), now, due_time)

@@ -43,7 +43,7 @@ from services.metering.usage.correction.domain import (
     require_correctable,
     require_currency,
 )
-from services.metering.usage.correction.store import Planned
+from services.metering.usage.correction.store import Mark, Planned
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded, month_of
@@ -204,9 +204,9 @@ class Corrections:
         async with self._shards.of(organization_id).raw_connection() as connection:
             return await store.corrections_of_organization(connection, organization_id, before=before, limit=limit)
 
-    async def marks(self, usages: Sequence[Recorded]) -> dict[str, tuple[int, bool]]:
-        """Return how many corrections usages had, and whether each is voided, by usage id."""
-        marks: dict[str, tuple[int, bool]] = {}
+    async def marks(self, usages: Sequence[Recorded]) -> dict[str, Mark]:
+        """Return what corrections have made of usages, by usage id; usage without any is left out."""
+        marks: dict[str, Mark] = {}
         by_shard: dict[Database, list[Recorded]] = {}
         for usage in usages:
             by_shard.setdefault(self._shards.of(usage.work.organization_id), []).append(usage)

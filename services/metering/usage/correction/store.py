@@ -23,7 +23,7 @@ from services.metering.usage.correction.domain import (
     Source,
     State,
 )
-from services.metering.usage.domain import SETTLED, Counts, Recorded
+from services.metering.usage.domain import PENDING, PENDING_PRICE, REFUSED, SETTLED, Counts, Recorded
 from services.metering.usage.store import Key, columns_of, recorded_of
 
 
@@ -52,6 +52,15 @@ class Planned(NamedTuple):
         """The times in whose sums it changes something, and that at which the usage was recorded."""
         lines = (self.correction.before, self.correction.after)
         return [self.state.original.work.occur_time, *(one.work.occur_time for one in lines if one is not None)]
+
+
+class Mark(NamedTuple):
+    """What corrections have made of a usage."""
+
+    corrections: int
+    voided: bool
+    now: Recorded | None = None
+    """What it is, where it was recorded without a price and does not wait for one any more. Voided it has no cost."""
 
 
 async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[Key, State]:
@@ -246,10 +255,35 @@ async def corrections_of_organization(
     return await _whole(connection, rows)
 
 
-async def find_marks(connection: RawConnection, usages: Sequence[Recorded]) -> dict[str, tuple[int, bool]]:
-    """Return how many corrections usages had, and whether they are voided, by usage id; none is left out."""
+async def find_marks(connection: RawConnection, usages: Sequence[Recorded]) -> dict[str, Mark]:
+    """Return what corrections have made of usages, by usage id; usage without any is left out."""
     keys = [(one.work.organization_id, one.usage_id) for one in usages]
-    return {row[0]: (row[1], row[2]) for row in await connection.fetch(statements.MARKS, *_arrays(keys))}
+    marks = {row[0]: Mark(row[1], row[2]) for row in await connection.fetch(statements.MARKS, *_arrays(keys))}
+    unpriced = [one for one in usages if one.settlement == PENDING_PRICE and one.usage_id in marks]
+    if unpriced:
+        for usage in await _no_longer_waiting(connection, unpriced):
+            marks[usage.usage_id] = marks[usage.usage_id]._replace(now=usage)
+    return marks
+
+
+async def _no_longer_waiting(connection: RawConnection, usages: Sequence[Recorded]) -> list[Recorded]:
+    """Return what corrected usages are, of those that had no price and do not wait for one, with their settlement."""
+    states = await find_states(connection, {(one.work.organization_id, one.work.operation_id) for one in usages})
+    originals = {(key[0], state.original.usage_id): state.original for key, state in states.items()}
+    sources = await find_sources(connection, originals)
+    reasons = {(row[0], row[3]): row[8] for row in await connection.fetch(statements.CHARGES, *_arrays(originals))}
+    found: list[Recorded] = []
+    for (organization_id, _), state in states.items():
+        if state.voided:
+            found.append(state.usage._replace(cost=None, settlement=SETTLED))
+        elif state.usage.cost is not None:
+            own = sources[organization_id, state.usage.usage_id]
+            refused = [one for one in own if one.state == REFUSED]
+            waits = any(one.state == PENDING for one in own)
+            settlement = REFUSED if refused else PENDING if waits else SETTLED
+            reason = reasons.get((organization_id, refused[0].operation_id), "") if refused else ""
+            found.append(state.usage._replace(settlement=settlement, refusal_reason=reason))
+    return found
 
 
 async def next_waiting(connection: RawConnection, *, after: Key, limit: int) -> list[tuple[str, str, str]]:

@@ -211,6 +211,28 @@ _CHARGES: Final = f"""
     WHERE coalesce(g.amount > coalesce(q.amount, s.amount, u.amount), true)
 """
 
+# Charges that were given up: corrections give all of each back, by movements that were given up too. Of usage that was
+# dropped the operation is there.
+GIVEN_UP: Final = """
+    SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
+        CASE WHEN x.kind = 'REVERSAL' THEN 'it was given up, but not what it gives back'
+            ELSE 'it was given up, but corrections do not give all of it back, or by movements that are sent' END
+    FROM (SELECT * FROM outbox WHERE {range} AND next_attempt_time = 'infinity') AS x
+    LEFT JOIN settlement_parts AS s ON s.organization_id = x.organization_id AND s.part_id = x.operation_id
+    LEFT JOIN usage_correction_charges AS c
+        ON c.organization_id = x.organization_id AND c.operation_id = x.operation_id
+    LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id
+        AND o.operation_id = coalesce(x.corrects, s.operation_id, x.operation_id)
+    LEFT JOIN outbox AS y ON y.organization_id = x.organization_id AND y.operation_id = x.reverses_operation_id
+    WHERE CASE WHEN x.kind = 'REVERSAL' THEN y.next_attempt_time IS DISTINCT FROM 'infinity'
+        ELSE x.amount IS DISTINCT FROM (
+        SELECT sum(v.amount) FROM usage_correction_charges AS v
+        JOIN outbox AS z ON z.organization_id = v.organization_id AND z.operation_id = v.operation_id
+            AND z.next_attempt_time = 'infinity'
+        WHERE v.organization_id = x.organization_id AND v.usage_id = coalesce(c.usage_id, o.usage_id)
+            AND v.reverses_operation_id = x.operation_id) END
+"""
+
 _LINES: Final = f"""
     SELECT 'corrected_costs_derive_from_prices', r.organization_id, 'usages/' || r.operation_id, {COST_DETAIL}
     FROM (SELECT * FROM usage_correction_lines WHERE {{range}} AND added) AS r

@@ -13,7 +13,7 @@ from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.events.invariants import EVENT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
 from services.metering.conversation_invariants import CONVERSATIONS
-from services.metering.correction_invariants import CORRECTIONS
+from services.metering.correction_invariants import CORRECTIONS, GIVEN_UP
 from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
 from services.metering.dropped_invariants import DROPPED, dropped_operations, operations_digests
 from services.metering.limit_invariants import COUNTERS
@@ -31,7 +31,7 @@ _OPERATIONS: Final = Invariant(
 _CHARGES: Final = Invariant(
     "charges_come_from_usage",
     "A charge in the outbox differs from the cost of its usage or the amount of its part, has none of them, has another"
-    " hold than its call or lease, or was refused by billing.",
+    " hold than its call or lease, was refused by billing, or was given up without a correction of its usage.",
 )
 _PARTS: Final = Invariant(
     "parts_add_up", "What a call captured in parts differs from the sum of its parts, or from what its usage says."
@@ -233,13 +233,17 @@ _USAGE_OPERATIONS: Final = f"""
                 WHERE s.organization_id = o.organization_id AND s.operation_id = o.operation_id) END
 """
 
+# Whether a charge is not given up.
+_IS_SENT: Final = "next_attempt_time < 'infinity'"
 _OUTBOX: Final = f"""
     SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
         CASE WHEN r.usage_id IS NULL THEN 'the charge has no usage'
             WHEN coalesce(r.charge_kind, p.charge_kind) IS NULL THEN 'the usage must not be charged'
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
             ELSE 'the charge differs from the cost of the usage' END
-    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NULL AND corrects IS NULL) AS x
+    FROM (
+        SELECT * FROM outbox WHERE {{range}} AND {_IS_SENT} AND hold_operation_id IS NULL AND corrects IS NULL
+    ) AS x
     LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
     LEFT JOIN usage_records AS r
         ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
@@ -254,7 +258,7 @@ _OUTBOX: Final = f"""
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
             WHEN s.part IS NULL THEN 'the charge differs from the cost of the usage, or has another hold than its lease'
             ELSE 'the charge differs from the amount of the part' END
-    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NOT NULL) AS x
+    FROM (SELECT * FROM outbox WHERE {{range}} AND {_IS_SENT} AND hold_operation_id IS NOT NULL) AS x
     LEFT JOIN settlement_parts AS s ON s.organization_id = x.organization_id AND s.part_id = x.operation_id
     LEFT JOIN usage_operations AS o
         ON s.part IS NULL AND o.organization_id = x.organization_id AND o.operation_id = x.operation_id
@@ -270,7 +274,7 @@ _OUTBOX: Final = f"""
         CASE WHEN c.operation_id IS NULL THEN 'the charge has no correction'
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
             ELSE 'the charge differs from the movement of its correction' END
-    FROM (SELECT * FROM outbox WHERE {{range}} AND corrects IS NOT NULL) AS x
+    FROM (SELECT * FROM outbox WHERE {{range}} AND {_IS_SENT} AND corrects IS NOT NULL) AS x
     LEFT JOIN usage_correction_charges AS c
         ON c.organization_id = x.organization_id AND c.operation_id = x.operation_id
     LEFT JOIN usage_corrections AS n
@@ -279,6 +283,7 @@ _OUTBOX: Final = f"""
         OR (x.amount, x.currency_code, x.reverses_operation_id, x.corrects, x.kind)
             IS DISTINCT FROM (c.amount, c.currency_code, c.reverses_operation_id, n.usage_operation_id,
                 CASE WHEN c.reverses_operation_id IS NULL THEN 'DEBIT' ELSE 'REVERSAL' END)
+    UNION ALL {GIVEN_UP}
     UNION ALL
     SELECT 'charges_do_not_wait', organization_id, 'charges/' || operation_id,
         'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')

@@ -105,6 +105,15 @@ class PriceOfAnotherCurrency(Refusal):
     remedy = "Choose a price version in the currency in which the usage was charged."
 
 
+class AmountOfAnotherCurrency(Refusal):
+    """The amount is in another currency than the usage was charged in, or will be."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AMOUNT_OF_ANOTHER_CURRENCY"
+    template = "The usage of {operation_id} is charged in {charged_currency_code}, not in {currency_code}."
+    remedy = "State the amount in the currency of the charge, or void the usage and record it under another id."
+
+
 class RerateChanged(Refusal):
     """A re-rate would do something else than the preview whose digest it is bound to."""
 

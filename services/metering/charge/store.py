@@ -357,13 +357,14 @@ async def these_organizations(connection: AsyncConnection, organization_ids: Seq
     return list((await connection.execute(_THESE_ORGANIZATIONS, values)).scalars())
 
 
+# What is given up has no next attempt.
 _PENDING: Final = text("""
 SELECT organization_id::text, operation_id, amount, currency_code, replace(state, 'DEAD', 'REFUSED'), attempt_count,
     last_error_reason, next_attempt_time, create_time
 FROM outbox
 WHERE (create_time, organization_id, operation_id)
         > (CAST(:after_time AS timestamptz), CAST(:after_organization_id AS uuid), :after_operation_id)
-    AND (NOT :refused_only OR state IN ('REFUSED', 'DEAD'))
+    AND next_attempt_time < 'infinity' AND (NOT :refused_only OR state IN ('REFUSED', 'DEAD'))
 ORDER BY create_time, organization_id, operation_id LIMIT :limit
 """)
 
@@ -387,6 +388,7 @@ UPDATE outbox o SET state = 'PENDING', next_attempt_time = :now
 FROM (
     SELECT organization_id, operation_id FROM outbox
     WHERE organization_id = CAST(:organization_id AS uuid)
+        AND next_attempt_time < 'infinity'
         AND CASE WHEN cardinality(CAST(:operation_ids AS text[])) = 0 THEN state IN ('REFUSED', 'DEAD')
             ELSE operation_id = ANY(CAST(:operation_ids AS text[])) END
     ORDER BY organization_id, operation_id LIMIT 1000 FOR UPDATE

@@ -40,7 +40,7 @@ _CORRECTS_KEY: Final = "corrects"
 _PURPOSE_KEY: Final = "purpose"
 _LEASE: Final = "lease"
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
-_TRANSACTION_NOT_FOUND: Final = "TRANSACTION_NOT_FOUND"
+TRANSACTION_NOT_FOUND: Final = "TRANSACTION_NOT_FOUND"
 _DEBITED: Final = (OperationIdReused.reason, "kind")
 _INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
 _OF_THE_WHOLE: Final = frozenset(
@@ -428,7 +428,7 @@ def _not_charged(status: status_pb2.Status) -> NotCharged:
     info = error_info_in(status)
     reason = info.reason if info else "UNKNOWN"
     # What is to be given back may not be charged yet: the relay sends both until they are made.
-    return NotCharged(reason, final=status.code not in _PASSING and reason != _TRANSACTION_NOT_FOUND)
+    return NotCharged(reason, final=status.code not in _PASSING and reason != TRANSACTION_NOT_FOUND)
 
 
 def _was_never_held(error: status_pb2.Status) -> bool:

@@ -138,7 +138,7 @@ SELECT cause FROM (
     UNION ALL SELECT 'charges wait for billing' WHERE EXISTS (
         SELECT FROM outbox x JOIN usage_operations o ON o.organization_id = x.organization_id
             AND o.operation_id = ANY (ARRAY[x.operation_id, x.corrects, x.hold_operation_id])
-        WHERE ($1::uuid IS NULL OR x.organization_id = $1) AND o.{_IN_MONTH}
+        WHERE x.next_attempt_time < 'infinity' AND ($1::uuid IS NULL OR x.organization_id = $1) AND o.{_IN_MONTH}
             AND {_COVERED.format(organization="x.organization_id")})
     UNION ALL SELECT 'authorizations are open' WHERE EXISTS (
         SELECT FROM lapse_checks c

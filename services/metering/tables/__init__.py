@@ -335,6 +335,8 @@ settlement_parts: Final = Table(
 )
 
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
+# Charges that billing refused and corrections gave up stay, with what would have given them back: their next attempt is
+# at infinity.
 outbox: Final = Table(
     "outbox",
     shard_metadata,

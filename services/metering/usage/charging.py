@@ -40,13 +40,13 @@ class Charging:
         if not charges or self._billing.seems_down:
             return [_AWAY] * len(charges)
         results = await self._billing.charge(charges)
-        refused: dict[Key, tuple[str, str, datetime]] = {}
+        refused: dict[Key, tuple[str, str, datetime, int]] = {}
         for charge, result in zip(charges, results, strict=True):
             key = (charge.organization_id, charge.operation_id)
             if isinstance(result, Charged):
                 self._done[database][key] = None
             elif result.final:
-                refused[key] = (REFUSED, result.reason, self._clock.now() + _REFUSED_AGAIN_AFTER)
+                refused[key] = (REFUSED, result.reason, self._clock.now() + _REFUSED_AGAIN_AFTER, 0)
         if refused:
             await self._note_refused(database, refused)
         return results
@@ -90,9 +90,9 @@ class Charging:
             self.keep_done(database, done)
             raise
 
-    async def _note_refused(self, database: Database, refused: dict[Key, tuple[str, str, datetime]]) -> None:
+    async def _note_refused(self, database: Database, refused: dict[Key, tuple[str, str, datetime, int]]) -> None:
         """Store why billing refuses charges. If that fails, the relay sends them again and stores the reason."""
-        _log.error("billing refuses charges", reasons=sorted({reason for _, reason, _ in refused.values()}))
+        _log.error("billing refuses charges", reasons=sorted({reason for _, reason, *_ in refused.values()}))
         try:
             async with database.raw_connection() as connection:
                 await store.put_back(connection, refused)

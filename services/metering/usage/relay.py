@@ -5,7 +5,7 @@ recorded the usage tries first. A charge that is still there some seconds later 
 while billing is away. Billing knows the operation id, so a charge that is sent twice is made once.
 
 A charge that billing refuses, for instance because the account keeps another currency, stays in the outbox as REFUSED
-and is tried again at long intervals.
+and is tried again at long intervals, unless a correction gives it up (see `given_up`).
 """
 
 import random
@@ -19,8 +19,8 @@ from opentelemetry import metrics
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.shards import Shards
-from services.metering.clients.billing import BATCH_MAX, BillingClient, Charged, NotCharged
-from services.metering.usage import store
+from services.metering.clients.billing import BATCH_MAX, TRANSACTION_NOT_FOUND, BillingClient, Charged, NotCharged
+from services.metering.usage import given_up, store
 from services.metering.usage.charging import Charging
 from services.metering.usage.domain import PENDING, REFUSED
 from services.metering.usage.store import DueCharge, Key
@@ -87,24 +87,29 @@ class Relay:
         """Send charges and note what became of each; tell whether billing answered."""
         results = await self._billing.charge([charge for charge, _ in due])
         done: list[Key] = []
-        failed: dict[Key, tuple[str, str, datetime]] = {}
+        failed: dict[Key, tuple[str, str, datetime, int]] = {}
+        unfounded: list[Key] = []
         now = self._clock.now()
         for (charge, attempt_count), result in zip(due, results, strict=True):
             key = (charge.organization_id, charge.operation_id)
             if isinstance(result, Charged):
                 done.append(key)
             elif result.final:
-                failed[key] = (REFUSED, result.reason, now + refused_backoff(attempt_count))
+                failed[key] = (REFUSED, result.reason, now + refused_backoff(attempt_count), attempt_count)
             else:
-                failed[key] = (PENDING, result.reason, now + backoff(attempt_count))
+                failed[key] = (PENDING, result.reason, now + backoff(attempt_count), attempt_count)
+                if result.reason == TRANSACTION_NOT_FOUND:
+                    unfounded.append(key)
         async with database.raw_transaction() as connection:
             if done:
                 await store.finish(connection, done)
             if failed:
                 await store.put_back(connection, failed)
+            if unfounded:
+                await given_up.give_up_reversed(connection, unfounded)
         if failed:
-            self._refused_charges.add(sum(state == REFUSED for state, _, _ in failed.values()))
-            reasons = sorted({reason for _, reason, _ in failed.values()})
+            self._refused_charges.add(sum(state == REFUSED for state, *_ in failed.values()))
+            reasons = sorted({reason for _, reason, *_ in failed.values()})
             _log.warning("charges not made", charges=len(failed), reasons=reasons)
         return any(isinstance(result, Charged) or _is_final(result) for result in results)
 

@@ -35,7 +35,7 @@ def render_usage(recorded: Recorded, units: Units) -> pb.UsageRecord:
 
 def fill_usage(record: pb.UsageRecord, recorded: Recorded, units: Units) -> None:
     """Fill a message in place: building it apart and copying it into each level of the answer would double the cost."""
-    work, cost = recorded.work, recorded.cost
+    work = recorded.work
     record.usage_id = recorded.usage_id
     record.operation_id = work.operation_id
     record.organization_id = work.organization_id
@@ -55,8 +55,6 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded, units: Units) -> None
         record.labels.update(json.loads(work.labels))
     if work.partial:
         record.partial = True
-    if cost is not None:
-        _fill_cost(record, cost)
     _fill_quantities(record, work, units)
     record.service_tier = work.service_tier or STANDARD_TIER
     record.environment = pb.ENVIRONMENT_TEST if work.environment == TEST else pb.ENVIRONMENT_LIVE
@@ -64,6 +62,13 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded, units: Units) -> None
         record.provider = recorded.dimensions.provider
     if work.stated is not None:
         record.stated = True
+    fill_settlement(record, recorded)
+
+
+def fill_settlement(record: pb.UsageRecord, recorded: Recorded) -> None:
+    """Fill in what usage costs, and whether that is charged."""
+    if recorded.cost is not None:
+        _fill_cost(record, recorded.cost)
     record.settlement = _SETTLEMENTS[recorded.settlement]
     if recorded.refusal_reason:
         record.settlement_reason = recorded.refusal_reason

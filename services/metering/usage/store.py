@@ -282,7 +282,8 @@ SELECT organization_id::text, operation_id FROM outbox WHERE (organization_id, o
 ORDER BY organization_id, operation_id OFFSET $3 LIMIT 1
 """
 
-# Skips rows that another process has locked, so that two relays share the work.
+# Skips rows that another process has locked, so that two relays share the work. What is being sent is PENDING: nobody
+# is sending a charge that is REFUSED, so a correction may give it up.
 _TAKE_DUE: Final = """
 WITH due AS (
     SELECT organization_id, operation_id FROM outbox
@@ -291,7 +292,7 @@ WITH due AS (
         AND next_attempt_time <= $5::timestamptz
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
-UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
+UPDATE outbox o SET state = 'PENDING', next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
 FROM due WHERE o.organization_id = ANY (ARRAY[due.organization_id]) AND o.operation_id = due.operation_id
 RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
     o.hold_operation_id, o.user_id::text, o.reverses_operation_id, o.corrects, o.attempt_count
@@ -317,12 +318,14 @@ DELETE FROM outbox USING unnest($1::uuid[], $2::text[]) AS done(organization_id,
 WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.operation_id = done.operation_id
 """
 
+# Only what nobody has taken meanwhile: who took it notes what becomes of it.
 _PUT_BACK: Final = """
 UPDATE outbox o
 SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-    AS failed(organization_id, operation_id, state, reason, next_attempt_time)
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[])
+    AS failed(organization_id, operation_id, state, reason, next_attempt_time, attempt_count)
 WHERE o.organization_id = ANY (ARRAY[failed.organization_id]) AND o.operation_id = failed.operation_id
+    AND o.attempt_count = failed.attempt_count AND o.next_attempt_time < 'infinity'
 """
 
 
@@ -331,8 +334,11 @@ async def finish(connection: RawConnection, keys: Collection[Key]) -> None:
     await connection.execute(_FINISH, [key[0] for key in keys], [key[1] for key in keys])
 
 
-async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, str, datetime]]) -> None:
-    """Note the state, the reason and the next attempt of charges that failed; by primary key."""
+async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, str, datetime, int]]) -> None:
+    """Note the state, the reason and the next attempt of charges that failed, by primary key.
+
+    The last value is the number of the attempt that failed: 0 for that of the process which wrote the charge.
+    """
     values = list(failed.values())
     await connection.execute(
         _PUT_BACK,
@@ -341,6 +347,7 @@ async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, st
         [value[0] for value in values],
         [value[1] for value in values],
         [value[2] for value in values],
+        [value[3] for value in values],
     )
 
 

@@ -319,6 +319,36 @@ async def test_corrections_are_listed_the_latest_first(metering: Metering, organ
     ]
 
 
+async def test_usage_that_was_corrected_before_its_price_came_is_shown_as_it_is(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    async def shown() -> list[tuple[str, str, int]]:
+        request = pb.ListUsageRequest(organization_id=organization_id)
+        listed = (await metering.usage.ListUsage(request, metadata=metering.operator)).usages
+        return sorted((one.operation_id, one.cost.value, one.settlement) for one in listed)
+
+    model = f"new-{new_id()}"
+    await metering.add_model(model)
+    for name in ("amended", "priced", "voided"):
+        await metering.record(usage(organization_id, name, model=model))
+    await amend(metering, organization_id, "amended", tokens=tokens(2000, 100))
+    await void(metering, organization_id, "voided")
+    assert await shown() == [
+        ("amended", "", pb.SETTLEMENT_PENDING_PRICE),
+        ("priced", "", pb.SETTLEMENT_PENDING_PRICE),
+        ("voided", "", pb.SETTLEMENT_SETTLED),
+    ]
+    await metering.set_price(model_id=model)
+    priced = ("amended", "0.006", pb.SETTLEMENT_SETTLED)
+    await eventually(shown, lambda listed: priced in listed)
+    amended = (await found(metering, organization_id, "amended")).usage
+    assert (amended.cost.value, amended.price_version_id != "", amended.correction_count) == ("0.006", True, 2)
+    await void(metering, organization_id, "amended")
+    assert ("amended", "", pb.SETTLEMENT_SETTLED) in await shown()
+    await platform.settled()
+    assert await metering.findings() == []
+
+
 async def test_what_waits_for_a_price_is_counted_and_valued_before_the_price_holds(
     metering: Metering, organization_id: str
 ) -> None:

@@ -20,7 +20,8 @@ from tests.metering.retention.calls import (
     retain,
     send,
 )
-from tests.metering.support import Metering, Platform, refused, usage
+from tests.metering.support import Metering, Platform, eventually, refused, usage, usd
+from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import charge_pb2, usage_pb2
 from tollhouse.metering.v1 import retention_pb2 as pb
 
@@ -187,6 +188,30 @@ async def test_organization_with_a_longer_retention_keeps_its_month(platform: Pl
     assert (await drop(metering, kept_id)).dropped_count == 7
     assert await platform.verify() == []
     assert await platform.value(PARTITIONS, f"usage_records_{MONTH:%Y_%m}") == 0
+
+
+async def test_month_with_a_refused_charge_is_dropped_once_a_correction_gave_it_up(
+    platform: Platform, metering: Metering
+) -> None:
+    identity = await platform.start_identity()
+    organization_id, _ = await identity.create_organization()
+    await platform.fund(organization_id)
+    eur = Amount(currency_code="EUR", value="1.5")
+    for name in ("voided", "amended"):
+        await metering.record(old_usage(organization_id, name, stated_amount=eur))
+    await retain(metering, organization_id)
+    request = await ask(metering, organization_id)
+    assert (await refused(send(metering, request)))[1] == "USAGE_MONTH_OPEN"
+    await void(metering, organization_id, "voided")
+    await amend(metering, organization_id, "amended", stated_amount=usd("2"))
+    sent = "SELECT count(*) FROM metering.outbox WHERE next_attempt_time < 'infinity'"
+    await eventually(lambda: platform.value(sent), lambda count: count == 0)
+    assert await platform.verify() == []
+
+    assert (await drop(metering, organization_id)).state == pb.USAGE_DROP_STATE_DROPPED
+
+    assert await platform.posted(organization_id) == 998
+    assert await platform.verify() == []
 
 
 async def test_export_that_differs_drops_nothing(platform: Platform, metering: Metering) -> None:

@@ -491,7 +491,9 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
-        """What the usage costs; absent while the settlement is PENDING_PRICE."""
+        """What the usage costs; absent while the settlement is PENDING_PRICE, and where it was voided before it had a price.
+        Usage that was corrected while it waited for a price has the cost and settlement that it has now.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1798,7 +1800,9 @@ class AmendUsageRequest(_message.Message):
 
     @_builtins.property
     def stated_amount(self) -> _amount_pb2.Amount:
-        """What the work costs, for usage whose caller stated that."""
+        """What the work costs, for usage whose caller stated that. In the currency in which the usage is charged, unless
+        billing refused its charge.
+        """
 
     def __init__(
         self,

@@ -257,9 +257,13 @@ class UsageServiceServicer:
         usage, and with FAILED_PRECONDITION: `USAGE_VOIDED` for voided usage, `NOTHING_TO_AMEND` where nothing would
         change, `PRICE_UNKNOWN` where the price version has no rate for the new quantities, `COST_TOO_LARGE` for a cost
         that no amount can be, `AMOUNT_NOT_STATED` for a stated amount of usage whose cost is computed,
+        `AMOUNT_OF_ANOTHER_CURRENCY` for one in another currency than the usage is charged in,
         `TOO_MANY_CORRECTIONS` after 100, `USAGE_DROPPED` for usage that was dropped with its month, `USAGE_MONTH_DROPPED`
         where it is, was or would be in a month that is dropped: record what is missing with corrects_operation_id. Nothing
         is changed then. While billing cannot be reached the correction is stored, and its money follows.
+
+        A charge of the usage that billing refused is given up: it is not sent any more, nothing is given back for it, and
+        all that the usage costs now is debited, in any currency.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

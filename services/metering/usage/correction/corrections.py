@@ -32,15 +32,18 @@ from services.metering.usage.correction.domain import (
     CorrectionCharge,
     CorrectionKind,
     Counted,
+    Movement,
     Source,
     State,
     due_for,
     movements,
     priced,
     recounted,
+    refused_sources,
     require_correctable,
+    require_currency,
 )
-from services.metering.usage.correction.store import Planned
+from services.metering.usage.correction.store import Mark, Planned
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded, month_of
@@ -201,9 +204,9 @@ class Corrections:
         async with self._shards.of(organization_id).raw_connection() as connection:
             return await store.corrections_of_organization(connection, organization_id, before=before, limit=limit)
 
-    async def marks(self, usages: Sequence[Recorded]) -> dict[str, tuple[int, bool]]:
-        """Return how many corrections usages had, and whether each is voided, by usage id."""
-        marks: dict[str, tuple[int, bool]] = {}
+    async def marks(self, usages: Sequence[Recorded]) -> dict[str, Mark]:
+        """Return what corrections have made of usages, by usage id; usage without any is left out."""
+        marks: dict[str, Mark] = {}
         by_shard: dict[Database, list[Recorded]] = {}
         for usage in usages:
             by_shard.setdefault(self._shards.of(usage.work.organization_id), []).append(usage)
@@ -294,9 +297,15 @@ class Corrections:
         after = wanted.change(state, self._catalogue)
         correction_id = new_id()
         sources = read.sources[wanted.organization_id, state.usage.usage_id]
-        charges = [
+        if wanted.kind is CorrectionKind.AMEND and after is not None:
+            require_currency(sources, state.usage, after)
+        due = due_for(after)
+        refused = refused_sources(sources, due)
+        moved = movements([one for one in sources if one not in refused], due)
+        given_back = [Movement(one.left, one.currency_code, one.operation_id) for one in refused if one.left]
+        all_charges = [
             CorrectionCharge(f"correction:{correction_id}:{position}", movement, PENDING)
-            for position, movement in enumerate(movements(sources, due_for(after)))
+            for position, movement in enumerate([*moved, *given_back])
         ]
         correction = Correction(
             wanted.organization_id,
@@ -311,9 +320,11 @@ class Corrections:
             now,
             state.now,
             after,
-            charges,
+            all_charges[: len(moved)],
         )
-        return Planned(correction, state, {} if state.voided else state.counted, {})
+        counted = {} if state.voided else state.counted
+        ids = [one.operation_id for one in refused]
+        return Planned(correction, state, counted, {}, all_charges[len(moved) :], ids)
 
     async def _count(self, database: Database, planned: Sequence[Planned], read: _Read) -> list[Planned]:
         """Add what each correction makes its usage count in limits, and create the counters that are missing."""

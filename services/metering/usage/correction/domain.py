@@ -19,6 +19,8 @@ from services.metering.usage.domain import (
     EARLY_MAX,
     LATE_MAX,
     NO_QUANTITIES,
+    REFUSED,
+    SETTLED,
     Cost,
     Recorded,
     Stated,
@@ -30,6 +32,7 @@ from services.metering.usage.domain import (
 from services.metering.usage.part_domain import used_by
 from services.metering.usage_errors import (
     AmountNotStated,
+    AmountOfAnotherCurrency,
     NothingToAmend,
     TooManyCorrections,
     UsageNotVoided,
@@ -38,6 +41,8 @@ from services.metering.usage_errors import (
 
 CORRECTIONS_MAX: Final = 100
 """How many corrections a usage may have, so that an answer has room for all of them."""
+GIVEN_UP: Final = "GIVEN_UP"
+"""The state of a charge that billing refused and a correction gave up: it was never made, and is never sent."""
 _ZERO: Final = Decimal(0)
 
 Counted = Mapping[str, Decimal]
@@ -91,6 +96,8 @@ class Source(NamedTuple):
     operation_id: str
     left: Decimal
     currency_code: str
+    state: str = SETTLED
+    """PENDING or REFUSED while it is in the outbox; GIVEN_UP where a correction gave it up."""
 
 
 class Movement(NamedTuple):
@@ -239,6 +246,30 @@ def due_at(work: Work, cost: Cost | None) -> tuple[Decimal, str] | None:
     if work.environment == TEST:
         return _ZERO, ""
     return None if cost is None else (Decimal(cost.amount), cost.currency_code)
+
+
+def require_currency(sources: Sequence[Source], before: Recorded, after: Recorded) -> None:
+    """Refuse an amount in a currency in which nothing was charged for usage that was charged in another.
+
+    What billing has refused was not charged.
+
+    Raises:
+        AmountOfAnotherCurrency: it is so.
+    """
+    if before.cost is None or after.cost is None or before.cost.currency_code == after.cost.currency_code:
+        return
+    charged = [source.currency_code for source in sources if source.state not in (REFUSED, GIVEN_UP)]
+    if charged and after.cost.currency_code not in charged:
+        raise AmountOfAnotherCurrency(
+            operation_id=after.work.operation_id,
+            charged_currency_code=charged[-1],
+            currency_code=after.cost.currency_code,
+        )
+
+
+def refused_sources(sources: Sequence[Source], due: tuple[Decimal, str] | None) -> list[Source]:
+    """Return the charges that a correction gives up: those that billing refused, where it is known what is due."""
+    return [] if due is None else [source for source in sources if source.state == REFUSED]
 
 
 def movements(sources: Sequence[Source], due: tuple[Decimal, str] | None) -> list[Movement]:

@@ -20,7 +20,7 @@ from services.metering.usage.correction.parsing import (
 from services.metering.usage.correction.pending_prices import Asked, PendingPrices
 from services.metering.usage.correction.rendering import render_correction, render_pending
 from services.metering.usage.domain import Recorded
-from services.metering.usage.rendering import fill_balance
+from services.metering.usage.rendering import fill_balance, fill_settlement
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
@@ -102,10 +102,18 @@ class CorrectionServicer(rpc.UsageServiceServicer):
         return pb.GetUsageResponse(usage=record, corrections=await self._rendered_corrections(found))
 
     async def _mark(self, records: Sequence[pb.UsageRecord], usages: Sequence[Recorded]) -> None:
-        """Write into the records of usages how many corrections each had, and whether it is voided."""
+        """Write into the records of usages how many corrections each had, and whether it is voided.
+
+        Usage that was recorded without a price gets the cost and the settlement that corrections gave it.
+        """
         marks = await self._corrections.marks(usages)
         for record in records:
-            record.correction_count, record.voided = marks.get(record.usage_id, (0, False))
+            mark = marks.get(record.usage_id)
+            if mark is None:
+                continue
+            record.correction_count, record.voided = mark.corrections, mark.voided
+            if mark.now is not None:
+                fill_settlement(record, mark.now)
 
     async def _rendered_corrections(self, corrections: Sequence[Correction]) -> list[pb.UsageCorrection]:
         """Return as many corrections, from the first on, as fit into an answer."""

@@ -12,6 +12,7 @@ from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.clients.billing import DEBIT, REVERSAL, Charge
 from services.metering.quota.domain import NOTHING_RESERVED
+from services.metering.usage import given_up
 from services.metering.usage.correction import statements
 from services.metering.usage.correction.domain import (
     Correction,
@@ -22,7 +23,7 @@ from services.metering.usage.correction.domain import (
     Source,
     State,
 )
-from services.metering.usage.domain import Counts, Recorded
+from services.metering.usage.domain import PENDING, PENDING_PRICE, REFUSED, SETTLED, Counts, Recorded
 from services.metering.usage.store import Key, columns_of, recorded_of
 
 
@@ -33,6 +34,10 @@ class Planned(NamedTuple):
     state: State
     before_counted: Counted
     after_counted: Counted
+    unmade: Sequence[CorrectionCharge]
+    """What would give refused charges back: it is written, so that sums are right, and never sent."""
+    refused: Sequence[str]
+    """The charges that billing refused, and that the correction gives up."""
 
     @property
     def usage_key(self) -> Key:
@@ -47,6 +52,15 @@ class Planned(NamedTuple):
         """The times in whose sums it changes something, and that at which the usage was recorded."""
         lines = (self.correction.before, self.correction.after)
         return [self.state.original.work.occur_time, *(one.work.occur_time for one in lines if one is not None)]
+
+
+class Mark(NamedTuple):
+    """What corrections have made of a usage."""
+
+    corrections: int
+    voided: bool
+    now: Recorded | None = None
+    """What it is, where it was recorded without a price and does not wait for one any more. Voided it has no cost."""
 
 
 async def find_states(connection: RawConnection, keys: Collection[Key]) -> dict[Key, State]:
@@ -97,8 +111,16 @@ async def add_sources(
             found[key].insert(0 if row["number"] == 0 else len(found[key]), source)
         else:
             given_back[row[0], row["reverses_operation_id"]] += row["amount"]
+    listed = [(key[0], one.operation_id) for key, sources in found.items() for one in sources]
+    states = await given_up.states_of(connection, listed) if listed else {}
     return {
-        key: [one._replace(left=one.left - given_back[key[0], one.operation_id]) for one in sources]
+        key: [
+            one._replace(
+                left=one.left - given_back[key[0], one.operation_id],
+                state=states.get((key[0], one.operation_id), SETTLED),
+            )
+            for one in sources
+        ]
         for key, sources in found.items()
     }
 
@@ -115,7 +137,10 @@ async def lock(connection: RawConnection, planned: Sequence[Planned]) -> bool:
         return False
     numbers = {one.usage_key: one.state.number for one in planned}
     rows = await connection.fetch(statements.NUMBERS, *_arrays(numbers))
-    return {(row[0], row[1]): row[2] for row in rows} == numbers
+    if {(row[0], row[1]): row[2] for row in rows} != numbers:
+        return False
+    refused = {(one.correction.organization_id, charge_id) for one in planned for charge_id in one.refused}
+    return not refused or await given_up.lock_refused(connection, refused)
 
 
 async def write(connection: RawConnection, planned: Sequence[Planned], *, now: datetime, due_time: datetime) -> None:
@@ -143,12 +168,15 @@ async def write(connection: RawConnection, planned: Sequence[Planned], *, now: d
         [added for _, _, added in lines],
         now,
     )
-    await _write_charges(connection, corrections, now, due_time)
+    await _write_charges(connection, planned, now, due_time)
+    refused = [(*one.usage_key, charge_id) for one in planned for charge_id in one.refused]
+    if refused:
+        await given_up.give_up(connection, refused)
     await _write_waiting(connection, planned)
 
 
 async def _write_charges(
-    connection: RawConnection, corrections: Sequence[Correction], now: datetime, due_time: datetime
+    connection: RawConnection, planned: Sequence[Planned], now: datetime, due_time: datetime
 ) -> None:
     rows = [
         (
@@ -166,8 +194,8 @@ async def _write_charges(
             _usage_of(one).work.project_id,
             _usage_of(one).work.user_id,
         )
-        for one in corrections
-        for position, charge in enumerate(one.charges)
+        for one, unmade in ((each.correction, each.unmade) for each in planned)
+        for position, charge in enumerate([*one.charges, *unmade])
     ]
     if rows:
         await connection.execute(statements.ADD_CHARGES, *_columns(rows), now, due_time)
@@ -227,10 +255,35 @@ async def corrections_of_organization(
     return await _whole(connection, rows)
 
 
-async def find_marks(connection: RawConnection, usages: Sequence[Recorded]) -> dict[str, tuple[int, bool]]:
-    """Return how many corrections usages had, and whether they are voided, by usage id; none is left out."""
+async def find_marks(connection: RawConnection, usages: Sequence[Recorded]) -> dict[str, Mark]:
+    """Return what corrections have made of usages, by usage id; usage without any is left out."""
     keys = [(one.work.organization_id, one.usage_id) for one in usages]
-    return {row[0]: (row[1], row[2]) for row in await connection.fetch(statements.MARKS, *_arrays(keys))}
+    marks = {row[0]: Mark(row[1], row[2]) for row in await connection.fetch(statements.MARKS, *_arrays(keys))}
+    unpriced = [one for one in usages if one.settlement == PENDING_PRICE and one.usage_id in marks]
+    if unpriced:
+        for usage in await _no_longer_waiting(connection, unpriced):
+            marks[usage.usage_id] = marks[usage.usage_id]._replace(now=usage)
+    return marks
+
+
+async def _no_longer_waiting(connection: RawConnection, usages: Sequence[Recorded]) -> list[Recorded]:
+    """Return what corrected usages are, of those that had no price and do not wait for one, with their settlement."""
+    states = await find_states(connection, {(one.work.organization_id, one.work.operation_id) for one in usages})
+    originals = {(key[0], state.original.usage_id): state.original for key, state in states.items()}
+    sources = await find_sources(connection, originals)
+    reasons = {(row[0], row[3]): row[8] for row in await connection.fetch(statements.CHARGES, *_arrays(originals))}
+    found: list[Recorded] = []
+    for (organization_id, _), state in states.items():
+        if state.voided:
+            found.append(state.usage._replace(cost=None, settlement=SETTLED))
+        elif state.usage.cost is not None:
+            own = sources[organization_id, state.usage.usage_id]
+            refused = [one for one in own if one.state == REFUSED]
+            waits = any(one.state == PENDING for one in own)
+            settlement = REFUSED if refused else PENDING if waits else SETTLED
+            reason = reasons.get((organization_id, refused[0].operation_id), "") if refused else ""
+            found.append(state.usage._replace(settlement=settlement, refusal_reason=reason))
+    return found
 
 
 async def next_waiting(connection: RawConnection, *, after: Key, limit: int) -> list[tuple[str, str, str]]:

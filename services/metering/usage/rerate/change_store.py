@@ -8,6 +8,7 @@ from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.errors import Conflict
 from services.metering.clients.billing import DEBIT, REVERSAL, Charge
+from services.metering.usage import given_up
 from services.metering.usage.correction import store as correction_store
 from services.metering.usage.correction.domain import CorrectionKind, Source
 from services.metering.usage.rerate import change_statements
@@ -35,15 +36,22 @@ async def find_sources(
 ) -> list[Sequence[Source]]:
     """Return the charges of usages with what is left of each, the earliest first, in the order of the usages.
 
-    Most usage has no charge but its own, so that nothing is read.
+    Most usage has no charge but its own, so that only the outbox is looked into, which is short.
     """
     charges = {(organization_id, one.seen.usage_id): one.own_charge for one in usages if one.may_have_further_charges}
     operation_ids = [one.seen.work.operation_id for one in usages if one.may_have_further_charges]
     found = await correction_store.add_sources(connection, charges, operation_ids) if charges else {}
+    plain = [one.own_charge for one in usages if one.own_charge is not None and not one.may_have_further_charges]
+    keys = [(organization_id, one.operation_id) for one in plain]
+    states = await given_up.states_of(connection, keys) if keys else {}
     return [
         found[organization_id, one.seen.usage_id]
         if one.may_have_further_charges
-        else (() if one.own_charge is None else (one.own_charge,))
+        else [
+            own._replace(state=states.get((organization_id, own.operation_id), own.state))
+            for own in (one.own_charge,)
+            if own is not None
+        ]
         for one in usages
     ]
 

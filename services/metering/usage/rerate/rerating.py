@@ -3,7 +3,8 @@
 Most usage is corrected the quick way: nothing but its cost changes, so Postgres copies all else. No row is locked for
 it. A correction has the number after that of the last one, and a number is given once: so the quick way fails where
 somebody has corrected one of the usages meanwhile, and the part is decided anew. If something else than a cost may
-change for one of the usages (see `changes_costs_alone`), all of the part go the careful way of other corrections.
+change for one of the usages (see `changes_costs_alone`), or billing has refused a charge of one, all of the part go the
+careful way of other corrections.
 
 In both ways a transaction writes corrections and hourly sums, then what the job has done, and then the counters of
 limits, each in one order, so that two of them cannot deadlock.
@@ -29,7 +30,7 @@ from services.metering.usage import store as usage_store
 from services.metering.usage.correction import counter_changes
 from services.metering.usage.correction.corrections import Corrected, Corrections, Outcome, Wanted
 from services.metering.usage.correction.domain import CorrectionKind, Source, State, due_at, movements
-from services.metering.usage.domain import Recorded, month_of
+from services.metering.usage.domain import REFUSED, Recorded, month_of
 from services.metering.usage.dropped_store import sealed_months
 from services.metering.usage.rerate import change_store, store
 from services.metering.usage.rerate.change_store import RERATED, Correcting
@@ -102,7 +103,9 @@ class Rerating:
             await self._catalogue.refresh()
             read = await self._read(database, task.scope, wanted, limit)
             sums, changes = self._decide(task, read)
-            if not all(changes_costs_alone(one.usage, one.before, one.after) for one in changes):
+            if _are_refused(read, changes) or not all(
+                changes_costs_alone(one.usage, one.before, one.after) for one in changes
+            ):
                 await self._rerate_carefully(task, read, also)
                 return
             try:
@@ -191,6 +194,17 @@ class Rerating:
             await also(connection, read.part, _sums_of(outcomes))
 
         await self._corrections.correct_all(wanted, also=finish)
+
+
+def _are_refused(read: _Read, changes: Sequence[Change]) -> bool:
+    """Tell whether a correction would give up a charge of usage that changes."""
+    changed = {one.usage.seen.usage_id for one in changes}
+    return any(
+        source.state == REFUSED
+        for usage, sources in zip(read.usages, read.sources, strict=True)
+        if usage.seen.usage_id in changed
+        for source in sources
+    )
 
 
 async def _with(also: Also, part: Slice, sums: Sums, connection: RawConnection) -> None:

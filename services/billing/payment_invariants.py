@@ -71,12 +71,20 @@ _PAYMENTS: Final = """
     WHERE m.operation_id IS NULL
     UNION ALL
     SELECT 'payments_return_what_was_refunded', p.organization_id, 'payments/' || p.payment_id,
-        'it is ' || p.status || ' with ' || p.refunded_amount || ' refunded of ' || p.amount || ', and '
+        'it is ' || p.status || ' with ' || p.refunded_amount || ' refunded and ' || disputed.amount
+            || ' disputed of ' || p.amount || ', and '
             || m.credits + m.money + m.written_off || ' was taken back of ' || coalesce(p.credits_amount, 0)
     FROM p JOIN m ON m.organization_id = p.organization_id AND m.payment_id = p.payment_id
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN NOT p.brought THEN 0 WHEN p.status = 'DISPUTED' THEN p.credits_amount
-            ELSE p.credits_amount * p.refunded_amount / p.amount END AS amount
+        SELECT coalesce(sum(CASE split_part(said.value ->> 2, ' ', 2)
+            WHEN p.currency_code THEN CAST(split_part(said.value ->> 2, ' ', 1) AS numeric) ELSE p.amount END), 0)
+            AS amount
+        FROM jsonb_each(p.said) AS said
+        WHERE (said.key = 'disputed' OR starts_with(said.key, 'disputed/')) AND said.value ->> 2 <> 'false'
+    ) AS disputed
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN NOT p.brought THEN 0
+            ELSE p.credits_amount * least(p.refunded_amount + disputed.amount, p.amount) / p.amount END AS amount
     ) AS due
     WHERE (p.taken_credits, p.taken_money, p.written_off) <> (m.credits, m.money, m.written_off)
         OR p.settled AND abs(due.amount - m.credits - m.money - m.written_off) > 0.000000001

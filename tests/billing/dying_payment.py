@@ -10,7 +10,8 @@ from typing import Final
 
 from libs.common.database import RawConnection
 from services.billing.payment import references, steps, store
-from services.billing.payment.domain import Brings, Credits, Moved, Payment, PaymentType
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
+from services.billing.payment.movements import Moved
 from services.billing.payment.provider import Method, PaymentFact
 from services.billing.payment.records import NewRecord
 from services.billing.payment.references import Claim, ProvidersReference

@@ -92,12 +92,14 @@ class Shop:
             case "refund above":
                 with suppress(ValueError):
                     self.stripe.refund(last["charge"], left + 1)
-            case "dispute":
-                self.stripe.dispute(last["charge"])
-            case "lose a dispute":
-                self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "lost")
-            case "win a dispute":
-                self.stripe.close_dispute(self.stripe.dispute(last["charge"])["id"], "won")
+            case "fail the refund":
+                self.stripe.fail_refund(last["charge"], last["refund"])
+            case "dispute" | "dispute a part" | "lose a dispute" | "win a dispute" | "lose a part" | "win a part":
+                dispute = self.stripe.dispute(last["charge"], 100 if happening.endswith("a part") else None)
+                if not happening.startswith("dispute"):
+                    self.stripe.close_dispute(dispute["id"], "lost" if happening.startswith("lose") else "won")
+            case "win the dispute":
+                self.stripe.close_dispute(last["dispute"], "won")
             case _:
                 self._stripe_renewal(happening, last)
 

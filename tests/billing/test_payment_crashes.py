@@ -22,10 +22,11 @@ async def test_sigkill_at_every_point_brings_and_takes_back_once(database_urls: 
         for point in dying_payment.POINTS * KILLS_AT_EACH_POINT:
             checkout, org = await house.checkout(), new_id()
             order = reference("ORDER", f"order-{checkout.payment_id}")
+            dispute = reference("DISPUTE", f"dispute-{checkout.payment_id}")
             facts = [
                 paid(checkout, 1, references=(order,), refunded_amount=Decimal(3)),
-                fact(checkout, 2, references=(order,), disputed=True),
-                fact(checkout, 3, references=(order,), disputed=False),
+                fact(checkout, 2, references=(order, dispute), disputed=True),
+                fact(checkout, 3, references=(order, dispute), disputed=False),
             ]
             assert await exit_code_of(dying_payment.run, url, point, facts, org) == -signal.SIGKILL, point
             for one in facts:

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from tests.billing import dying_payment
-from tests.billing.payment_house import open_payments, paid
+from tests.billing.payment_house import open_payments, paid, reference
 from tests.support.sharded import execute_in_shards
 
 pytestmark = pytest.mark.shards
@@ -34,6 +34,11 @@ BROKEN: Final = (
         "payments SET refunded_amount = 3 WHERE type = 'CREDIT_PACK'",
     ),
     (
+        """payments SET said = jsonb_set(said, '{disputed/dp_1,2}', '"1 USD"') WHERE type = 'CREDIT_PACK'""",
+        "payments_return_what_was_refunded",
+        """payments SET said = jsonb_set(said, '{disputed/dp_1,2}', '"2 USD"') WHERE type = 'CREDIT_PACK'""",
+    ),
+    (
         "payments SET written_off = 1 WHERE type = 'CREDIT_PACK'",
         "payments_return_what_was_refunded",
         "payments SET written_off = 0 WHERE type = 'CREDIT_PACK'",
@@ -52,7 +57,9 @@ PAYMENT_DAMAGE: Final = frozenset(invariant for _, invariant, _ in BROKEN)
 async def test_each_damage_to_a_payment_is_found(database_urls: dict[str, str], database_admin_url: str) -> None:
     async with open_payments(database_urls["billing"]) as house:
         checkout = await house.checkout()
-        await house.payments.apply(paid(checkout, refunded_amount=Decimal(3)))
+        over = {"disputed": True, "disputed_amount": Decimal(2), "disputed_currency_code": "USD"}
+        dispute = (reference("DISPUTE", "dp_1"),)
+        await house.payments.apply(paid(checkout, 1, refunded_amount=Decimal(3), references=dispute, **over))
         await dying_payment.record_and_refund(house, checkout.organization_id)
         assert await house.findings() == []
         for damage, invariant, repair in BROKEN:

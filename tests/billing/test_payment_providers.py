@@ -21,6 +21,7 @@ from services.billing.payment.products import Products
 from services.billing.payment.provider import (
     Changes,
     FactStatus,
+    FailedRefund,
     NewCharge,
     NewCheckout,
     NewRefund,
@@ -38,7 +39,7 @@ from services.billing.plan.domain import Money
 from services.billing.recurring.sales import Sales
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.self_service import SelfService
-from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
+from tests.billing.payment_house import PaymentHouse, at, fact, open_payments, paid, reference
 from tests.support.clock import ShiftedClock
 from tollhouse.billing.v1 import payment_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -313,6 +314,28 @@ async def test_a_refund_that_the_provider_refuses_takes_nothing_back(shop: Shop)
     assert await shop.house.posted(org) == {"USD": 10}
     assert await shop.refund(payment, "all", "10") is False
     assert await shop.house.posted(org) == {"USD": 0}
+
+
+async def test_a_refund_that_fails_after_it_was_made_gives_back_what_was_taken_and_can_be_asked_for_again(
+    shop: Shop,
+) -> None:
+    payment = await shop.paid_order()
+    await shop.refund(payment, "back", "4")
+    made = shop.acme.asked[-1]
+    names = reference("ORDER", payment.payment_id), reference("REFUND", f"r-{payment.payment_id}")
+    failed = FailedRefund(Decimal(4), at(50).time, made.refund_id)
+    made_version = at(100 + len(shop.acme.refunds))
+    for number in (1, 2, 3):
+        version = replace(made_version, number=number)
+        await shop.house.payments.apply(fact(None, 0, version=version, references=names, failed_refund=failed))
+        after = await shop.house.find(payment)
+        assert (after.status, after.refunded_amount) == (PaymentStatus.COMPLETED, Decimal(0))
+        assert await shop.house.posted(payment.organization_id) == {"USD": 10}
+    with pytest.raises(errors.PaymentProviderDeclined):
+        await shop.refund(payment, "back", "4")
+    shop.acme.refunds[made.refund_id] = replace(made, references=())
+    assert await shop.refund(payment, "again", "10") is False
+    assert await shop.house.posted(payment.organization_id) == {"USD": 0}
 
 
 async def test_checkout_for_a_closed_account_is_not_opened(shop: Shop) -> None:

@@ -18,7 +18,7 @@ from tests.billing.shop import PROVIDERS, Shop, organization
 each = pytest.mark.parametrize("provider", PROVIDERS)
 ONE_OFF = ["refund a part", "refund the rest", "refund above"]
 PERIODS = ["renew", "fail", "fail and recover", *ONE_OFF]
-DISPUTES = ["dispute", "lose a dispute", "win a dispute"]
+DISPUTES = ["dispute", "lose a dispute", "win a dispute", "dispute a part", "lose a part", "win a part"]
 """Stripe's. Lemon Squeezy, which answers disputes for its sellers, only says of an order that it is fraudulent."""
 _EXAMPLES = 12
 _PAID, _FAILED = ("COMPLETED", 10, 0, True), ("FAILED", 10, 0, True)
@@ -31,6 +31,25 @@ FLOWS: dict[str, tuple[list[tuple[object, ...]], list[str], dict[str, int]]] = {
     "subscribe, renew, fail and recover, end": ([_PAID] * 3, ["CANCELLED"], {"USD": 30}),
 }
 """What becomes of flows: the payments with what was refunded, the subscriptions, and what the account holds."""
+OF_STRIPE = {
+    "lose a dispute, win a dispute": ("DISPUTED", 0, 0),
+    "win a dispute, lose a dispute": ("DISPUTED", 0, 0),
+    "dispute a part": ("DISPUTED", 0, 9),
+    "dispute a part, win the dispute": ("COMPLETED", 0, 10),
+    "lose a part, win a part": ("DISPUTED", 0, 9),
+    "lose a part, dispute a part": ("DISPUTED", 0, 8),
+    "lose a part, dispute, win the dispute": ("DISPUTED", 0, 9),
+    "refund a part, dispute a part": ("DISPUTED", 1, 8),
+    "lose a part, refund a part, dispute": ("DISPUTED", 1, 0),
+    "refund a part, lose a part, win a dispute": ("DISPUTED", 1, 8),
+    "win a part, refund a part": ("PARTIALLY_REFUNDED", 1, 9),
+    "refund a part, fail the refund": ("COMPLETED", 0, 10),
+    "refund a part, fail the refund, refund a part": ("PARTIALLY_REFUNDED", 1, 9),
+    "refund a part, refund the rest, fail the refund": ("PARTIALLY_REFUNDED", 1, 9),
+    "refund the rest, dispute a part, fail the refund": ("DISPUTED", 0, 9),
+}
+"""What becomes of a payment of 10 at Stripe, of which a part is 1: its status, what was refunded, and its credits.
+Lemon Squeezy tells no disputes apart, and of no refund that failed."""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +99,14 @@ async def test_dispute_takes_the_credits_back_until_it_is_won(shop: Shop) -> Non
         outcome = await shop.outcome(org)
         assert outcome["posted"] == {"CREDIT": Decimal(posted)}
         assert outcome["payments"] == [(status, Decimal(10), Decimal(0), True)]
+
+
+@pytest.mark.parametrize("life", OF_STRIPE)
+async def test_disputes_that_are_won_and_refunds_that_fail_give_back_what_they_took(shop: Shop, life: str) -> None:
+    status, refunded, posted = OF_STRIPE[life]
+    outcome = await ends_alike(shop, "stripe", ["buy", *life.split(", ")], random.Random(life))
+    payment = (status, Decimal(10), Decimal(refunded), True)
+    assert outcome == {"payments": [payment], "subscriptions": [], "posted": {"CREDIT": Decimal(posted)}}
 
 
 async def test_invoice_that_comes_before_its_subscription_waits_and_is_applied(shop: Shop) -> None:

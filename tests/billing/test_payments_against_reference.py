@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import pytest
@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libs.common.ids import new_id
-from services.billing.payment.domain import Brings, Credits, Payment
-from services.billing.payment.provider import FactStatus, PaymentFact
-from tests.billing.payment_house import PaymentHouse, fact, open_payments, reference
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back, merge, told_by
+from services.billing.payment.provider import FactStatus, FailedRefund, PaymentFact
+from tests.billing.payment_house import PaymentHouse, at, fact, open_payments, reference
 
 pytestmark = pytest.mark.shards
 
@@ -23,15 +23,19 @@ class Said:
 
     status: str | None
     refunded: int | None
-    disputed: bool | None
+    dispute: tuple[int, int | None] | None
+    """Which one, and what it is over: None for all of the payment in another currency, 0 when it is won."""
+    failed: tuple[int, int, int] | None
+    """Which refund has failed, the version at which it was made, and its amount."""
     spent: int
 
 
 SAID = st.builds(
     Said,
-    st.sampled_from([None, "PENDING", "FAILED", "COMPLETED"]),
+    st.sampled_from([None, "PENDING", "FAILED", "COMPLETED", "COMPLETED"]),
     st.none() | st.integers(0, 30),
-    st.none() | st.booleans(),
+    st.none() | st.tuples(st.integers(0, 1), st.none() | st.integers(0, 12) | st.just(31)),
+    st.none() | st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 12)),
     st.integers(0, 3),
 )
 
@@ -42,37 +46,57 @@ class Reference:
 
     status: str = "PENDING"
     refunded: int = 0
-    disputed: bool = False
+    refunded_version: int | None = None
+    failed: set[int] = field(default_factory=set)
+    disputes: dict[int, int] = field(default_factory=dict)
 
-    def hear(self, said: Said) -> None:
+    def hear(self, version: int, said: Said) -> None:
         if said.status is not None and self.status != "COMPLETED":
             self.status = said.status
         if said.refunded is not None:
-            self.refunded = said.refunded
-        if said.disputed is not None:
-            self.disputed = said.disputed
+            self.refunded, self.refunded_version = said.refunded, version
+        if said.failed is not None and said.failed[0] not in self.failed:
+            which, made, amount = said.failed
+            self.failed.add(which)
+            if self.refunded_version is not None and made <= self.refunded_version < version:
+                self.refunded -= amount
+        if said.dispute is not None:
+            which, over = said.dispute
+            self.disputes[which] = 30 if over is None else over
 
     @property
     def outcome(self) -> tuple[str, Decimal]:
         """The payment's status, and what is left of its 15 credits for 30 USD."""
         if self.status != "COMPLETED":
             return self.status, Decimal(0)
-        if self.disputed:
-            return "DISPUTED", Decimal(0)
-        kept = Decimal(30 - self.refunded) / 2
-        return ("REFUNDED" if not kept else "PARTIALLY_REFUNDED" if self.refunded else "COMPLETED"), kept
+        disputed = sum(self.disputes.values())
+        refunded = max(self.refunded, 0)
+        kept = Decimal(max(30 - refunded - disputed, 0)) / 2
+        if disputed:
+            return "DISPUTED", kept
+        return ("REFUNDED" if not kept else "PARTIALLY_REFUNDED" if refunded else "COMPLETED"), kept
 
 
 def _fact(checkout: Payment, version: int, said: Said) -> PaymentFact:
+    which, over = said.dispute or (None, None)
+    named = [reference("DISPUTE", f"d-{which}-{checkout.payment_id}")] if said.dispute else []
+    failed = None
+    if said.failed:
+        named.append(reference("REFUND", f"r-{said.failed[0]}-{checkout.payment_id}"))
+        failed = FailedRefund(Decimal(said.failed[2]), at(said.failed[1]).time, None)
+    order, charge = reference("ORDER", f"o-{checkout.payment_id}"), reference("CHARGE", f"c-{checkout.payment_id}")
     return fact(
         checkout,
         version,
-        references=(reference("ORDER", f"o-{checkout.payment_id}"), reference("CHARGE", f"c-{checkout.payment_id}")),
+        references=(order, charge, *named),
         status=None if said.status is None else FactStatus(said.status),
         amount=checkout.amount,
         currency_code="USD",
         refunded_amount=None if said.refunded is None else Decimal(said.refunded),
-        disputed=said.disputed,
+        disputed=over != 0 if said.dispute else None,
+        disputed_amount=Decimal(over or 25),
+        failed_refund=failed,
+        disputed_currency_code="EUR" if over is None else "USD",
     )
 
 
@@ -91,11 +115,29 @@ async def _live(house: PaymentHouse, told: list[Said], seed: int) -> None:
             await house.spend(checkout.organization_id, str(told[number % len(told)].spent))
         await house.payments.apply(one)
     expected = Reference()
-    for said in told:
-        expected.hear(said)
+    for version, said in enumerate(told):
+        expected.hear(version, said)
     after = await house.find(checkout)
     posted = (await house.posted(checkout.organization_id)).get("CREDIT", Decimal(0))
     assert (after.status.value, posted + spent) == expected.outcome
+
+
+@settings(max_examples=600, deadline=None, database=None)
+@given(st.lists(SAID, min_size=2, max_size=7), st.randoms(use_true_random=False))
+def test_what_follows_from_what_was_said_is_the_same_in_any_order(told: list[Said], choose: random.Random) -> None:
+    now, brings = at(0).time, Credits("CREDIT", Decimal(15))
+    kept = PaymentType.CREDIT_PACK, "acme", Decimal(30), "USD", Brings.CREDITS, brings, False, "test", now, now
+    payment = Payment("organization", "payment", *kept, said={})
+    facts = [_fact(payment, version, said) for version, said in enumerate(told)]
+    heard = facts + choose.choices(facts, k=2)
+    choose.shuffle(heard)
+    for one in heard:
+        payment = replace(payment, said=merge(payment.said, told_by(one)))
+    expected = Reference()
+    for version, said in enumerate(told):
+        expected.hear(version, said)
+    left = brings.amount - due_back(payment) if payment.base is FactStatus.COMPLETED else Decimal(0)
+    assert (payment.status.value, left) == expected.outcome
 
 
 async def test_any_order_repetition_and_interleaving_ends_as_in_order(database_urls: dict[str, str]) -> None:

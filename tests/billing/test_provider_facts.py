@@ -15,6 +15,7 @@ from services.billing.payment.provider import (
     Event,
     ExternalSubscriptionStatus,
     FactStatus,
+    FailedRefund,
     Ignored,
     NewCheckout,
     Occasion,
@@ -112,13 +113,30 @@ def test_refunds_and_disputes_of_stripe_are_told_of_the_charge_and_its_payment()
     assert (refunded.refunded_amount, refunded.amount, refunded.checkout_id) == (Decimal(3), Decimal(10), OURS)
     (opened,), (closed,) = stripe_facts("charge.dispute.created"), stripe_facts("charge.dispute.closed")
     assert (opened.disputed, closed.disputed, opened.status, opened.amount) == (True, True, None, None)
+    assert (opened.disputed_amount, opened.disputed_currency_code) == (Decimal(10), "USD")
     assert opened.references[1:] == tuple(sorted(refunded.references[:2]))
     stripe = stripe_life()
     charge = next(one["id"] for one in stripe.objects.values() if one["object"] == "charge")
     dispute = stripe.dispute(charge)
     stripe.close_dispute(dispute["id"], "won")
     assert facts_of(stripe.events[-1])[0].disputed is False
+    stripe.dispute(charge, 250)
+    assert facts_of(stripe.events[-1])[0].disputed_amount == Decimal("2.5")
     stripe.close_dispute(dispute["id"], "warning_closed")
+    assert facts_of(stripe.events[-1]) == ()
+
+
+def test_refund_of_stripe_that_failed_is_told_of_its_charge_and_one_that_is_made_is_ignored() -> None:
+    stripe = stripe_life()
+    last = {one["object"]: one for one in stripe.objects.values()}
+    charge = next(one for one in stripe.objects.values() if one["object"] == "charge")
+    last["refund"]["metadata"] = {"refund_id": OURS}
+    stripe.fail_refund(charge["id"], last["refund"]["id"])
+    told = [facts_of(event)[0] for event in stripe.events[-3:]]
+    made = datetime.fromtimestamp(last["refund"]["created"], UTC)
+    assert {fact.failed_refund for fact in told} == {FailedRefund(Decimal(3), made, OURS)}
+    assert [reference.kind for reference in told[0].references][:2] == ["REFUND", "CHARGE"]
+    stripe.events[-1]["data"]["object"]["status"] = "succeeded"
     assert facts_of(stripe.events[-1]) == ()
 
 

@@ -1,14 +1,14 @@
 """Payments, and the rules for what becomes of them. A payment follows from what was said of it, in whatever order."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from services.billing.payment.provider import FactStatus, Method, PaymentFact, Version
+from services.billing.payment.provider import FactStatus, Method, PaymentFact, ReferenceKind, Version
 
 ZERO: Final = Decimal(0)
 CENT: Final = Decimal("0.01")
@@ -64,6 +64,7 @@ class Field(StrEnum):
     STATUS = "status"
     REFUNDED = "refunded_amount"
     DISPUTED = "disputed"
+    """Where the provider tells no disputes apart, and in rows of versions that did not; else see `of_dispute`."""
     METHOD = "method"
     RECEIPT = "receipt_url"
     PROCESSED = "processed_time"
@@ -80,51 +81,110 @@ class Saying:
     value: str
 
 
-Said: TypeAlias = Mapping[Field, Saying]
+Said: TypeAlias = Mapping[str, Saying]
+"""By field; what is said of a dispute by `of_dispute`, and of a refund that failed by `of_failed_refund`."""
 Key: TypeAlias = tuple[bool, Version, Decimal, str]
 
 _STATUS_RANK: Final = {FactStatus.PENDING: 0, FactStatus.FAILED: 1, FactStatus.COMPLETED: 2}
 _YES: Final = "true"
 _NO: Final = "false"
+"""Of a dispute that is won. One over all of a payment has `_YES`, any other one its amount and currency."""
+_DISPUTE: Final = f"{Field.DISPUTED}/"
+_FAILED_REFUND: Final = "failed_refund/"
+"""And the provider's id of a refund. Its saying has the amount, and when it was made."""
 
 
-def _key(field: Field, saying: Saying) -> Key:
+def of_dispute(external_id: str | None) -> str:
+    """Return by what is kept what is said of a dispute; None is one that the provider does not name."""
+    return Field.DISPUTED if external_id is None else f"{_DISPUTE}{external_id}"
+
+
+def is_of_dispute(name: str) -> bool:
+    """Return whether that is what a saying on a dispute is kept by."""
+    return name == Field.DISPUTED or name.startswith(_DISPUTE)
+
+
+def of_failed_refund(external_id: str) -> str:
+    """Return by what is kept what is said of a refund that failed."""
+    return f"{_FAILED_REFUND}{external_id}"
+
+
+def is_of_object(name: str) -> bool:
+    """Return whether a saying is kept by the id of a dispute or of a refund, not by a field alone."""
+    return name.startswith((_DISPUTE, _FAILED_REFUND))
+
+
+def _key(field: str, saying: Saying) -> Key:
     """Return by what two sayings of a field are compared: the greater one counts.
 
     That is the newer one, and of two of one version the one that says more has happened. A completed payment stays so.
     """
     rank = ZERO
     final = False
-    if field is Field.STATUS:
+    if field == Field.STATUS:
         rank = Decimal(_STATUS_RANK[FactStatus(saying.value)])
         final = saying.value == FactStatus.COMPLETED
-    elif field is Field.REFUNDED:
+    elif field == Field.REFUNDED:
         rank = Decimal(saying.value)
-    elif field is Field.DISPUTED:
-        rank = Decimal(saying.value == _NO)
+    elif is_of_dispute(field):
+        rank = Decimal({_YES: 0, _NO: 2}.get(saying.value, 1))
     return final, saying.version, rank, saying.value
 
 
-def merge(known: Said, told: Said) -> dict[Field, Saying]:
+def _is_greater(field: str, saying: Saying, before: Saying) -> bool:
+    if field.startswith(_FAILED_REFUND):
+        # Told several times, with the moments of the telling: it had failed at the first one.
+        return (saying.version, saying.value) < (before.version, before.value)
+    return _key(field, saying) > _key(field, before)
+
+
+def merge(known: Said, told: Said) -> dict[str, Saying]:
     """Return the greater saying of each field: the same for any order and repetition of what was told."""
     merged = dict(known)
     for field, saying in told.items():
         before = merged.get(field)
-        if before is None or _key(field, saying) > _key(field, before):
+        if before is None or _is_greater(field, saying, before):
             merged[field] = saying
     return merged
 
 
-def told_by(fact: PaymentFact) -> dict[Field, Saying]:
+def told_apart(said: Said, dispute_ids: Collection[str]) -> Said:
+    """Return what was said with what was kept for all disputes together as said of each of those that were known."""
+    together = said.get(Field.DISPUTED)
+    if together is None or not dispute_ids:
+        return said
+    rest = {name: saying for name, saying in said.items() if name != Field.DISPUTED}
+    return merge(rest, dict.fromkeys(map(of_dispute, dispute_ids), together))
+
+
+def _dispute_told_by(fact: PaymentFact) -> tuple[str, str | None]:
+    named = (one.external_id for one in fact.references if one.kind is ReferenceKind.DISPUTE)
+    value = None if fact.disputed is None else _YES if fact.disputed else _NO
+    if fact.disputed and fact.disputed_amount is not None:
+        value = f"{fact.disputed_amount.normalize():f} {fact.disputed_currency_code}"
+    return of_dispute(min(named, default=None)), value
+
+
+def _failure_told_by(fact: PaymentFact) -> dict[str, str | None]:
+    named = (one.external_id for one in fact.references if one.kind is ReferenceKind.REFUND)
+    failed = fact.failed_refund
+    if failed is None:
+        return {}
+    return {of_failed_refund(min(named)): f"{failed.amount.normalize():f} {failed.make_time.isoformat()}"}
+
+
+def told_by(fact: PaymentFact) -> dict[str, Saying]:
     """Return what a fact says."""
-    values: dict[Field, str | None] = {
+    disputed, value_of_disputed = _dispute_told_by(fact)
+    values: dict[str, str | None] = {
         Field.STATUS: fact.status,
         Field.REFUNDED: None if fact.refunded_amount is None else format(fact.refunded_amount.normalize(), "f"),
-        Field.DISPUTED: None if fact.disputed is None else _YES if fact.disputed else _NO,
+        disputed: value_of_disputed,
         Field.METHOD: fact.method,
         Field.RECEIPT: fact.receipt_url,
         Field.PROCESSED: None if fact.processed_time is None else fact.processed_time.isoformat(),
         Field.FAILURE: fact.failure,
+        **_failure_told_by(fact),
     }
     return {field: Saying(fact.version, str(value)) for field, value in values.items() if value}
 
@@ -202,12 +262,31 @@ class Payment:
     @property
     def refunded_amount(self) -> Decimal:
         saying = self.said.get(Field.REFUNDED)
-        return ZERO if saying is None else Decimal(saying.value)
+        return ZERO if saying is None else max(Decimal(saying.value) - self._failed_since(saying.version), ZERO)
+
+    def _failed_since(self, version: Version) -> Decimal:
+        """Return the sum of the refunds that were made when the sum of refunds was said, and have failed since."""
+        failed = [one for name, one in self.said.items() if name.startswith(_FAILED_REFUND) and one.version > version]
+        parts = (one.value.partition(" ") for one in failed)
+        return sum((Decimal(part) for part, _, made in parts if datetime.fromisoformat(made) <= version.time), ZERO)
+
+    @property
+    def _disputes(self) -> list[str]:
+        """What the disputes that are not won are over."""
+        told = (saying.value for name, saying in self.said.items() if is_of_dispute(name))
+        return [value for value in told if value != _NO]
 
     @property
     def disputed(self) -> bool:
-        saying = self.said.get(Field.DISPUTED)
-        return saying is not None and saying.value == _YES
+        """Whether there is a dispute that is not won."""
+        return bool(self._disputes)
+
+    @property
+    def disputed_amount(self) -> Decimal:
+        """What of it is disputed and not won; all of it where a dispute is in another currency."""
+        parts = (value.partition(" ") for value in self._disputes)
+        amounts = (Decimal(part) if code == self.currency_code else self.amount for part, _, code in parts)
+        return min(sum(amounts, ZERO), self.amount)
 
     @property
     def method(self) -> Method | None:
@@ -278,13 +357,14 @@ Step: TypeAlias = Award | Take | Give
 def due_back(payment: Payment) -> Decimal:
     """Return how much of what a payment brought is to be taken back in all, in the unit of what it brought.
 
-    It is as large a part as that of the payment that was refunded, or all of it while it is disputed.
+    It is as large a part as that of the payment that was refunded, or that is disputed, and never more than all.
     """
     if payment.credits is None or payment.base is not FactStatus.COMPLETED:
         return ZERO
-    if payment.disputed or payment.refunded_amount >= payment.amount:
+    lost = payment.refunded_amount + payment.disputed_amount
+    if lost >= payment.amount:
         return payment.credits.amount
-    part = payment.credits.amount * payment.refunded_amount / payment.amount
+    part = payment.credits.amount * lost / payment.amount
     return part.quantize(_SMALLEST, rounding=ROUND_HALF_EVEN)
 
 
@@ -311,48 +391,6 @@ def _give(payment: Payment, amount: Decimal) -> Give:
 def is_settled(payment: Payment) -> bool:
     """Return whether all that follows from what was said is done."""
     return next_step(payment) is None
-
-
-class MovementKind(StrEnum):
-    """What a payment has moved, or could not move."""
-
-    AWARDED_MONEY = "AWARDED_MONEY"
-    AWARDED_CREDITS = "AWARDED_CREDITS"
-    TAKEN_MONEY = "TAKEN_MONEY"
-    TAKEN_CREDITS = "TAKEN_CREDITS"
-    WRITTEN_OFF = "WRITTEN_OFF"
-    GIVEN_MONEY = "GIVEN_MONEY"
-    GIVEN_CREDITS = "GIVEN_CREDITS"
-    REINSTATED = "REINSTATED"
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing that a payment has moved."""
-
-    kind: MovementKind
-    amount: Decimal
-    operation_id: str | None = None
-    """Of the ledger's movement."""
-    grant_operation_id: str | None = None
-    grant_id: str | None = None
-
-
-def after(payment: Payment, moved: tuple[Moved, ...], grant_id: str | None) -> Payment:
-    """Return a payment after a step moved this."""
-    sums = dict.fromkeys(MovementKind, ZERO)
-    for one in moved:
-        sums[one.kind] += one.amount
-    awarded = sums[MovementKind.AWARDED_MONEY] + sums[MovementKind.AWARDED_CREDITS] > ZERO
-    return replace(
-        payment,
-        awarded=payment.awarded or awarded,
-        grant_id=payment.grant_id or (grant_id if awarded else None),
-        taken_credits=payment.taken_credits + sums[MovementKind.TAKEN_CREDITS] - sums[MovementKind.GIVEN_CREDITS],
-        taken_money=payment.taken_money + sums[MovementKind.TAKEN_MONEY] - sums[MovementKind.GIVEN_MONEY],
-        written_off=payment.written_off + sums[MovementKind.WRITTEN_OFF] - sums[MovementKind.REINSTATED],
-        steps=payment.steps + 1,
-    )
 
 
 class RefundState(StrEnum):

@@ -24,6 +24,7 @@ _AMOUNT_MAX: Final = Decimal(10) ** 12
 _EXTERNAL_ID: Final = re.compile(r"[!-~]{1,255}")
 _CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
 _FRACTION_DIGITS_MAX: Final = 9
+_REFUND: Final = ReferenceKind.REFUND
 
 
 def refused(reason: RefusedFor, detail: str, payment: Payment | None = None) -> Applied:
@@ -63,11 +64,20 @@ def flaw(fact: Fact) -> str:
         return "its amount is not a positive amount"
     if fact.refunded_amount is not None and not _is_amount(fact.refunded_amount):
         return "its refunded amount is not an amount"
-    if fact.currency_code is not None and _CURRENCY_CODE.fullmatch(fact.currency_code) is None:
+    if fact.failed_refund is not None and (not _is_amount(fact.failed_refund.amount) or not named(fact, _REFUND)):
+        return "its failed refund has no id, or no amount"
+    if fact.disputed_amount is not None and not _is_amount(fact.disputed_amount):
+        return "its disputed amount is not an amount"
+    if not all(map(_CURRENCY_CODE.fullmatch, _currency_codes(fact))):
         return "its currency is not a code"
     if fact.receipt_url and (len(fact.receipt_url) > URL_MAX or not fact.receipt_url.startswith("https://")):
         return "its receipt is not an address"
     return ""
+
+
+def _currency_codes(fact: PaymentFact) -> list[str]:
+    disputed = [] if fact.disputed_amount is None else [fact.disputed_currency_code or ""]
+    return disputed if fact.currency_code is None else [fact.currency_code, *disputed]
 
 
 def _is_amount(amount: Decimal) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from libs.common.clock import Clock
+from libs.common.database import RawConnection
 from libs.common.errors import Conflict
 from libs.common.ids import is_id, new_id
 from libs.common.shards import Shards
@@ -20,9 +21,11 @@ from services.billing.payment.domain import (
     Credits,
     Field,
     Payment,
+    RefundState,
     Saying,
     is_settled,
     merge,
+    told_apart,
     told_by,
 )
 from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged
@@ -41,7 +44,7 @@ from services.billing.payment.provider import (
     SubscriptionFact,
 )
 from services.billing.payment.references import Claim, ProvidersReference, References, of_checkout
-from services.billing.payment.steps import Steps
+from services.billing.payment.steps import Extra, Steps
 
 _TRIES_MAX: Final = 6
 _BACKOFF_S: Final = 0.02
@@ -108,12 +111,14 @@ class Payments:
                 return problem
             if await self._is_paid_by_another_order(payment, fact):
                 return refused(RefusedFor.ANOTHER_PAYMENT, "the checkout was paid by another order before", payment)
+            if Field.DISPUTED in payment.said and named(fact, ReferenceKind.DISPUTE) is not None:
+                payment = await self._with_disputes_apart(payment)
             await self._claim(place)
             changed = _told(payment, fact)
             if changed == payment and payment.revision and is_settled(payment):
                 return unchanged(payment, fact)
             try:
-                done = await self._steps.store(changed)
+                done = await self._steps.store(changed, _failing(fact, self._clock.now()))
             except errors.AccountClosed:
                 return refused(RefusedFor.ACCOUNT_CLOSED, "the account that it is for is closed", payment)
             except errors.TooManyGrants:
@@ -180,6 +185,13 @@ class Payments:
             one != order and (one.provider, one.reference.kind) == (order.provider, ReferenceKind.ORDER)
             for one in known[payment.payment_id]
         )
+
+    async def _with_disputes_apart(self, payment: Payment) -> Payment:
+        """Return a payment that was stored when what was said of disputes was not kept by their ids."""
+        known = (await self._references.of_payments(payment.organization_id, [payment.payment_id])).values()
+        references = [one.reference for found in known for one in found if one.provider == payment.provider]
+        ids = [one.external_id for one in references if one.kind is ReferenceKind.DISPUTE]
+        return replace(payment, said=told_apart(payment.said, ids))
 
     async def _find(self, claim: Claim) -> Payment | None:
         async with self._shards.of(claim.organization_id).raw_connection() as connection:
@@ -248,6 +260,23 @@ def renewal_of(first: Payment, payment_id: str, fact: PaymentFact, now: datetime
         description=first.description,
         metadata=first.metadata,
     )
+
+
+def _failing(fact: PaymentFact, now: datetime) -> Extra | None:
+    """Return what notes that a refund that was asked for here has failed; None where a fact says nothing of one."""
+    refund_id = None if fact.failed_refund is None else fact.failed_refund.refund_id
+    if refund_id is None or not is_id(refund_id):
+        return None
+
+    async def fail(connection: RawConnection, payment: Payment) -> None:
+        await store.end_refund(
+            *(connection, payment.organization_id, payment.payment_id, refund_id, RefundState.FAILED),
+            "The provider could not give the money back.",
+            now,
+            RefundState.COMPLETED,
+        )
+
+    return fail
 
 
 def _told(payment: Payment, fact: PaymentFact) -> Payment:

@@ -90,6 +90,16 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedRefund:
+    """A refund that failed after it was made; the REFUND reference says which one."""
+
+    amount: Decimal
+    make_time: datetime
+    refund_id: str | None
+    """Ours, where it was asked for here."""
+
+
+@dataclass(frozen=True, slots=True)
 class PaymentFact:
     """What an object of the provider says of one payment."""
 
@@ -110,8 +120,17 @@ class PaymentFact:
     currency_code: str | None = None
     refunded_amount: Decimal | None = None
     """The sum of all refunds so far, in the same unit and without the same taxes as `amount`."""
+    failed_refund: FailedRefund | None = None
+    """It is no part any more of a sum of refunds that was said after it was made and before this."""
     disputed: bool | None = None
-    """True while a dispute is open and after it is lost; False once it is won. None from other objects."""
+    """True while a dispute is open and after it is lost; False once it is won. None from other objects.
+
+    The DISPUTE reference says of which one. Without one it is of all disputes together.
+    """
+    disputed_amount: Decimal | None = None
+    """What that dispute is over, with its currency in `disputed_currency_code`; None for all of the payment. It may be
+    more than the payment, and in another currency, in which it is over all of it."""
+    disputed_currency_code: str | None = None
     method: Method | None = None
     receipt_url: str | None = None
     processed_time: datetime | None = None

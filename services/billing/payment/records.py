@@ -161,7 +161,7 @@ def differing(known: Mapping[str, object], asked: Mapping[str, object]) -> str |
 
 def _recorded(new: NewRecord, credits_: Credits | None, claim: Claim, now: datetime) -> Payment:
     version = Version(now)
-    said = {
+    said: dict[str, Saying] = {
         Field.STATUS: Saying(version, FactStatus.COMPLETED.value),
         Field.METHOD: Saying(version, new.method.value),
         Field.PROCESSED: Saying(version, (new.processed_time or now).isoformat()),

@@ -44,16 +44,14 @@ from services.billing.payment.domain import (
     Award,
     Brings,
     Give,
-    Moved,
-    MovementKind,
     Payment,
     PaymentType,
     Step,
     Take,
-    after,
     is_settled,
     next_step,
 )
+from services.billing.payment.movements import Moved, MovementKind, after
 
 Extra: TypeAlias = Callable[[RawConnection, Payment], Awaitable[None]]
 """Writes more in the transaction that stores a payment. It may run again, in another transaction."""

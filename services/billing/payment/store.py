@@ -16,7 +16,6 @@ from services.billing.payment.domain import (
     Brings,
     Credits,
     Field,
-    Moved,
     Payment,
     PaymentStatus,
     PaymentType,
@@ -24,8 +23,10 @@ from services.billing.payment.domain import (
     RefundState,
     Said,
     Saying,
+    is_of_object,
     is_settled,
 )
+from services.billing.payment.movements import Moved
 from services.billing.payment.provider import Version
 
 _COLUMNS: Final = """
@@ -128,7 +129,7 @@ _END_ATTEMPT: Final = """
 """
 _END_REFUND: Final = """
     UPDATE payment_refunds SET state = $4, failure = $5, complete_time = $6
-    WHERE organization_id = $1::uuid AND payment_id = $2::uuid AND refund_id = $3::uuid AND state = 'REQUESTED'
+    WHERE organization_id = $1::uuid AND payment_id = $2::uuid AND refund_id = $3::uuid AND state = ANY ($7::text[])
 """
 
 _BEFORE: Final = "coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)"
@@ -347,9 +348,11 @@ async def end_refund(
     state: RefundState,
     failure: str,
     now: datetime,
+    *before: RefundState,
 ) -> None:
-    """Note what became of a refund, unless that is noted already."""
-    await connection.execute(_END_REFUND, organization_id, payment_id, refund_id, state, failure, now)
+    """Note what became of a refund that is requested, or as `before` says; unless that is noted already."""
+    states = [one.value for one in (RefundState.REQUESTED, *before)]
+    await connection.execute(_END_REFUND, organization_id, payment_id, refund_id, state, failure, now, states)
 
 
 async def before(
@@ -382,16 +385,17 @@ def _values(p: Payment) -> tuple[object, ...]:
 def _said_json(said: Said) -> str:
     return json.dumps(
         {
-            field.value: [micros_of(saying.version.time), saying.version.number, saying.value]
+            str(field): [micros_of(saying.version.time), saying.version.number, saying.value]
             for field, saying in said.items()
         }
     )
 
 
-def _said(text: str) -> dict[Field, Saying]:
+def _said(text: str) -> dict[str, Saying]:
     loaded: Mapping[str, tuple[int, int, str]] = json.loads(text)
     return {
-        Field(name): Saying(Version(moment_of(time), number), value) for name, (time, number, value) in loaded.items()
+        name if is_of_object(name) else Field(name): Saying(Version(moment_of(time), number), value)
+        for name, (time, number, value) in loaded.items()
     }
 
 

@@ -103,7 +103,7 @@ payments: Final = Table(
     Column("awarded", Boolean, nullable=False),
     # The grant that was awarded; null for money.
     Column("grant_id", ID),
-    # By field the newest that the provider said of it, with the version that said so.
+    # By field, by dispute and by refund that failed what counts of what the provider said of it, with its version.
     Column("said", JSONB, nullable=False),
     Column("refunded_amount", AMOUNT, nullable=False),
     # What was taken back of it and not given back since, in the unit of the credits: out of its grants, and as money.

@@ -176,9 +176,18 @@ class FakeStripe(FakeApi):
         self._tell("charge.refunded", charge)
         return self._add("re", "refund", {"charge": charge, "amount": amount, "status": "succeeded"})
 
-    def dispute(self, charge_id: str) -> Object:
+    def fail_refund(self, charge_id: str, refund_id: str) -> None:
+        """The bank of the payer does not take a refund of a charge: the money comes back."""
+        refund = self.objects[refund_id]
+        refund |= {"charge": charge_id, "currency": self.objects[charge_id]["currency"], "status": "failed"}
+        self.objects[charge_id]["amount_refunded"] -= refund["amount"]
+        for kind in ("refund.updated", "charge.refund.updated", "refund.failed"):
+            self._tell(kind, refund)
+
+    def dispute(self, charge_id: str, amount: int | None = None) -> Object:
+        """The payer disputes a charge, or an amount of it."""
         charge = self.objects[charge_id]
-        of = {"charge": charge_id, "payment_intent": charge["payment_intent"], "amount": charge["amount"]}
+        of = {"charge": charge_id, "payment_intent": charge["payment_intent"], "amount": amount or charge["amount"]}
         dispute = self._add("dp", "dispute", {**of, "currency": charge["currency"], "status": "needs_response"})
         self._tell("charge.dispute.created", dispute)
         return dispute

@@ -75,7 +75,9 @@ class _PaymentStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     PAYMENT_STATUS_REFUNDED: _PaymentStatus.ValueType  # 5
     """All of it was given back."""
     PAYMENT_STATUS_DISPUTED: _PaymentStatus.ValueType  # 6
-    """The payer disputes it, or has won the dispute. All that it brought is taken back meanwhile."""
+    """The payer disputes all of it or a part, or has won such a dispute. As large a part of what it brought is taken back
+    as is disputed.
+    """
 
 class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper):
     """Where a payment is in its life."""
@@ -93,7 +95,9 @@ PAYMENT_STATUS_PARTIALLY_REFUNDED: PaymentStatus.ValueType  # 4
 PAYMENT_STATUS_REFUNDED: PaymentStatus.ValueType  # 5
 """All of it was given back."""
 PAYMENT_STATUS_DISPUTED: PaymentStatus.ValueType  # 6
-"""The payer disputes it, or has won the dispute. All that it brought is taken back meanwhile."""
+"""The payer disputes all of it or a part, or has won such a dispute. As large a part of what it brought is taken back
+as is disputed.
+"""
 Global___PaymentStatus: _TypeAlias = PaymentStatus  # noqa: Y015
 
 class _PaymentMethod:
@@ -201,7 +205,7 @@ class _RefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundSta
     REFUND_STATE_COMPLETED: _RefundState.ValueType  # 2
     """The money was given back, or the provider has taken it on."""
     REFUND_STATE_FAILED: _RefundState.ValueType  # 3
-    """The provider refused."""
+    """The provider refused, or could not give the money back after all: it may say so days after it was completed."""
 
 class RefundState(_RefundState, metaclass=_RefundStateEnumTypeWrapper):
     """Where a refund is in its life."""
@@ -213,7 +217,7 @@ REFUND_STATE_REQUESTED: RefundState.ValueType  # 1
 REFUND_STATE_COMPLETED: RefundState.ValueType  # 2
 """The money was given back, or the provider has taken it on."""
 REFUND_STATE_FAILED: RefundState.ValueType  # 3
-"""The provider refused."""
+"""The provider refused, or could not give the money back after all: it may say so days after it was completed."""
 Global___RefundState: _TypeAlias = RefundState  # noqa: Y015
 
 class _Brings:
@@ -617,7 +621,7 @@ class Refund(_message.Message):
     actor: _builtins.str
     """Who asked for it, as in audit events."""
     failure: _builtins.str
-    """Why the provider refused it; empty where it did not."""
+    """Why it failed; empty where it did not."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much of the payment."""

@@ -11,6 +11,7 @@ from typing import Final
 from libs.common.text import storable
 from services.billing.payment.provider import (
     FactStatus,
+    FailedRefund,
     Method,
     Occasion,
     PaymentFact,
@@ -31,6 +32,7 @@ from services.billing.payment.providers.reading import (
     optional_whole,
     our_id,
     references,
+    seconds,
     text,
     whole,
 )
@@ -39,6 +41,8 @@ from services.billing.payment.providers.stripe.money import read_amount
 NAME: Final = "stripe"
 OUR_FIELD: Final = "checkout_id"
 """Where our checkout's id is in Stripe's `metadata`."""
+OUR_REFUND: Final = "refund_id"
+"""Where our refund's id is in that of a refund."""
 _FAILURE_CHARS_MAX: Final = 500
 _METHODS: Final[Mapping[str, Method]] = {
     "card": Method.CARD,
@@ -161,11 +165,12 @@ def charge(document: Json, told: datetime, store: str) -> PaymentFact:
 def dispute(document: Json, told: datetime, store: str) -> PaymentFact:
     """Read a Dispute (docs.stripe.com/api/disputes/object).
 
-    One whose status begins with `warning_` is an inquiry: no money has been taken back.
+    One whose status begins with `warning_` is an inquiry: no money has been taken back. `amount` is what is disputed.
     """
     state = text(document, "status")
     if state.startswith("warning_"):
         raise NotOurs("an inquiry takes no money back")
+    code = currency(document)
     return PaymentFact(
         provider=NAME,
         references=references(
@@ -180,6 +185,35 @@ def dispute(document: Json, told: datetime, store: str) -> PaymentFact:
         is_test=_is_test(document),
         store=store,
         disputed=state != "won",
+        disputed_amount=read_amount(whole(document, "amount"), code),
+        disputed_currency_code=code,
+    )
+
+
+def refund(document: Json, told: datetime, store: str) -> PaymentFact:
+    """Read a Refund (docs.stripe.com/api/refunds/object). One that failed is no part of the charge's sum any more."""
+    if text(document, "status") not in ("failed", "canceled"):
+        raise NotOurs("the refund has not failed")
+    code = currency(document)
+    return PaymentFact(
+        provider=NAME,
+        references=references(
+            {
+                ReferenceKind.REFUND: external_id(document, "id"),
+                ReferenceKind.CHARGE: optional_id(document, "charge"),
+                ReferenceKind.PAYMENT: optional_id(document, "payment_intent"),
+            }
+        ),
+        version=Version(told),
+        occasion=Occasion.ONE_OFF,
+        is_test=_is_test(document),
+        store=store,
+        currency_code=code,
+        failed_refund=FailedRefund(
+            read_amount(whole(document, "amount"), code),
+            seconds(document, "created"),
+            our_id(optional_child(document, "metadata"), OUR_REFUND),
+        ),
     )
 
 
@@ -227,6 +261,9 @@ KINDS: Final[Mapping[str, Callable[[Json, datetime, str], PaymentFact]]] = {
     "payment_intent.succeeded": payment_intent,
     "payment_intent.payment_failed": payment_intent,
     "charge.refunded": charge,
+    "refund.failed": refund,
+    "refund.updated": refund,
+    "charge.refund.updated": refund,
     "charge.dispute.created": dispute,
     "charge.dispute.closed": dispute,
     "invoice.paid": lambda document, told, store: invoice(document, told, store, failed=False),

@@ -1,0 +1,105 @@
+"""Disputes of one payment are told apart, and payments that were stored before they were go on as they should."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+
+from services.billing.payment.domain import Field, Payment, PaymentStatus, of_dispute
+from services.billing.payment.provider import PaymentFact, RefusedFor, Result
+from services.billing.payment.references import Claim, ProvidersReference
+from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
+
+
+@pytest.fixture(scope="module")
+async def house(module_database_urls: dict[str, str]) -> AsyncIterator[PaymentHouse]:
+    async with open_payments(module_database_urls["billing"]) as house:
+        yield house
+        assert await house.findings() == []
+
+
+def told(checkout: Payment, minutes: int, dispute: str, over: str | None, code: str = "USD") -> PaymentFact:
+    """Return what a dispute says: what it is over, or None when it is won."""
+    return fact(
+        checkout,
+        minutes,
+        references=(reference("DISPUTE", f"{dispute}-{checkout.payment_id}"),),
+        disputed=over is not None,
+        disputed_amount=None if over is None else Decimal(over),
+        disputed_currency_code=code,
+    )
+
+
+async def stored_before(house: PaymentHouse, known: tuple[str, ...], *, disputed: bool) -> Payment:
+    """Return a payment as a version stored it that kept one saying on all disputes, with their references."""
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    await house.payments.apply(fact(checkout, 10, disputed=disputed))
+    references = [ProvidersReference("acme", reference("DISPUTE", f"{one}-{checkout.payment_id}")) for one in known]
+    claim = Claim(checkout.organization_id, checkout.payment_id)
+    assert not await house.references.claim(references, claim, house.clock.now())
+    before = await house.find(checkout)
+    assert before.said[Field.DISPUTED].value == ("true" if disputed else "false")
+    return before
+
+
+async def standing(house: PaymentHouse, payment: Payment) -> tuple[str, Decimal | int]:
+    """Return the status of a payment, and what is left of its 10 credits."""
+    posted = await house.posted(payment.organization_id)
+    return (await house.find(payment)).status.value, posted["CREDIT"]
+
+
+async def test_a_dispute_in_another_currency_or_above_the_payment_takes_all_and_never_more(house: PaymentHouse) -> None:
+    for over, code in (("1", "EUR"), ("10.01", "USD")):
+        checkout = await house.checkout()
+        await house.payments.apply(paid(checkout, refunded_amount=Decimal(4)))
+        await house.payments.apply(told(checkout, 2, "a", over, code))
+        assert await standing(house, checkout) == ("DISPUTED", 0)
+        await house.payments.apply(told(checkout, 3, "a", None))
+        assert await standing(house, checkout) == ("PARTIALLY_REFUNDED", 6)
+
+
+async def test_an_older_message_of_one_dispute_is_late_whatever_another_one_said_since(house: PaymentHouse) -> None:
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    await house.payments.apply(told(checkout, 5, "a", "3"))
+    assert (await house.payments.apply(told(checkout, 3, "a", None))).result is Result.LATE
+    assert (await house.payments.apply(told(checkout, 4, "b", "2"))).result is Result.APPLIED
+    assert (await house.payments.apply(told(checkout, 4, "b", "2"))).result is Result.REPEATED
+    assert await standing(house, checkout) == ("DISPUTED", 5)
+
+
+async def test_a_disputed_amount_that_is_none_is_refused(house: PaymentHouse) -> None:
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    for over, code in (("-1", "USD"), ("NaN", "USD"), ("1", "usd"), ("1", "")):
+        answer = await house.payments.apply(told(checkout, 2, "a", over, code))
+        assert (answer.result, answer.reason) == (Result.REFUSED, RefusedFor.INVALID)
+    assert await standing(house, checkout) == ("COMPLETED", 10)
+
+
+async def test_a_dispute_that_an_earlier_version_stored_is_won_as_before(house: PaymentHouse) -> None:
+    payment = await stored_before(house, ("a",), disputed=True)
+    assert await standing(house, payment) == ("DISPUTED", 0)
+    assert (await house.payments.apply(told(payment, 9, "a", "10"))).result is Result.LATE
+    await house.payments.apply(told(payment, 11, "a", None))
+    assert await standing(house, payment) == ("COMPLETED", 10)
+
+
+async def test_a_dispute_that_an_earlier_version_stored_as_won_stays_so(house: PaymentHouse) -> None:
+    payment = await stored_before(house, ("a",), disputed=False)
+    assert (await house.payments.apply(told(payment, 9, "a", "10"))).result is Result.LATE
+    await house.payments.apply(told(payment, 11, "b", "4"))
+    assert await standing(house, payment) == ("DISPUTED", 6)
+
+
+async def test_a_dispute_that_an_earlier_version_stored_is_not_won_with_another_one(house: PaymentHouse) -> None:
+    payment = await stored_before(house, ("a",), disputed=True)
+    await house.payments.apply(told(payment, 11, "b", "10"))
+    await house.payments.apply(told(payment, 12, "b", None))
+    assert await standing(house, payment) == ("DISPUTED", 0)
+    after = await house.find(payment)
+    assert after.status is PaymentStatus.DISPUTED
+    assert {name for name in after.said if name.startswith(Field.DISPUTED)} == {
+        of_dispute(f"{one}-{payment.payment_id}") for one in "ab"
+    }

@@ -49,12 +49,16 @@ class InvoiceState(Refusal):
 
 
 class DoesNotPayInvoice(Refusal):
-    """What is to have paid an invoice has brought no money in its currency, or has given it back."""
+    """What is to have paid an invoice has not brought enough in its currency, has given it back, or paid others."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "DOES_NOT_PAY_INVOICE"
-    template = "The {paid_by} is {found} and does not pay the invoice {number}, which is in {currency_code}."
-    remedy = "Name a completed payment, or an operation, in the currency of the invoice."
+    template = (
+        "The {paid_by} {found} and does not pay the invoice {number}: {amount_due} {currency_code} is left to pay."
+    )
+    remedy = (
+        "Name a completed payment, or an operation that credits the account, of which enough is left for the invoice."
+    )
 
 
 class InvoiceHasCreditNotes(Refusal):

@@ -1,6 +1,6 @@
 """The rules on amounts of invoices and credit notes, and on what an invoice covers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -125,17 +125,124 @@ def test_tax_is_rounded_once_half_to_even_to_the_smallest_coin(net: str, percent
 
 
 @pytest.mark.parametrize(
-    ("subtotal", "debt", "owed_before", "applied"),
+    ("subtotal", "balance", "askable", "applied"),
     [
-        ("10", "0", "0", "10"),
-        ("10", "6", "0", "4"),
-        ("10", "16", "6", "0"),
-        ("10", "99", "0", "0"),
-        ("-2", "0", "0", "-2"),
+        ("10", "0", "10", "10"),
+        ("10", "-6", "10", "4"),
+        ("10", "-99", "10", "0"),
+        ("10", "-99", "4", "6"),
+        ("10", "-99", "-1", "10"),
+        ("-2", "-5", "-2", "-2"),
     ],
 )
-def test_balance_pays_what_the_debt_does_not_exceed(subtotal: str, debt: str, owed_before: str, applied: str) -> None:
-    assert credits_applied(Decimal(subtotal), Decimal(debt), Decimal(owed_before)) == Decimal(applied)
+def test_balance_pays_what_it_lacks_nothing_of(subtotal: str, balance: str, askable: str, applied: str) -> None:
+    assert credits_applied(Decimal(subtotal), Decimal(balance), Decimal(askable)) == Decimal(applied)
+
+
+@dataclass
+class Asked:
+    """An invoice of `Billed`."""
+
+    subtotal: int
+    due: int
+    is_void: bool = False
+    is_paid: bool = False
+
+
+@dataclass
+class Billed:
+    """An account whose money is counted in whole numbers, and its invoices."""
+
+    balance: int = 0
+    now: int = 0
+    later: int = 0
+    came_in: int = 0
+    invoices: list[Asked] = field(default_factory=list)
+    voided: list[Asked] = field(default_factory=list)
+
+    def do(self, what: str, value: int) -> None:
+        """Charge for this month or for the next, pay in, issue, or pay or void one of the open invoices."""
+        opened = [one for one in self.invoices if not one.is_void and not one.is_paid]
+        match what:
+            case "charge":
+                self.now, self.balance = self.now + value, self.balance - value
+            case "charge later":
+                self.later, self.balance = self.later + value, self.balance - value
+            case "top up":
+                self.pay_in(value)
+            case "charge and issue":
+                self.do("charge", value)
+                self.issue()
+            case "issue":
+                self.issue()
+            case "pay" if opened:
+                paid = opened[value % len(opened)]
+                self.pay_in(paid.due)
+                paid.is_paid = True
+            case "void" if opened:
+                void = opened[value % len(opened)]
+                void.is_void = True
+                self.voided.append(void)
+
+    def pay_in(self, value: int) -> None:
+        self.came_in, self.balance = self.came_in + value, self.balance + value
+
+    def issue(self) -> None:
+        subtotal = self.now + sum(one.subtotal for one in self.voided)
+        askable = self.now + sum(one.due for one in self.voided)
+        applied = credits_applied(Decimal(subtotal), Decimal(self.balance + self.later), Decimal(askable))
+        self.invoices.append(Asked(subtotal, max(subtotal - int(applied), 0)))
+        self.now, self.later, self.voided = self.later, 0, []
+
+    def pay_all(self) -> int:
+        """Invoice everything, pay every open invoice, and return what is on the account then."""
+        self.issue()
+        self.issue()
+        for one in [one for one in self.invoices if not one.is_void and not one.is_paid]:
+            self.do("pay", 0)
+            assert one.is_paid
+        return self.balance
+
+
+def actions(*names: str) -> st.SearchStrategy[list[tuple[str, int]]]:
+    return st.lists(st.tuples(st.sampled_from(names), st.integers(0, 9)), max_size=30)
+
+
+@given(actions("charge", "charge later", "top up", "issue", "pay"))
+def test_invoice_asks_for_what_is_left_after_money_has_paid_earlier_invoices(done: list[tuple[str, int]]) -> None:
+    billed = Billed()
+    for what, value in [*done, ("issue", 0), ("issue", 0)]:
+        left = billed.came_in
+        for one in billed.invoices:
+            left -= min(left, one.subtotal)
+        count = len(billed.invoices)
+        billed.do(what, value)
+        for one in billed.invoices[count:]:
+            assert one.due == one.subtotal - min(left, one.subtotal)
+
+
+@given(prepaid=st.integers(0, 12), done=actions("charge later", "charge and issue", "charge and issue", "pay", "void"))
+def test_all_that_invoices_ask_for_is_what_was_not_prepaid(prepaid: int, done: list[tuple[str, int]]) -> None:
+    """In any order of charges, issues, payments and voids; so nothing is asked for twice, and nothing never."""
+    billed = Billed()
+    billed.pay_in(prepaid)
+    for what, value in done:
+        billed.do(what, value)
+    charged = billed.came_in - billed.balance
+    assert billed.pay_all() == max(prepaid - charged, 0)
+    assert all(0 <= one.due <= one.subtotal for one in billed.invoices)
+
+
+@given(actions("charge", "charge later", "top up", "issue", "pay", "void", "correct"))
+def test_nothing_is_lacking_once_all_invoices_are_paid(done: list[tuple[str, int]]) -> None:
+    """Whatever is paid in or corrected meanwhile."""
+    billed = Billed()
+    for what, value in done:
+        if what == "correct":
+            billed.do("charge", -value)
+        elif what != "void" or all(one.subtotal >= 0 for one in billed.invoices):
+            billed.do(what, value)
+    assert billed.pay_all() >= 0
 
 
 @given(

@@ -13,7 +13,7 @@ from libs.common.shards import Shards
 from services.billing import errors, invoice_errors
 from services.billing.clients.usages import ChargedUsage, Usages
 from services.billing.invoice import movement_store, store
-from services.billing.invoice.domain import ZERO, Line, Step
+from services.billing.invoice.domain import ZERO, Line, Step, credits_applied
 from services.billing.invoice.gathering import Charged, Gathering, PlanPeriod, Used, belongs_to
 from services.billing.ledger import grant_store
 from services.billing.ledger import store as ledger_store
@@ -55,15 +55,25 @@ class Collected:
     rest_from: int | None = None
     """The first movement up to the last one that belongs to a later time."""
     rest_amount: Decimal = ZERO
-    debt: Decimal = ZERO
-    """What the account lacks after the last movement."""
-    owed_before: Decimal = ZERO
+    balance: Decimal = ZERO
+    """The account's after the last movement."""
+    voided_due: Decimal = ZERO
+    """What was left to pay of the voided invoices when they were issued."""
     grants_used: Mapping[str, Decimal] = field(default_factory=dict)
     """Since the account was opened, by kind."""
     grants_used_before: Mapping[str, Decimal] = field(default_factory=dict)
 
     grants_used_in_voided: Mapping[str, Decimal] = field(default_factory=dict)
     """Of what voided invoices have said that this one says again, by kind."""
+
+    @property
+    def subtotal(self) -> Decimal:
+        return sum((line.amount for line in self.lines), ZERO)
+
+    @property
+    def credits_applied(self) -> Decimal:
+        """What of the subtotal was paid from the balance."""
+        return credits_applied(self.subtotal, self.balance + self.rest_amount, self.step_amount + self.voided_due)
 
     @property
     def credits_used(self) -> dict[str, Decimal]:
@@ -135,17 +145,18 @@ class Collection:
             free = await store.find_free(connection, organization_id, account.account_id, _REPLACED_MAX)
             step = _step(head, account, end_time)
             balance = await movement_store.balance_at(connection, organization_id, account.account_id, step.to_sequence)
+            direct = [one[0] for one in free]
             return Collected(
                 account,
                 step,
                 position=1 if head is None else head.position + 1,
                 replaces=free,
-                debt=max(-balance, ZERO),
-                owed_before=await store.owed(connection, organization_id, account.account_id),
+                balance=balance,
+                voided_due=await store.due_of(connection, organization_id, direct),
                 grants_used=await _grants_used(connection, account, self._clock.now()),
                 grants_used_before={} if head is None else head.grants_used,
                 # Each has said what those said that it had replaced.
-                grants_used_in_voided=await store.credits_used(connection, organization_id, [one[0] for one in free]),
+                grants_used_in_voided=await store.credits_used(connection, organization_id, direct),
             )
 
     async def _gather(self, collected: Collected) -> None:

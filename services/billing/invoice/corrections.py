@@ -13,11 +13,11 @@ from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_actor
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
-from libs.common.errors import FieldViolation, InvalidArgument, NotFound
+from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable
 from libs.common.shards import Shards
-from services.billing import errors, invoice_errors
+from services.billing import invoice_errors
 from services.billing.invoice import party_store, store
 from services.billing.invoice.announcing import announce_document
 from services.billing.invoice.domain import (
@@ -31,11 +31,9 @@ from services.billing.invoice.domain import (
     is_within,
 )
 from services.billing.invoice.invoices import add_document, existing, keep_response, known_response
-from services.billing.ledger import store as ledger_store
+from services.billing.invoice.paying import require_paid
 
 _OPEN: Final = frozenset({State.ISSUED, State.UNCOLLECTIBLE})
-_PAID_BY: Final = frozenset({"COMPLETED", "PARTIALLY_REFUNDED"})
-"""The statuses of payments that have brought money which was not all given back."""
 Render = Callable[[Document, Document], bytes]
 
 
@@ -121,17 +119,14 @@ class Corrections:
             NotFound: the organization has no such document, or no such payment.
             InvoiceState: it is void, a credit note, or was paid by something else.
             TransactionNotFound: the operation has moved nothing.
-            DoesNotPayInvoice: the payment is not completed, or what was paid or moved is in another currency.
+            DoesNotPayInvoice: the payment or the operation has not brought enough in the currency of the invoice.
         """
         async with self._shards.of(organization_id).raw_transaction() as connection:
             before = existing(await store.lock(connection, organization_id, invoice_id), invoice_id)
             if before.state is State.PAID and (before.payment_id, before.operation_id) == (payment_id, operation_id):
                 return before
             _require(before, _OPEN, "paid")
-            if payment_id is not None:
-                await _require_payment(connection, before, payment_id)
-            if operation_id is not None:
-                await _require_movement(connection, before, operation_id)
+            await require_paid(connection, before, payment_id, operation_id)
             paid = replace(
                 before,
                 state=State.PAID,
@@ -235,32 +230,6 @@ class Corrections:
         if recipient.prefix or issuer is not None:
             return recipient.prefix or (issuer.prefix if issuer is not None else "")
         return invoice.number.rstrip("0123456789")
-
-
-async def _require_payment(connection: RawConnection, invoice: Document, payment_id: str) -> None:
-    """Raise unless the organization has the payment, completed, in the currency of the invoice."""
-    payment = await store.find_payment(connection, invoice.organization_id, payment_id)
-    if payment is None:
-        raise NotFound(resource_type="payment", resource_name=payment_id)
-    if payment.status not in _PAID_BY:
-        raise _does_not_pay(invoice, "payment", payment.status)
-    if invoice.currency_code not in payment.units:
-        raise _does_not_pay(invoice, "payment", f"in {' and '.join(sorted(payment.units))}")
-
-
-async def _require_movement(connection: RawConnection, invoice: Document, operation_id: str) -> None:
-    """Raise unless the operation has moved something of the organization in the currency of the invoice."""
-    moved = await ledger_store.find_movements(connection, [(invoice.organization_id, operation_id)])
-    if not moved:
-        raise errors.TransactionNotFound
-    if invoice.currency_code not in (codes := {one.currency_code for one in moved}):
-        raise _does_not_pay(invoice, "movement", f"in {' and '.join(sorted(codes))}")
-
-
-def _does_not_pay(invoice: Document, paid_by: str, found: str) -> invoice_errors.DoesNotPayInvoice:
-    return invoice_errors.DoesNotPayInvoice(
-        paid_by=paid_by, found=found, number=invoice.number, currency_code=invoice.currency_code
-    )
 
 
 def _require(document: Document, states: frozenset[State] | set[State], change: str) -> None:

@@ -223,6 +223,11 @@ class Amounts:
         """What was left to pay when it was issued."""
         return max(self.total - self.credits_applied, ZERO)
 
+    @property
+    def left(self) -> Decimal:
+        """What is left to pay of it after its credit notes."""
+        return max(self.due - max(self.credited, ZERO), ZERO)
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -289,16 +294,17 @@ def tax_on(net: Decimal, percent: str, currency_code: str) -> Decimal:
         return exact.quantize(Decimal(1).scaleb(-minor_digits(currency_code)), rounding=ROUND_HALF_EVEN)
 
 
-def credits_applied(subtotal: Decimal, debt: Decimal, owed_before: Decimal) -> Decimal:
+def credits_applied(subtotal: Decimal, balance: Decimal, askable: Decimal) -> Decimal:
     """Return how much of an invoice was paid from the account's balance.
 
-    `debt` is what the account lacks after the invoice's movements, and `owed_before` what earlier invoices have left to
-    pay of it. What the debt exceeds these by is of this invoice; all else of it was paid from the balance.
+    `balance` is the account's after the invoice's movements, without those that are left to later invoices. What came
+    in has paid earlier charges first, so what is below zero is of the last ones. `askable` is what the invoice adds to
+    what was covered before, and what the voided invoices that it replaces had asked for: what these had paid from the
+    balance stays paid. No state of an invoice matters, so it does not matter when one is said to be paid.
     """
     if subtotal <= 0:
         return subtotal
-    unpaid = min(max(debt - owed_before, ZERO), subtotal)
-    return subtotal - unpaid
+    return subtotal - max(min(-balance, askable, subtotal), ZERO)
 
 
 class CreditExceedsLine(Exception):

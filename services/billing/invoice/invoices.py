@@ -32,7 +32,6 @@ from services.billing.invoice.domain import (
     Recipient,
     State,
     TaxSource,
-    credits_applied,
     tax_on,
 )
 
@@ -154,7 +153,7 @@ class Invoices:
 
     def _document(self, collected: Collected, issuer: Issuer, recipient: Recipient, state: State) -> Document:
         account, now = collected.account, self._clock.now()
-        subtotal = sum((line.amount for line in collected.lines), start=collected.debt * 0)
+        subtotal = collected.subtotal
         tax = self._tax_source(recipient, account.currency_code, subtotal, now)
         project_id = None if account.owner_id == account.organization_id else account.owner_id
         return Document(
@@ -170,7 +169,7 @@ class Invoices:
             amounts=Amounts(
                 subtotal,
                 tax_on(subtotal, tax.percent, account.currency_code),
-                credits_applied(subtotal, collected.debt, collected.owed_before),
+                collected.credits_applied,
             ),
             tax=tax,
             issuer=issuer.party,

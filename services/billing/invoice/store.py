@@ -62,11 +62,10 @@ _CREDITS_USED: Final = """
     WHERE organization_id = $1::uuid AND invoice_id = ANY($2::uuid[])
 """
 
-# What invoices of an account have left to pay of what its balance lacks; by the partial index of unpaid ones.
-_OWED: Final = """
-    SELECT coalesce(sum(greatest(subtotal - credits_applied - credited, 0)), 0) FROM invoices
-    WHERE organization_id = $1::uuid AND account_id = $2::uuid AND kind = 'INVOICE'
-        AND state IN ('ISSUED', 'UNCOLLECTIBLE')
+# What invoices had left to pay of their subtotals when they were issued. By primary key.
+_DUE_OF: Final = """
+    SELECT coalesce(sum(greatest(subtotal - credits_applied, 0)), 0) FROM invoices
+    WHERE organization_id = $1::uuid AND invoice_id = ANY($2::uuid[])
 """
 
 # Notes of one invoice, by the partial index on what they correct.
@@ -78,8 +77,28 @@ _NOTES: Final = f"""
 
 # One probe of the primary key.
 _PAYMENT: Final = """
-    SELECT status, currency_code, credits_currency_code FROM payments
-    WHERE organization_id = $1::uuid AND payment_id = $2::uuid
+    SELECT status, currency_code, amount - refunded_amount, brings, credits_currency_code,
+        credits_amount - taken_credits - taken_money - written_off
+    FROM payments WHERE organization_id = $1::uuid AND payment_id = $2::uuid
+"""
+
+# By the unique operation.
+_PAYMENT_OF: Final = """
+    SELECT payment_id::text FROM payment_movements WHERE organization_id = $1::uuid AND operation_id = $2
+"""
+
+# Held until the end of the transaction, so that two invoices are not paid with the same money at once.
+_LOCK_MONEY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('billing.invoice_money/' || $1 || '/' || $2, 0))"
+
+# A range of the primary key, and one of the movements'.
+_PAID_WITH: Final = """
+    SELECT coalesce(sum(greatest(
+        greatest(subtotal + tax - credits_applied, 0) - greatest(credited + credited_tax, 0), 0)), 0)
+    FROM invoices
+    WHERE organization_id = $1::uuid AND state = 'PAID' AND (payment_id = $2::uuid OR operation_id = $3
+        OR operation_id IN (
+            SELECT m.operation_id FROM payment_movements m
+            WHERE m.organization_id = $1::uuid AND m.payment_id = $2::uuid AND m.operation_id IS NOT NULL))
 """
 
 # Held until the end of the transaction, so that the invoices of an account follow each other.
@@ -155,8 +174,13 @@ class PaidBy(NamedTuple):
     """A payment by which an invoice is said to be paid."""
 
     status: str
-    units: frozenset[str]
-    """The currency in which it was paid, and the unit of what it brings."""
+    currency_code: str
+    amount: Decimal
+    """What was paid, less what was refunded."""
+    brings: str
+    brought_unit: str | None
+    brought: Decimal | None
+    """What it has brought, less what was taken back; None where it brings nothing."""
 
 
 class Place(NamedTuple):
@@ -227,15 +251,34 @@ async def find_steps(connection: RawConnection, organization_id: str, invoice_id
     return [Step(*row) for row in await connection.fetch(_STEPS, organization_id, list(invoice_ids))]
 
 
-async def owed(connection: RawConnection, organization_id: str, account_id: str) -> Decimal:
-    value: Decimal = await connection.fetchval(_OWED, organization_id, account_id)
+async def due_of(connection: RawConnection, organization_id: str, invoice_ids: Sequence[str]) -> Decimal:
+    """Return what invoices had left to pay of their subtotals when they were issued, in all."""
+    value: Decimal = await connection.fetchval(_DUE_OF, organization_id, list(invoice_ids))
     return value
 
 
 async def find_payment(connection: RawConnection, organization_id: str, payment_id: str) -> PaidBy | None:
-    """Return what a payment of the organization was paid in, and where it is in its life."""
+    """Return what a payment of the organization has brought, and where it is in its life."""
     row = await connection.fetchrow(_PAYMENT, organization_id, payment_id)
-    return None if row is None else PaidBy(row[0], frozenset(unit for unit in row[1:] if unit is not None))
+    return None if row is None else PaidBy(*row)
+
+
+async def payment_of(connection: RawConnection, organization_id: str, operation_id: str) -> str | None:
+    """Return the payment whose movement an operation is."""
+    payment_id: str | None = await connection.fetchval(_PAYMENT_OF, organization_id, operation_id)
+    return payment_id
+
+
+async def paid_with(
+    connection: RawConnection, organization_id: str, payment_id: str | None, operation_id: str | None
+) -> Decimal:
+    """Return what invoices have left to pay that are paid by a payment, by its movements, or by an operation.
+
+    No other transaction has them paid by the same until this one ends.
+    """
+    await connection.fetchval(_LOCK_MONEY, organization_id, payment_id or operation_id)
+    value: Decimal = await connection.fetchval(_PAID_WITH, organization_id, payment_id, operation_id)
+    return value
 
 
 async def insert(connection: RawConnection, document: Document, prefix: str, place: Place | None) -> str:

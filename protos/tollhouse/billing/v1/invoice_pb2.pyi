@@ -404,7 +404,9 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def credits_applied(self) -> _amount_pb2.Amount:
-        """How much of the subtotal was paid from the account's balance: from top-ups and grants."""
+        """How much of the subtotal was paid from the account's balance: from top-ups and grants. The rest is what the account
+        lacks after the movements, without those that are left to later invoices.
+        """
 
     @_builtins.property
     def amount_due(self) -> _amount_pb2.Amount:
@@ -1188,9 +1190,13 @@ class SetInvoicePaidRequest(_message.Message):
     invoice_id: _builtins.str
     """The invoice."""
     payment_id: _builtins.str
-    """The payment of the organization that paid it: completed, in the currency of the invoice, or bringing what it is in."""
+    """The payment of the organization that paid it: completed, and bringing what the invoice is in, or nothing where it
+    was paid in the currency of the invoice. Where nothing is left to pay, any that is in its currency.
+    """
     operation_id: _builtins.str
-    """The operation of the movement of the organization that paid it."""
+    """The operation of the movement that paid it: it credits the account of the invoice. Where nothing is left to pay,
+    any movement of the organization in its currency.
+    """
     def __init__(
         self,
         *,

@@ -68,7 +68,9 @@ class InvoiceServiceStub:
     Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and
     with reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
     `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment
-    that is not completed or was given back, and for a payment or an operation in another currency.
+    that is not completed or was given back, for a payment or an operation in another currency, and for one of which
+    less is left than the invoice has left to pay: what it has brought to the account, less what was given back and
+    less what other invoices had left to pay that it has paid.
     """
     SetInvoiceUncollectible: _aio.UnaryUnaryMultiCallable[_invoice_pb2.SetInvoiceUncollectibleRequest, _invoice_pb2.SetInvoiceUncollectibleResponse]
     """Says that an invoice will not be paid. It can still be paid or voided later. Saying it again changes nothing.
@@ -202,7 +204,9 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         Saying the same again changes nothing. Fails with NOT_FOUND for a payment that the organization does not have, and
         with reason `TRANSACTION_NOT_FOUND` for an operation that has moved nothing; and with FAILED_PRECONDITION, reason
         `INVOICE_STATE` for an invoice that is void or was paid otherwise, and reason `DOES_NOT_PAY_INVOICE` for a payment
-        that is not completed or was given back, and for a payment or an operation in another currency.
+        that is not completed or was given back, for a payment or an operation in another currency, and for one of which
+        less is left than the invoice has left to pay: what it has brought to the account, less what was given back and
+        less what other invoices had left to pay that it has paid.
         """
 
     @_abc_1.abstractmethod

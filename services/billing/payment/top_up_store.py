@@ -54,17 +54,23 @@ _COUNT: Final = """
         AND starts_with(operation_id, $4)
 """
 
-# The index of payments by status, which has few with these, and the movements of each by their primary key.
+# The range of each status in the index of payments by status, and the movements of each by their primary key. Rows are
+# compared and sorted with the status, so that no other index is used: there are few payments with these.
 _TAKEN_BACK: Final = """
     SELECT p.payment_id::text, p.status
-    FROM payments AS p
-    WHERE p.organization_id = $1::uuid AND p.status = ANY (ARRAY['PARTIALLY_REFUNDED', 'REFUNDED', 'DISPUTED'])
-        AND p.payment_id >= $4::uuid AND starts_with(p.operation_id, $3)
-        AND EXISTS (
-            SELECT FROM payment_movements AS m
-            WHERE m.organization_id = ANY (ARRAY[p.organization_id]) AND m.payment_id = p.payment_id
-                AND m.kind IN ('TAKEN_MONEY', 'WRITTEN_OFF') AND m.create_time >= $2
-        )
+    FROM unnest(ARRAY['PARTIALLY_REFUNDED', 'REFUNDED', 'DISPUTED']) AS s (status)
+    CROSS JOIN LATERAL (
+        SELECT p.payment_id, p.status FROM payments AS p
+        WHERE p.organization_id = $1::uuid AND (p.status, p.payment_id) >= (s.status, $4::uuid)
+            AND (p.status, p.payment_id) <= (s.status, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+            AND starts_with(p.operation_id, $3)
+            AND EXISTS (
+                SELECT FROM payment_movements AS m
+                WHERE m.organization_id = ANY (ARRAY[p.organization_id]) AND m.payment_id = p.payment_id
+                    AND m.kind IN ('TAKEN_MONEY', 'WRITTEN_OFF') AND m.create_time >= $2
+            )
+        ORDER BY p.status, p.payment_id LIMIT 1
+    ) AS p
     LIMIT 1
 """
 

@@ -99,6 +99,57 @@ async def test_what_cannot_be_subscribed_stays_on_the_balance_and_is_told_once_t
     assert await till.rows(org, lemon) == [("CANCELLED",)] * 2
 
 
+@pytest.mark.parametrize(
+    ("provider", "happening", "reason"),
+    [
+        ("stripe", "refund the rest", "the payment was refunded"),
+        ("stripe", "dispute", "the payment is disputed"),
+        ("lemon_squeezy", "refund the rest", "the payment was refunded"),
+    ],
+)
+async def test_payment_that_was_taken_back_before_anybody_subscribed_subscribes_nobody_and_is_told_once(
+    till: CollectingHouse, provider: str, happening: str, reason: str
+) -> None:
+    org, plan = new_id(), await till.plan()
+    await till.told()
+    payment = await till.buy(provider, org, plan)
+    till.shop.renews = True
+    till.shop.clock.advance(timedelta(minutes=1))
+    till.shop.happen(provider, happening)
+    await till.shop.deliver(till.unsent())
+    await till.work()
+    await till.told()
+    assert (await till.all_of(org), await till.balance(org)) == ([], {"USD": "0.00"})
+    told = await till.announced(org, "payment.not_subscribed")
+    assert [(one["payment_id"], one["subscription_id"], one["reason"]) for one in told] == [
+        (payment.payment_id, None, reason)
+    ]
+    ended = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
+    assert await till.rows(org, ended) == [("CANCELLED",)]
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["new", "changed"])
+async def test_refund_after_the_subscription_was_made_and_before_that_is_noted_leaves_it(
+    till: CollectingHouse, changes: bool
+) -> None:
+    org, plan = new_id(), await till.plan()
+    if changes:
+        await till.house.add(pending(await till.plan(price=0), till.shop.clock.now(), organization_id=org))
+        await till.work()
+    await till.told()
+    payment = await till.buy("stripe", org, plan)
+    await till.told()
+    made = await till.only(org)
+    await till.happens("stripe", "refund the rest")
+    async with till.house.shards.of(org).raw_transaction() as connection:
+        step = next_steps.StepKind.PAYMENT
+        await next_steps.add(connection, org, step, payment.payment_id, till.shop.clock.now())
+    await till.work()
+    assert await till.only(org) == made
+    assert await till.announced(org, "payment.not_subscribed") == []
+    assert (await till.shop.payments.find(payment)).subscription_id == made.subscription_id
+
+
 async def test_account_in_debt_does_not_keep_a_paid_period_from_beginning(till: CollectingHouse) -> None:
     org = new_id()
     await till.shop.payments.earn(org, "1", "USD")

@@ -1,6 +1,7 @@
 """Subscriptions whose periods are charged to a saved method of payment, against the fake of Stripe."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -10,11 +11,13 @@ from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable
 from services.billing import payment_errors
 from services.billing.payment.domain import Brings, Credits, PaymentType
+from services.billing.payment.provider import Version
 from services.billing.plan.domain import PastDueEnd
 from services.billing.subscription.creation import NewSubscription
 from services.billing.subscription.domain import AgreedPlan, Subscription, Updates, WaitsFor, Way
 from services.billing.subscription.states import State
 from tests.billing.collecting_house import DAY, CollectingHouse, open_collecting
+from tests.billing.payment_house import fact
 from tests.billing.period_house import pending
 from tests.support.providers.http import Fault
 
@@ -198,6 +201,46 @@ async def test_failed_payment_that_completes_later_pays_what_is_owed(till: Colle
     await till.told()
     assert (await till.now(made)).state is State.ACTIVE
     assert [one[0] for one in await payments_of(till, made)] == ["COMPLETED", "COMPLETED"]
+
+
+@pytest.mark.parametrize(("refunded", "charges", "left"), [(0, 3, 10), (1, 4, 19), (10, 4, 10)])
+async def test_payment_made_twice_pays_the_next_period_unless_it_was_refunded(
+    till: CollectingHouse, refunded: int, charges: int, left: int
+) -> None:
+    org = await customer(till)
+    made = await subscribe(till, org, await till.plan(retries=_RETRIES))
+    till.shop.stripe.decline = True
+    await till.pass_time(_MONTH)
+    till.shop.stripe.decline = False
+    intent = next(one for one in reversed(till.shop.stripe.objects.values()) if one["object"] == "payment_intent")
+    await till.pass_time(DAY)
+    intent |= {"status": "succeeded", "last_payment_error": None, "latest_charge": None}
+    till.shop.stripe._tell("payment_intent.succeeded", intent)
+    await till.told()
+    assert (await till.balance(org))["USD"] == "20.00"
+    checkout_id = intent["metadata"]["checkout_id"]
+    told = fact(None, 0, provider="stripe", checkout_id=checkout_id, refunded_amount=Decimal(refunded))
+    await till.shop.payments.payments.apply(replace(told, version=Version(till.shop.clock.now())))
+    await till.pass_time(_MONTH)
+    assert (await till.now(made)).state is State.ACTIVE
+    assert (len(await payments_of(till, made)), await till.balance(org)) == (charges, {"USD": f"{left}.00"})
+
+
+async def test_charge_that_was_refunded_before_it_paid_its_period_counts_as_refused(till: CollectingHouse) -> None:
+    org = await customer(till)
+    made = await subscribe(till, org, await till.plan(retries=_RETRIES))
+    await till.told()
+    till.shop.stripe.faults = [None, None, Fault.DROPPED_AFTER, Fault.NO_JSON]
+    await till.pass_time(_MONTH)
+    till.shop.happen("stripe", "refund the rest")
+    await till.shop.deliver(till.unsent())
+    assert [one[0] for one in await payments_of(till, made)] == ["COMPLETED", "REFUNDED"]
+    await till.pass_time(timedelta(minutes=1))
+    late = await till.now(made)
+    assert (late.state, "the payment was refunded" in late.state_reason) == (State.PAST_DUE, True)
+    await till.pass_time(DAY)
+    assert (await till.now(made)).state is State.ACTIVE
+    assert (await till.balance(org))["USD"] == "10.00"
 
 
 async def test_way_is_changed_and_changed_back(till: CollectingHouse) -> None:

@@ -7,12 +7,14 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.common.errors import InvalidArgument
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
-from services.billing.payment.domain import Brings, Credits, PaymentType
-from services.billing.payment.provider import FactStatus, ProviderDeclined, ProviderDown
+from services.billing.payment import store
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType
+from services.billing.payment.provider import FactStatus, NewCharge, PaymentFact, ProviderDeclined, ProviderDown
 from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.payment.top_ups import TopUps
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
@@ -62,6 +64,19 @@ class Shop:
 
     def charged(self, org: str) -> list[Decimal]:
         return [one.amount for one in self.acme.charges.values() if one.customer == f"cus_{org}"]
+
+    async def last(self, org: str) -> Payment:
+        """Return the last top-up that the provider has charged."""
+        payment_id = [one.payment_id for one in self.acme.charges.values() if one.customer == f"cus_{org}"][-1]
+        async with self.house.shards.of(org).raw_connection() as connection:
+            found = await store.find(connection, org, payment_id)
+        assert found is not None
+        return found
+
+    async def open_account(self, org: str) -> None:
+        """Open a closed account again, as OpenAccount does."""
+        async with self.house.shards.of(org).raw_connection() as connection:
+            await connection.execute("UPDATE accounts SET state = 'OPEN' WHERE organization_id = $1::uuid", org)
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +245,132 @@ async def test_who_has_no_saved_method_or_no_such_provider_is_refused_by_name(sh
         shop.acme.charges_saved_methods = True
     first = await shop.policy(customer)
     assert replace(await shop.policy(customer), update_time=first.update_time) == first
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"refunded_amount": Decimal(20)}, "was refunded"),
+        ({"refunded_amount": Decimal(19)}, "was refunded"),
+        ({"disputed": True}, "is disputed"),
+    ],
+    ids=["refund", "refund of a part", "dispute"],
+)
+async def test_nothing_more_is_charged_after_a_top_up_was_taken_back_until_the_policy_is_set_again(
+    shop: Shop, said: dict[str, object], reason: str
+) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org = await shop.customer()
+    await shop.policy(org, max_per_day=5, max_per_month=5)
+    await shop.house.spend(org, "8", "USD")
+    await shop.sweep()
+    shop.clock.advance(timedelta(minutes=1))
+    top_up = await shop.last(org)
+    await shop.house.payments.apply(fact(top_up, 2, **said))
+    await shop.sweep()
+    await shop.sweep()
+    off = await shop.top_ups.get(org)
+    assert shop.charged(org) == [20]
+    assert not off.enabled
+    assert off.paused_reason == f"top-up {top_up.payment_id} {reason}"
+    shop.clock.advance(timedelta(minutes=1))
+    await shop.policy(org, max_per_day=5, max_per_month=5)
+    await shop.sweep()
+    assert shop.charged(org) == [20, 20]
+    on = await shop.top_ups.get(org)
+    assert (on.enabled, on.paused_reason) == (True, "")
+
+
+async def test_a_refund_during_a_pending_top_up_lets_this_one_end_and_no_other_begin(shop: Shop) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org = await shop.customer()
+    await shop.policy(org, max_per_day=5, max_per_month=5)
+    await shop.house.spend(org, "8", "USD")
+    await shop.sweep()
+    first = await shop.last(org)
+    await shop.house.spend(org, "20", "USD")
+    shop.acme.failures.append(ProviderDown("connection lost"))
+    shop.clock.advance(timedelta(minutes=1))
+    await shop.sweep()
+    await shop.house.payments.apply(fact(first, 2, refunded_amount=Decimal(20)))
+    shop.clock.advance(timedelta(minutes=1))
+    await shop.sweep()
+    assert shop.charged(org) == [20, 20]
+    assert await shop.house.posted(org) == {"USD": 2}
+    await shop.sweep()
+    off = await shop.top_ups.get(org)
+    assert shop.charged(org) == [20, 20]
+    assert (off.enabled, off.pending_payment_id) == (False, None)
+    assert first.payment_id in off.paused_reason
+
+
+async def test_a_dispute_that_was_won_and_a_refund_before_the_policy_was_set_stop_nothing(shop: Shop) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org = await shop.customer()
+    await shop.policy(org, max_per_day=5, max_per_month=5)
+    await shop.house.spend(org, "8", "USD")
+    await shop.sweep()
+    await shop.house.payments.apply(fact(await shop.last(org), 2, refunded_amount=Decimal(1)))
+    shop.clock.advance(timedelta(minutes=1))
+    await shop.policy(org, max_per_day=6, max_per_month=6)
+    await shop.house.spend(org, "20", "USD")
+    await shop.sweep()
+    for minutes, disputed in ((2, True), (3, False)):
+        await shop.house.payments.apply(fact(await shop.last(org), minutes, disputed=disputed))
+    await shop.house.spend(org, "20", "USD")
+    await shop.sweep()
+    assert shop.charged(org) == [20, 20, 20]
+    assert (await shop.top_ups.get(org)).enabled
+
+
+async def test_a_top_up_whose_account_is_closed_meanwhile_is_pending_until_the_account_is_open_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org, charge_saved = await shop.customer(), shop.acme.charge_saved
+    await shop.policy(org)
+    await shop.house.spend(org, "10", "USD")
+
+    async def charge_and_close(charge: NewCharge) -> PaymentFact:
+        told = await charge_saved(charge)
+        await shop.house.close_account(org, "USD")
+        return told
+
+    monkeypatch.setattr(shop.acme, "charge_saved", charge_and_close)
+    with capture_logs() as logs:
+        for _ in range(4):
+            await shop.sweep()
+            shop.clock.advance(timedelta(hours=8))
+    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["charged and not applied"]
+    off, pending = await shop.top_ups.get(org), await shop.last(org)
+    assert (off.enabled, off.pending_payment_id, pending.status) == (False, pending.payment_id, PaymentStatus.PENDING)
+    assert "the account that it is for is closed" in off.paused_reason
+    await shop.open_account(org)
+    await shop.sweep()
+    assert shop.charged(org) == [20]
+    assert (await shop.last(org)).status is PaymentStatus.COMPLETED
+    assert await shop.house.posted(org) == {"USD": 20}
+    assert (await shop.top_ups.get(org)).pending_payment_id is None
+
+
+async def test_a_top_up_that_was_charged_otherwise_than_asked_for_is_left_to_people_and_not_called_failed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.clock.set(DEFAULT_NOW)
+    org, charge_saved = await shop.customer(), shop.acme.charge_saved
+    await shop.policy(org)
+    await shop.house.spend(org, "6", "USD")
+
+    async def charge_more(charge: NewCharge) -> PaymentFact:
+        return replace(await charge_saved(charge), amount=charge.amount + 1)
+
+    monkeypatch.setattr(shop.acme, "charge_saved", charge_more)
+    with capture_logs() as logs:
+        for _ in range(4):
+            await shop.sweep()
+            shop.clock.advance(timedelta(hours=8))
+    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["charged and not applied"]
+    off = await shop.top_ups.get(org)
+    assert (off.enabled, "of another amount" in off.paused_reason) == (False, True)
+    assert shop.charged(org) == [20]
+    assert (await shop.last(org)).status is PaymentStatus.PENDING

@@ -6,9 +6,12 @@ from typing import Final
 
 from libs.common.database import RawConnection
 from libs.common.ids import first_id_of
+from services.billing.payment.domain import PaymentStatus
 from services.billing.payment.top_up_domain import TopUpPolicy
 
 _CLOCKS_DIFFER_BY: Final = timedelta(hours=1)
+_TAKEN_BACK_WITHIN: Final = timedelta(days=600)
+"""How old a top-up may be of which a refund or a dispute is looked for. Card networks take disputes for 540 days."""
 AUTOMATIC: Final = "automatic-top-up/"
 """With what the operation ids of automatic top-ups begin."""
 
@@ -51,6 +54,26 @@ _COUNT: Final = """
         AND starts_with(operation_id, $4)
 """
 
+# The range of each status in the index of payments by status, and the movements of each by their primary key. Rows are
+# compared and sorted with the status, so that no other index is used: there are few payments with these.
+_TAKEN_BACK: Final = """
+    SELECT p.payment_id::text, p.status
+    FROM unnest(ARRAY['PARTIALLY_REFUNDED', 'REFUNDED', 'DISPUTED']) AS s (status)
+    CROSS JOIN LATERAL (
+        SELECT p.payment_id, p.status FROM payments AS p
+        WHERE p.organization_id = $1::uuid AND (p.status, p.payment_id) >= (s.status, $4::uuid)
+            AND (p.status, p.payment_id) <= (s.status, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+            AND starts_with(p.operation_id, $3)
+            AND EXISTS (
+                SELECT FROM payment_movements AS m
+                WHERE m.organization_id = ANY (ARRAY[p.organization_id]) AND m.payment_id = p.payment_id
+                    AND m.kind IN ('TAKEN_MONEY', 'WRITTEN_OFF') AND m.create_time >= $2
+            )
+        ORDER BY p.status, p.payment_id LIMIT 1
+    ) AS p
+    LIMIT 1
+"""
+
 
 async def find(connection: RawConnection, organization_id: str) -> TopUpPolicy | None:
     """Return an organization's policy."""
@@ -82,3 +105,13 @@ async def count(connection: RawConnection, organization_id: str, day: datetime, 
     )
     assert row is not None
     return row[0], row[1]
+
+
+async def find_taken_back(
+    connection: RawConnection, organization_id: str, since: datetime
+) -> tuple[str, PaymentStatus] | None:
+    """Return an automatic top-up that was refunded or disputed since a time, and is so now, with its status."""
+    row = await connection.fetchrow(
+        _TAKEN_BACK, organization_id, since, AUTOMATIC, first_id_of(since - _TAKEN_BACK_WITHIN)
+    )
+    return None if row is None else (row[0], PaymentStatus(row[1]))

@@ -4,6 +4,9 @@ A top-up is stored as a pending payment, together with its name in the policy, b
 payment's id. A process that dies in between leaves it pending; the next round asks again under the same id, for which
 the provider charges once. Providers know such an id for a day; a top-up of which nothing is known for nearly so long is
 not asked for again, and the policy is off until it is set again.
+
+What a provider has charged, and the account does not take, as while it is closed, stays pending, with a note that it
+was charged. It is not asked for again, and is applied once the account takes it.
 """
 
 from collections.abc import Mapping
@@ -25,9 +28,19 @@ from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
 from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
-from services.billing.payment.domain import CENT, ZERO, Brings, Credits, Payment, PaymentType
+from services.billing.payment.domain import (
+    CENT,
+    ZERO,
+    Brings,
+    Credits,
+    Field,
+    Payment,
+    PaymentStatus,
+    PaymentType,
+)
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
+    Applied,
     FactStatus,
     NewCharge,
     PaymentFact,
@@ -36,6 +49,8 @@ from services.billing.payment.provider import (
     ProviderDeclined,
     ProviderDown,
     ProviderMisconfigured,
+    RefusedFor,
+    Result,
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.top_up_domain import TopUpPolicy, beginnings
@@ -48,6 +63,9 @@ webhooks, or from asking what changed."""
 _POLICIES_MAX: Final = 200
 """How many policies are read together."""
 _ACTOR: Final = "system"
+_HELD: Final = "it was charged, and the account has not taken it yet"
+"""What is noted, in place of a failure, with a pending payment that was charged."""
+_REASON_CHARS_MAX: Final = 256
 
 
 class TopUps:
@@ -122,16 +140,17 @@ class TopUps:
 
     async def switch_off(self, organization_id: str, reason: str) -> None:
         """Switch an organization's policy off; nothing where it is off, or has none. What is pending is found out."""
-        now = self._clock.now()
         async with self._shards.of(organization_id).raw_transaction() as connection:
             policy = await top_up_store.lock(connection, organization_id)
-            if policy is None or not policy.enabled:
-                return
-            after = replace(policy, enabled=False, paused_reason=reason, actor=_ACTOR, update_time=now)
-            await top_up_store.put(connection, after)
-            await _record_change(
-                connection, after, Changed("enabled", "True", "False"), Changed("reason", None, reason)
-            )
+            if policy is not None and policy.enabled:
+                await self._put_off(connection, policy, reason)
+
+    async def _put_off(self, connection: RawConnection, policy: TopUpPolicy, reason: str) -> None:
+        """Switch a policy off that is on; its row is locked."""
+        paused = reason[:_REASON_CHARS_MAX]
+        after = replace(policy, enabled=False, paused_reason=paused, actor=_ACTOR, update_time=self._clock.now())
+        await top_up_store.put(connection, after)
+        await _record_change(connection, after, Changed("enabled", "True", "False"), Changed("reason", None, paused))
 
     def _smallest(self, policy: TopUpPolicy) -> Decimal:
         provider = self._providers.get(policy.provider)
@@ -176,35 +195,70 @@ class TopUps:
             amount = ZERO if policy is None else policy.missing(available, self._smallest(policy))
             if policy is None or not amount or (account is not None and account.closed):
                 return None, None
+            taken_back = await top_up_store.find_taken_back(connection, organization_id, policy.update_time)
+            if taken_back is not None:
+                await self._put_off(connection, policy, _why_off(*taken_back))
+                return None, None
             if not policy.allows(*await top_up_store.count(connection, organization_id, *beginnings(now))):
                 return None, None
             await self._references.claim([of_checkout(claim.payment_id)], claim, now)
             payment = _pending(policy, claim, amount, is_test=self._is_test)
             payment = replace(payment, create_time=now, update_time=now)
             await store.put(connection, payment)
-            policy = replace(policy, pending_payment_id=claim.payment_id, update_time=now)
+            # Its update time stays: refunds are looked for since people have set it.
+            policy = replace(policy, pending_payment_id=claim.payment_id)
             await top_up_store.put(connection, policy)
         return policy, replace(payment, revision=1)
 
     async def _charge(self, policy: TopUpPolicy, payment: Payment) -> None:
         """Have the provider charge a pending top-up, once however often it is asked, and apply what it says."""
         if payment.base is FactStatus.PENDING:
-            fact = await self._asked(policy, payment)
+            fact = _held(payment) or await self._asked(policy, payment)
             if fact is None:
                 return
-            await self._payments.apply(fact)
+            applied = await self._payments.apply(fact)
+            if fact.status is FactStatus.COMPLETED and applied.result in (Result.REFUSED, Result.PARKED):
+                await self._not_applied(payment, fact, applied)
+                return
         found = await self._find(payment)
         if found.base is FactStatus.PENDING:
             return
         reason = "" if found.base is FactStatus.COMPLETED else found.failure or "the provider declined"
-        async with self._shards.of(policy.organization_id).raw_transaction() as connection:
-            current = await top_up_store.lock(connection, policy.organization_id)
+        await self._end(payment, reason)
+
+    async def _end(self, payment: Payment, reason: str) -> None:
+        """Note that a top-up is not pending any more; with a reason the policy is off."""
+        async with self._shards.of(payment.organization_id).raw_transaction() as connection:
+            current = await top_up_store.lock(connection, payment.organization_id)
             if current is not None and current.pending_payment_id == payment.payment_id:
                 enabled = current.enabled and not reason
-                paused = (reason or current.paused_reason)[:256]
-                await top_up_store.put(
-                    connection, replace(current, pending_payment_id=None, enabled=enabled, paused_reason=paused)
-                )
+                paused = (reason or current.paused_reason)[:_REASON_CHARS_MAX]
+                update_time = self._clock.now() if reason else current.update_time
+                after = replace(current, pending_payment_id=None, enabled=enabled, paused_reason=paused)
+                await top_up_store.put(connection, replace(after, update_time=update_time))
+
+    async def _not_applied(self, payment: Payment, fact: PaymentFact, applied: Applied) -> None:
+        """Switch the policy off whose top-up was charged and could not be applied. The payment stays pending.
+
+        Where the account does not take it, it is tried again at each round. What was charged otherwise than it was
+        asked for is left to people. A process that dies in between does it again, since nothing is noted yet.
+        """
+        reason = f"top-up {payment.payment_id} was charged, and could not be applied: {applied.detail}"
+        is_held = _held(payment) is not None
+        if not is_held:
+            _log.error(
+                "charged and not applied",
+                organization_id=payment.organization_id,
+                payment_id=payment.payment_id,
+                provider=payment.provider,
+                reason=applied.reason,
+            )
+        if applied.reason not in (None, RefusedFor.ACCOUNT_CLOSED):
+            await self._end(payment, reason)
+            return
+        await self.switch_off(payment.organization_id, reason)
+        if not is_held:
+            await self._payments.apply(replace(fact, status=None, failure=_HELD))
 
     async def _asked(self, policy: TopUpPolicy, payment: Payment) -> PaymentFact | None:
         """Return what the provider says of a charge; None where it is not known, and is to be asked again."""
@@ -245,6 +299,24 @@ async def _record_change(connection: RawConnection, policy: TopUpPolicy, *change
         resource_type="top_up_policy",
         resource_id=policy.organization_id,
         changed=changed,
+    )
+
+
+def _why_off(payment_id: str, status: PaymentStatus) -> str:
+    return f"top-up {payment_id} {'is disputed' if status is PaymentStatus.DISPUTED else 'was refunded'}"
+
+
+def _held(payment: Payment) -> PaymentFact | None:
+    """Return what the provider has said of a pending top-up that it has charged; None where that is not known."""
+    noted = payment.said.get(Field.FAILURE)
+    if noted is None or noted.value != _HELD:
+        return None
+    return replace(
+        facts.declined(payment, "", noted.version.time),
+        version=noted.version,
+        status=FactStatus.COMPLETED,
+        amount=payment.amount,
+        currency_code=payment.currency_code,
     )
 
 

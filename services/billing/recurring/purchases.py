@@ -18,6 +18,7 @@ from services.billing import errors, next_steps
 from services.billing.next_steps import NextStep, StepKind
 from services.billing.payment.domain import Payment
 from services.billing.recurring import store
+from services.billing.recurring.paying import why_returned
 from services.billing.subscription import event_store
 from services.billing.subscription.charger import is_passing
 from services.billing.subscription.creation import START_MAX, Creation, NewSubscription
@@ -42,15 +43,21 @@ class Purchases:
     async def subscribe(self, payment: Payment, step: NextStep) -> str | None:
         """Subscribe whom the plan was bought for; return the subscription, or None where the money is kept.
 
-        A live subscription to another plan is changed to this one.
+        A live subscription to another plan is changed to this one. A payment that was refunded, or is disputed, by then
+        subscribes nobody.
 
         Raises:
             Refusal: it cannot be done now; it is to be tried again.
         """
         plan = AgreedPlan(payment.plan_id or "", payment.plan_code or "", payment.plan_version or 0)
+        returned = why_returned(payment)
         for _ in range(_TRIES_MAX):
             live_id = payment.subscription_id
-            if live_id is None or await self._was_made(payment):
+            was_made = bool(live_id or returned) and await self._was_made(payment)
+            if live_id is None and returned and not was_made:
+                await self._keep(payment, None, returned, step)
+                return None
+            if live_id is None or was_made:
                 try:
                     made = await self._made(payment, plan)
                 except errors.SubscriptionExists as taken:
@@ -100,7 +107,7 @@ class Purchases:
             return live, ""
         if not live.is_live:
             return None, ""
-        problem = why_kept(live, plan)
+        problem = why_returned(payment) or why_kept(live, plan)
         if problem:
             return live, problem
         # The charge of the change finds the payment by the subscription.
@@ -129,7 +136,7 @@ class Purchases:
                     key = f"{one.provider}/{one.external_id}"
                     await next_steps.add(connection, organization_id, StepKind.EXTERNAL_SUBSCRIPTION, key, now)
 
-    async def _keep(self, payment: Payment, live: Subscription, problem: str, step: NextStep) -> None:
+    async def _keep(self, payment: Payment, live: Subscription | None, problem: str, step: NextStep) -> None:
         """Leave the money on the balance, and say so once; what renews at the provider is ended there."""
         now, organization_id = self._clock.now(), payment.organization_id
         data = {
@@ -139,7 +146,7 @@ class Purchases:
             "plan_code": payment.plan_code,
             "plan_version": payment.plan_version,
             "user_id": payment.subscriber_user_id,
-            "subscription_id": live.subscription_id,
+            "subscription_id": None if live is None else live.subscription_id,
             "reason": problem,
         }
         event = NewEvent(organization_id, "tollhouse.payment.not_subscribed", f"payment/{payment.payment_id}", data)

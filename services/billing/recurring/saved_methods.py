@@ -34,6 +34,7 @@ from services.billing.payment.provider import (
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.steps import Steps
+from services.billing.recurring.paying import why_too_little
 from services.billing.subscription.charger import Demand
 
 _log = structlog.get_logger("saved methods")
@@ -95,7 +96,10 @@ class SavedMethods:
         tasks = [self._ask(one) for one in pending if one.payment_id in self._asking or self._has_room()]
         if tasks:
             await asyncio.wait(tasks, timeout=_WAIT_S)
-        known = [await self._outcome(one) if isinstance(one, Payment) else one for one in found]
+        known = [
+            await self._outcome(payment, demand) if isinstance(payment, Payment) else payment
+            for payment, demand in zip(found, now, strict=True)
+        ]
         return [*known, *(errors.ChargeNotKnown(provider=one.subscription.collection_provider) for one in later)]
 
     async def drain(self) -> None:
@@ -200,7 +204,7 @@ class SavedMethods:
         except Refusal as refusal:
             _log.warning("charge not stored", provider=payment.provider, reason=refusal.reason)
 
-    async def _outcome(self, payment: Payment) -> str | Exception:
+    async def _outcome(self, payment: Payment, demand: Demand) -> str | Exception:
         async with self._shards.of(payment.organization_id).raw_connection() as connection:
             found = await store.find(connection, payment.organization_id, payment.payment_id)
         assert found is not None, "payments are never deleted"
@@ -208,7 +212,13 @@ class SavedMethods:
             return errors.PaymentProviderDeclined(
                 provider=found.provider, provider_message=found.failure or "the charge"
             )
-        return found.payment_id if found.awarded else errors.ChargeNotKnown(provider=found.provider)
+        if not found.awarded:
+            return errors.ChargeNotKnown(provider=found.provider)
+        assert demand.event.charge is not None
+        problem = why_too_little(found, demand.event.charge.value)
+        if problem:
+            return errors.PaymentProviderDeclined(provider=found.provider, provider_message=problem)
+        return found.payment_id
 
 
 def _is_unanswered(payment: Payment) -> bool:

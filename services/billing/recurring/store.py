@@ -35,7 +35,8 @@ class External:
 _PAYMENT_OF: Final = """
     SELECT payment_id::text FROM period_payments WHERE organization_id = $1::uuid AND operation_id = $2
 """
-# The index of payments by subscription. A payment whose charge was given up has not paid anything.
+# The index of payments by subscription. A payment whose charge was given up has not paid anything. Where a price is
+# given, it must be left of the payment, and one that was refunded or is disputed pays nothing.
 _UNUSED: Final = """
     SELECT p.payment_id::text
     FROM payments AS p
@@ -48,7 +49,9 @@ _UNUSED: Final = """
     ) AS t ON true
     WHERE p.organization_id = $1::uuid AND p.subscription_id = $2::uuid AND p.provider = $3
         AND p.type = 'SUBSCRIPTION' AND p.awarded AND p.brings = 'MONEY' AND t.operation_id IS NULL
-        AND p.credits_currency_code = $4 AND p.credits_amount >= $5
+        AND p.credits_currency_code = $4
+        AND p.credits_amount - p.taken_credits - p.taken_money - p.written_off >= $5
+        AND ($5 = 0 OR p.status IN ('COMPLETED', 'PARTIALLY_REFUNDED'))
     ORDER BY p.payment_id LIMIT 1
 """
 # By primary key.
@@ -108,8 +111,8 @@ async def payment_of(connection: RawConnection, organization_id: str, operation_
 async def find_unused(connection: RawConnection, subscription: Subscription, price: Money) -> str | None:
     """Return the first payment of a subscription through its provider that has paid nothing yet.
 
-    A saved method was charged a price, so the payment must be as large as this one. What a provider renews by itself
-    it charges by the plan.
+    A saved method was charged a price, so as much must be left of the payment after refunds and disputes. What a
+    provider renews by itself it charges by the plan, and a refund of that does not end the subscription.
     """
     s = subscription
     found: str | None = await connection.fetchval(

@@ -2074,7 +2074,9 @@ class TopUpPolicy(_message.Message):
     pending_payment_id: _builtins.str
     """The payment that is pending; empty where none is."""
     paused_reason: _builtins.str
-    """Why it is off though it was set on, in a few words; empty otherwise."""
+    """Why it is off though it was set on, in a few words; empty otherwise. Such as the provider's words after a decline,
+    which of its top-ups was refunded or is disputed, or which was charged and not taken by the account.
+    """
     @_builtins.property
     def threshold(self) -> _amount_pb2.Amount:
         """Below which available balance the account is topped up. Zero or more."""
@@ -2093,7 +2095,7 @@ class TopUpPolicy(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it last changed."""
+        """When it was last set or switched off."""
 
     def __init__(
         self,

@@ -89,7 +89,8 @@ class PaymentServiceStub:
     When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of
     the plan whose price was shown, and the payment pays the first period. A live subscription to another plan is
     changed to it; where it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and
-    the provider is told not to renew it.
+    the provider is told not to renew it. So it is where the payment was refunded in full or disputed before: nobody is
+    subscribed then.
 
     Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the
     organization; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`,
@@ -158,7 +159,10 @@ class PaymentServiceStub:
 
     When what is available on the account is below the threshold, billing charges the saved method of the customer who
     made the organization's last payment through the provider. At most one such payment is pending at a time. After a
-    decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+    decline the policy is off until it is set again. So it is where one of its top-ups was refunded or disputed since
+    the policy was last set and another one is due, and where one was charged that the closed account cannot take:
+    that payment stays pending, and is applied once the account is open. Setting what is set already changes nothing.
+    Fails with
     INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
     provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
     that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.
@@ -307,7 +311,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         When a plan is paid, the organization, or the user that subscriber_user_id names, is subscribed to the version of
         the plan whose price was shown, and the payment pays the first period. A live subscription to another plan is
         changed to it; where it cannot be, the money stays on the balance, `tollhouse.payment.not_subscribed` says why, and
-        the provider is told not to renew it.
+        the provider is told not to renew it. So it is where the payment was refunded in full or disputed before: nobody is
+        subscribed then.
 
         Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the
         organization; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`,
@@ -418,7 +423,10 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
 
         When what is available on the account is below the threshold, billing charges the saved method of the customer who
         made the organization's last payment through the provider. At most one such payment is pending at a time. After a
-        decline the policy is off until it is set again. Setting what is set already changes nothing. Fails with
+        decline the policy is off until it is set again. So it is where one of its top-ups was refunded or disputed since
+        the policy was last set and another one is due, and where one was charged that the closed account cannot take:
+        that payment stays pending, and is applied once the account is open. Setting what is set already changes nothing.
+        Fails with
         INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
         provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
         that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.

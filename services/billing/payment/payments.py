@@ -25,7 +25,7 @@ from services.billing.payment.domain import (
     merge,
     told_by,
 )
-from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged
+from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged, without_taxes
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.provider import (
     MANUAL,
@@ -109,6 +109,7 @@ class Payments:
             if await self._is_paid_by_another_order(payment, fact):
                 return refused(RefusedFor.ANOTHER_PAYMENT, "the checkout was paid by another order before", payment)
             await self._claim(place)
+            fact = without_taxes(payment, fact)
             changed = _told(payment, fact)
             if changed == payment and payment.revision and is_settled(payment):
                 return unchanged(payment, fact)

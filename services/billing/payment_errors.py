@@ -39,6 +39,15 @@ class RefundUnderWay(Refusal):
     remedy = "Repeat that request first."
 
 
+class RefundNotApplied(Refusal):
+    """The provider has made the refund, and billing could not take back what the payment brought."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "REFUND_NOT_APPLIED"
+    template = "The provider {provider} has made the refund, but nothing was taken back: {detail}."
+    remedy = "Mend what the message says, and repeat the request; it gives no money back again."
+
+
 class PaymentNotRefundable(Refusal):
     """Only what was paid, and is not disputed, can be refunded."""
 

@@ -212,6 +212,7 @@ async def open_branch(url: str, clock: FixedClock, stripe: FakeStripe, lemon: Fa
     """Open a shop at providers that serve already, perhaps in another process."""
     async with open_payments(url, clock=clock) as payments:
         house = house_of(payments.platform, clock, stripe, lemon, payments.payments)  # type: ignore[arg-type]
+        payments.providers.update({name: one.provider for name, one in house.reconciliation._providers.items()})
         yield Shop(payments, house, clock, stripe, lemon)
         await close(house)
 

@@ -9,13 +9,14 @@ from decimal import Decimal
 import pytest
 
 from libs.common.clock import Clock, SystemClock
-from libs.common.errors import Conflict, RequestIdReused, Unavailable
+from libs.common.errors import Conflict, InvalidArgument, RequestIdReused, Unavailable
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
 from services.billing.errors import AccountClosed
+from services.billing.payment import store
 from services.billing.payment.checkouts import Checkouts, NewPurchase
-from services.billing.payment.domain import Payment, PaymentStatus, PaymentType
+from services.billing.payment.domain import Payment, PaymentStatus, PaymentType, Refund, RefundState
 from services.billing.payment.parsing import read_purchase
 from services.billing.payment.products import Products
 from services.billing.payment.provider import (
@@ -165,10 +166,10 @@ class Shop:
         return Refunds(house.shards, house.references, house.steps, house.payments, providers, clock or house.clock)
 
     def asked_for(self, payment: Payment) -> list[str]:
-        """The refunds that the provider was asked for, and what was refunded before where that was said."""
+        """The refunds that the provider was asked for, and what was refunded before where it may have made them."""
         asked = [one for one in self.acme.asked if reference("ORDER", payment.payment_id) in one.references]
         return [
-            ", ".join(f"{one:.0f}" for one in (each.amount, each.refunded_before) if one is not None) for each in asked
+            f"{one.amount:.0f}, {one.refunded_before:.0f}" if one.may_be_made else f"{one.amount:.0f}" for one in asked
         ]
 
     async def refund(self, payment: Payment, request_id: str, value: str) -> bool:
@@ -292,6 +293,47 @@ async def test_a_refund_that_a_cancelled_call_asked_for_is_left_alone_until_its_
     assert await replace(shop, refunds=shop.another_process(later)).refund(payment, "back", "4") is False
     assert shop.asked_for(payment) == ["4", "4, 0"]
     assert (await shop.house.find(payment)).refunded_amount == 4
+
+
+async def test_refund_that_is_not_applied_stays_asked_for_until_a_repeat_applies_it(shop: Shop) -> None:
+    """The money is given back. Were it ended, the same money could be given back once more."""
+    payment = await shop.paid_order()
+    theirs = NewRefund(
+        "theirs", (reference("ORDER", payment.payment_id),), Decimal(7), "USD", "", *(Decimal(0),) * 2, False
+    )
+    shop.acme.refunds["theirs"] = theirs
+    with pytest.raises(errors.RefundNotApplied) as refused:
+        await shop.refund(payment, "back", "4")
+    assert refused.value.facts["detail"] == "the refunds exceed the payment"
+    assert await shop.house.posted(payment.organization_id) == {"USD": 10}
+    with pytest.raises(errors.RefundUnderWay):
+        await shop.refund(payment, "more", "1")
+    del shop.acme.refunds["theirs"]
+    assert await shop.refund(payment, "back", "4") is False
+    assert await shop.house.posted(payment.organization_id) == {"USD": 6}
+    assert shop.asked_for(payment) == ["4", "4, 0"]
+
+
+async def test_refund_of_a_part_of_a_cent_is_refused_before_it_blocks_others(shop: Shop) -> None:
+    payment = await shop.paid_order()
+    for value in ("0.005", "9.999"):
+        with pytest.raises(InvalidArgument) as refused:
+            await shop.refund(payment, "fraction", value)
+        assert [one.field for one in refused.value.violations] == ["amount.value"]
+    # What a version before has stored, and could not end.
+    stuck = Refund(
+        *(new_id(), "stuck", Decimal("0.005"), Decimal("0.005"), RefundState.REQUESTED, "asked for", "operator:test"),
+        *(shop.house.clock.now(), Decimal(0)),
+    )
+    async with shop.house.shards.of(payment.organization_id).raw_connection() as connection:
+        await store.add_refund(connection, payment.organization_id, payment.payment_id, stuck)
+    with pytest.raises(errors.RefundUnderWay):
+        await shop.refund(payment, "back", "4")
+    for _ in range(2):
+        with pytest.raises(errors.PaymentProviderDeclined):
+            await shop.refund(payment, "stuck", "0.005")
+    assert await shop.refund(payment, "back", "4") is False
+    assert shop.asked_for(payment) == ["4"]
 
 
 async def test_two_refunds_at_once_never_exceed_the_payment(shop: Shop) -> None:

@@ -115,6 +115,19 @@ async def test_records_through_two_servers_at_once_bring_once(server: BillingSer
         assert await two.findings() == []
 
 
+async def test_payment_for_a_product_may_have_another_amount_but_no_other_currency(ledger: Ledger) -> None:
+    org, pack = organization(), await product(ledger, price=Amount(currency_code="EUR", value="3"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await record(
+            ledger, org, type=PACK, product_code=pack.product_code, amount=Amount(currency_code="JPY", value="1")
+        )
+    assert refused.value.code() is INVALID
+    assert list(field_violations(refused.value)) == ["amount.currency_code"]
+    euro = Amount(currency_code="EUR", value="1")
+    payment = await record(ledger, org, type=PACK, product_code=pack.product_code, amount=euro)
+    assert payment.awarded_credits == credit("1000")
+
+
 async def test_a_product_is_sold_for_its_credits_which_expire_as_it_says(ledger: Ledger) -> None:
     org, pack = organization(), await product(ledger, expire_after_days=30, priority=7)
     payment = await record(ledger, org, type=PACK, product_code=pack.product_code, amount=usd("9"))

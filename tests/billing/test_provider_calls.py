@@ -32,6 +32,15 @@ from tests.support.providers.http import Fault
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
 
+
+def new_refund(
+    references: tuple[Reference, ...], value: str, refund_id: str = "refund-1", *, before: str = "0"
+) -> NewRefund:
+    """Return a refund of a payment of 10 USD, of which so much was refunded before."""
+    amounts = {"payment_amount": Decimal(10), "refunded_before": Decimal(before)}
+    return NewRefund(refund_id, references, Decimal(value), "USD", "asked for", **amounts, may_be_made=False)
+
+
 CHARGE = NewCharge(OURS, "cus_1", Decimal(25), "USD", "Top-up", is_test=False)
 
 
@@ -103,14 +112,57 @@ async def test_refund_of_stripe_is_made_once_and_says_what_is_refunded_in_all(
 ) -> None:
     session = stripe.pay((await to_stripe.create_checkout(new_checkout())).references[0].external_id)
     references = (Reference(ReferenceKind.PAYMENT, session["payment_intent"]),)
-    first = NewRefund("refund-1", references, Decimal(3), "USD", "asked for")
-    stripe.faults = [Fault.DROPPED_AFTER]
+    first = new_refund(references, "3")
+    stripe.faults = [None, Fault.DROPPED_AFTER]
     for _ in range(2):
         assert (await to_stripe.refund(first)).refunded_amount == Decimal(3)
-    second = await to_stripe.refund(NewRefund("refund-2", references, Decimal(7), "USD", ""))
+    second = await to_stripe.refund(new_refund(references, "7", "refund-2", before="3"))
     assert second.refunded_amount == Decimal(10)
     with pytest.raises(ProviderDeclined):
-        await to_stripe.refund(NewRefund("refund-3", references, Decimal(1), "USD", ""))
+        await to_stripe.refund(new_refund(references, "1", "refund-3"))
+
+
+@pytest.mark.parametrize("kind", ["payment_intent", "charge"])
+async def test_refund_of_stripe_is_found_after_its_key_was_forgotten(
+    stripe: FakeStripe, to_stripe: Stripe, clock: FixedClock, kind: str
+) -> None:
+    intent = stripe.pay((await to_stripe.create_checkout(new_checkout())).references[0].external_id)["payment_intent"]
+    charge = stripe.objects[intent]["latest_charge"]
+    payment = kind == "payment_intent"
+    references = (Reference(*((ReferenceKind.PAYMENT, intent) if payment else (ReferenceKind.CHARGE, charge))),)
+    refund = new_refund(references, "3")
+    await to_stripe.refund(refund)
+    for _ in range(120):
+        stripe.refund(charge, 1)
+    clock.advance(timedelta(hours=25))
+    found = await to_stripe.refund(replace(refund, may_be_made=True))
+    assert (found.refunded_amount, found.version.time) == (Decimal("4.2"), clock.now() - timedelta(hours=25))
+    assert stripe.objects[charge]["amount_refunded"] == 420
+    # One that was never made is made now.
+    other = new_refund(references, "2", "refund-2", before="4.2")
+    assert (await to_stripe.refund(replace(other, may_be_made=True))).refunded_amount == Decimal("6.2")
+
+
+@pytest.mark.parametrize("name", ["stripe", "lemon_squeezy"])
+async def test_refunds_of_all_parts_give_back_all_taxes(
+    stripe: FakeStripe, to_stripe: Stripe, lemon: FakeLemonSqueezy, to_lemon: LemonSqueezy, name: str
+) -> None:
+    """Rounded each by itself, they are 4 + 4 + 4.01 of 12."""
+    stripe.tax_percent = 20
+    provider: Stripe | LemonSqueezy = to_stripe if name == "stripe" else to_lemon
+    checkout = (await provider.create_checkout(new_checkout())).references[0].external_id
+    if name == "stripe":
+        intent = stripe.pay(checkout)["payment_intent"]
+        references = (Reference(ReferenceKind.PAYMENT, intent),)
+        charge = stripe.objects[stripe.objects[intent]["latest_charge"]]
+    else:
+        references = (Reference(ReferenceKind.ORDER, lemon.pay(checkout)["id"]),)
+        charge = lemon.objects["orders", references[0].external_id]["attributes"]
+    refunded = []
+    for number, (value, before) in enumerate((("3.33", "0"), ("3.33", "3.33"), ("3.34", "6.66"))):
+        await provider.refund(new_refund(references, value, f"refund-{number}", before=before))
+        refunded.append(charge.get("amount_refunded", charge.get("refunded_amount")))
+    assert refunded == [400, 799, 1_200]
 
 
 async def test_saved_method_is_charged_once_and_a_declined_card_is_a_payment_that_failed(
@@ -161,7 +213,7 @@ async def test_refund_of_lemon_squeezy_that_may_have_been_made_is_not_made_again
     checkout = (await to_lemon.create_checkout(new_checkout())).references[0].external_id
     order = lemon.pay(checkout)["id"]
     lemon.faults = [None, fault]
-    refund = NewRefund("refund-1", (Reference(ReferenceKind.ORDER, order),), Decimal(5), "USD", "")
+    refund = new_refund((Reference(ReferenceKind.ORDER, order),), "5")
     if fault is Fault.NO_JSON:
         # Nothing was refunded, as the order says.
         with pytest.raises(ProviderDown):
@@ -171,13 +223,13 @@ async def test_refund_of_lemon_squeezy_that_may_have_been_made_is_not_made_again
     # Taxes are refunded with it.
     assert lemon.objects["orders", order]["attributes"]["refunded_amount"] == 600
     with pytest.raises(ProviderDeclined):
-        await to_lemon.refund(NewRefund("refund-2", refund.references, Decimal("5.01"), "USD", ""))
+        await to_lemon.refund(new_refund(refund.references, "5.01", "refund-2"))
     # A process that died after it, and another that repeats it.
-    assert (await to_lemon.refund(replace(refund, refunded_before=Decimal(0)))).refunded_amount == Decimal(5)
+    assert (await to_lemon.refund(replace(refund, may_be_made=True))).refunded_amount == Decimal(5)
     assert lemon.objects["orders", order]["attributes"]["refunded_amount"] == 600
     # One that died before it.
-    last = NewRefund("refund-3", refund.references, Decimal(2), "USD", "", refunded_before=Decimal(5))
-    assert (await to_lemon.refund(last)).refunded_amount == Decimal(7)
+    last = new_refund(refund.references, "2", "refund-3", before="5")
+    assert (await to_lemon.refund(replace(last, may_be_made=True))).refunded_amount == Decimal(7)
 
 
 async def test_lemon_squeezy_charges_no_saved_method(to_lemon: LemonSqueezy) -> None:

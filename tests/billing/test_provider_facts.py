@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.billing.payment.domain import Brings, Payment, PaymentType
+from services.billing.payment.facts import without_taxes
 from services.billing.payment.provider import (
     Event,
     ExternalSubscriptionStatus,
@@ -26,7 +29,7 @@ from services.billing.payment.provider import (
 )
 from services.billing.payment.providers.lemon_squeezy import webhooks
 from services.billing.payment.providers.lemon_squeezy.objects import marked_name
-from services.billing.payment.providers.money import gross_of, net_of
+from services.billing.payment.providers.money import gross_of, gross_of_refund, net_of
 from services.billing.payment.providers.stripe import events
 from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
 from tests.support.clock import DEFAULT_NOW, FixedClock
@@ -270,6 +273,46 @@ def test_refund_without_taxes_is_never_more_than_the_payment_and_all_of_it_is_al
         refunded = net_of(min(part, total), amount, total)
         assert 0 <= refunded <= amount
         before = max(before, refunded)
+
+
+@given(amount=st.integers(1, 10**9), tax=st.integers(0, 10**9), data=st.data())
+def test_refunds_of_parts_give_back_the_whole_with_its_taxes_and_count_as_what_was_asked_for(
+    amount: int, tax: int, data: st.DataObject
+) -> None:
+    total, before, refunded = amount + tax, 0, 0
+    while before < amount:
+        net = data.draw(st.integers((amount + 4) // 5, amount)) if before else data.draw(st.integers(1, amount))
+        net = min(net, amount - before)
+        refunded += gross_of_refund(net, before, refunded, amount, total)
+        before += net
+        assert net_of(refunded, amount, total) == before
+    assert refunded == total
+
+
+@pytest.mark.parametrize(("gross", "net"), [(0, "0"), (100, "0.84"), (357, "3"), (1_189, "9.99"), (1_190, "10")])
+def test_charge_of_stripe_is_told_of_its_payment_without_the_taxes(gross: int, net: str) -> None:
+    (fact,) = stripe_facts("charge.refunded")
+    assert fact.gross_unit == Decimal("0.01")
+    payment = of_ten()
+    told = without_taxes(payment, replace(fact, amount=Decimal("11.90"), refunded_amount=Decimal(gross) / 100))
+    assert (told.amount, told.refunded_amount, told.gross_unit) == (Decimal(10), Decimal(net), None)
+
+
+def of_ten() -> Payment:
+    known: dict[str, Any] = {
+        "type": PaymentType.TOP_UP,
+        "provider": "stripe",
+        "amount": Decimal(10),
+        "currency_code": "USD",
+        "brings": Brings.NOTHING,
+        "credits": None,
+        "is_test": False,
+        "actor": "operator:test",
+        "create_time": DEFAULT_NOW,
+        "update_time": DEFAULT_NOW,
+        "said": {},
+    }
+    return Payment(OURS, OURS, **known)
 
 
 def all_webhooks() -> Iterator[tuple[str, bytes]]:

@@ -1,11 +1,12 @@
 """Facts of payments: what is wrong with one, by itself and beside its payment; and that of a refused charge."""
 
 import re
+from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
-from services.billing.payment.domain import URL_MAX, Payment, merge, told_by
+from services.billing.payment.domain import URL_MAX, ZERO, Payment, merge, told_by
 from services.billing.payment.provider import (
     Applied,
     Fact,
@@ -95,16 +96,37 @@ def mismatch(payment: Payment, fact: PaymentFact) -> Applied | None:
         return refused(RefusedFor.WRONG_MODE, "test mode and live mode do not go together", payment)
     if fact.currency_code is not None and fact.currency_code != payment.currency_code:
         return refused(RefusedFor.WRONG_CURRENCY, "the checkout is in another currency", payment)
-    if fact.amount is not None and fact.amount != payment.amount:
+    taxes = ZERO if fact.amount is None else fact.amount - payment.amount
+    if taxes < ZERO or (taxes and fact.gross_unit is None):
         return refused(RefusedFor.WRONG_AMOUNT, "the checkout is of another amount", payment)
     sold = payment.external_product_id
     if sold is not None and fact.product_external_id is not None and fact.product_external_id != sold:
         return refused(RefusedFor.WRONG_PRODUCT, "the checkout is for something else", payment)
-    if fact.refunded_amount is not None and fact.refunded_amount > payment.amount:
+    if fact.refunded_amount is not None and fact.refunded_amount > payment.amount + taxes:
         return refused(RefusedFor.INVALID, "the refunds exceed the payment", payment)
     if fact.status is FactStatus.COMPLETED and fact.amount is None and not payment.said:
         return refused(RefusedFor.INVALID, "it says that it is paid, and not how much", payment)
+    if taxes and fact.status is FactStatus.COMPLETED and payment.base is not FactStatus.COMPLETED:
+        # Whether the price was paid is said by the object that tells the taxes apart.
+        return Applied(Result.PARKED, detail="it is not known yet whether it exceeds the price by taxes")
     return None
+
+
+def without_taxes(payment: Payment, fact: PaymentFact) -> PaymentFact:
+    """Return a fact with its amounts as they are without the taxes that the provider added.
+
+    All is a refund of all; a part is one in proportion, rounded half to even. What is told is the sum of all refunds,
+    so refunds of parts never exceed the payment.
+    """
+    gross, unit, refunded = fact.amount, fact.gross_unit, fact.refunded_amount
+    if gross is None or unit is None or gross == payment.amount:
+        return fact
+    if refunded is not None and refunded >= gross:
+        refunded = payment.amount
+    elif refunded is not None:
+        part = refunded * payment.amount / gross
+        refunded = min((part / unit).quantize(Decimal(1), rounding=ROUND_HALF_EVEN) * unit, payment.amount)
+    return replace(fact, amount=payment.amount, refunded_amount=refunded, gross_unit=None)
 
 
 def unchanged(payment: Payment, fact: PaymentFact) -> Applied:

@@ -117,9 +117,12 @@ class PaymentFact:
     """None where the object says nothing of it, as a dispute does."""
     amount: Decimal | None = None
     """What was to be paid in all, before taxes that the provider adds; positive. A payment needs it once."""
+    gross_unit: Decimal | None = None
+    """Given where `amount` and `refunded_amount` are with the taxes, which the object does not tell apart: to what they
+    are rounded without them, such as a cent."""
     currency_code: str | None = None
     refunded_amount: Decimal | None = None
-    """The sum of all refunds so far, in the same unit and without the same taxes as `amount`."""
+    """The sum of all refunds so far, in the same unit as `amount`, and like it without taxes."""
     failed_refund: FailedRefund | None = None
     """It is no part any more of a sum of refunds that was said after it was made and before this."""
     disputed: bool | None = None
@@ -294,11 +297,16 @@ class NewRefund:
     references: tuple[Reference, ...]
     """All references of the payment."""
     amount: Decimal
+    """Without the taxes that the provider added, which it gives back with it; so are the amounts below."""
     currency_code: str
     reason: str
-    refunded_before: Decimal | None = None
-    """What of the payment was refunded before this refund, where the provider may have been asked for it already. A
-    provider without idempotency keys tells by it whether the refund was made."""
+    payment_amount: Decimal
+    """The whole payment."""
+    refunded_before: Decimal
+    """What of the payment was refunded when this refund was asked for."""
+    may_be_made: bool
+    """Whether the provider may have been asked for it before. It is looked for then: an idempotency key is known for a
+    day, and some providers have none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from libs.common.call import current_actor
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import (
+    FieldViolation,
+    InvalidArgument,
     Kind,
     OperationIdReused,
     Refusal,
@@ -28,6 +30,7 @@ from services.billing.payment.domain import (
     Saying,
 )
 from services.billing.payment.locks import KeyedLocks
+from services.billing.payment.product_domain import Product
 from services.billing.payment.products import Products
 from services.billing.payment.provider import (
     MANUAL,
@@ -93,6 +96,7 @@ class Records:
         Raises:
             OperationIdReused: the operation has recorded something else.
             PaymentReferenceTaken: a reference belongs to another payment.
+            InvalidArgument: it is in another currency than the product's price.
             NotFound, AccountClosed, TooManyGrants, BalanceOutOfRange: as their names say; nothing is recorded.
         """
         async with self._locks.hold((new.organization_id, new.operation_id)):
@@ -101,7 +105,7 @@ class Records:
                 return known, True
             credits_ = new.credits
             if new.product_code is not None and new.brings is Brings.CREDITS:
-                credits_ = (await self._products.sold(new.product_code)).what_it_brings()
+                credits_ = (await self._sold(new, new.product_code)).what_it_brings()
             claim = await self._claim(new)
             payment = _recorded(new, credits_, claim, self._clock.now())
             try:
@@ -118,6 +122,15 @@ class Records:
                 if refusal.kind not in _UNKNOWN_END:
                     await self._references.release(claim)
                 raise
+
+    async def _sold(self, new: NewRecord, product_code: str) -> Product:
+        """Return the product that was paid for. Its price may be another, but not in another currency."""
+        product = await self._products.sold(product_code)
+        code = product.price.currency_code
+        if new.currency_code != code:
+            rule = f"must be {code}, the currency of the product's price"
+            raise InvalidArgument([FieldViolation("amount.currency_code", rule)])
+        return product
 
     async def _known(self, new: NewRecord) -> Payment | None:
         async with self._shards.of(new.organization_id).raw_connection() as connection:

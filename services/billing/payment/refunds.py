@@ -42,6 +42,7 @@ from services.billing.payment.provider import (
     FactStatus,
     NewRefund,
     Provider,
+    Result,
     Version,
 )
 from services.billing.payment.references import References
@@ -52,6 +53,9 @@ _WHAT: Final = "refund payments"
 _BACKOFF_S: Final = 0.02
 _ATTEMPT_MAX: Final = timedelta(minutes=10)
 """How long a call to a provider may take, with all its retries."""
+_KEY_KEPT: Final = timedelta(hours=20)
+"""For how long a provider surely knows the key of a refund: Stripe for 24 hours
+(docs.stripe.com/api/idempotent_requests)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,9 @@ class Refunds:
             NotFound: the organization has no such payment.
             RequestIdReused: the request has refunded something else.
             PaymentNotRefundable, RefundExceedsPayment, RefundUnderWay: as their names say.
+            InvalidArgument: it is in another currency, or not what the provider can give back in it.
             AccountClosed: nothing can be taken back from a closed account.
+            RefundNotApplied: the provider has made it, and nothing was taken back for it.
             PaymentProviderDeclined, PaymentProviderUnknown, PaymentProviderMisconfigured, PaymentProviderCannot: too.
             Unavailable: the provider cannot be reached, or it is not known what it did. Repeat it.
         """
@@ -118,7 +124,7 @@ class Refunds:
         if refund is None:
             if payment.credits is not None:
                 await self._steps.require_open(payment.organization_id, payment.credits.currency_code)
-            refund = await self._request(asked)
+            refund = await self._request(asked, provider)
         await self._ask(provider, payment, refund)
         return refund.refund_id, False
 
@@ -157,7 +163,7 @@ class Refunds:
             raise errors.PaymentChanged(payment_id=payment.payment_id) from None
         return refund.refund_id
 
-    async def _request(self, asked: NewRefundRequest) -> Refund:
+    async def _request(self, asked: NewRefundRequest, provider: Provider) -> Refund:
         """Store that a provider is going to be asked for a refund, so that no other refund takes the same money."""
         now = self._clock.now()
         try:
@@ -166,6 +172,9 @@ class Refunds:
                 assert payment is not None, "payments are never deleted"
                 refunds = await store.find_refunds(connection, asked.organization_id, asked.payment_id)
                 refund = new_refund(payment, refunds, asked, RefundState.REQUESTED, now)
+                rule = _inexact(refund, payment, provider)
+                if rule:
+                    raise InvalidArgument([FieldViolation("amount.value", rule)])
                 await store.add_refund(connection, asked.organization_id, asked.payment_id, refund)
                 await _audit_refund(connection, payment, refund)
         except ConstraintViolation:
@@ -174,6 +183,12 @@ class Refunds:
 
     async def _ask(self, provider: Provider, payment: Payment, refund: Refund) -> None:
         """Ask a provider for a refund, and apply what it says. It refunds once however often it is asked."""
+        rule = _inexact(refund, payment, provider)
+        if rule:
+            # Stored by a version that did not refuse it. No provider was ever asked for such an amount.
+            failure = f"the amount {rule}"
+            await self._end(payment, refund, RefundState.FAILED, failure)
+            raise errors.PaymentProviderDeclined(provider=payment.provider, provider_message=failure)
         references = (await self._references.of_payments(payment.organization_id, [payment.payment_id])).values()
         named = tuple(one.reference for found in references for one in found if one.provider == payment.provider)
         attempt = await self._begin_attempt(payment, refund)
@@ -183,7 +198,9 @@ class Refunds:
             refund.amount,
             payment.currency_code,
             refund.reason,
-            refund.refunded_before if attempt > 1 else None,
+            payment.amount,
+            refund.refunded_before,
+            may_be_made=attempt > 1 or self._clock.now() - refund.create_time > _KEY_KEPT,
         )
         try:
             with as_refusals(payment.provider, _WHAT):
@@ -194,7 +211,11 @@ class Refunds:
         except (errors.PaymentProviderMisconfigured, Unavailable):
             await self._end_attempt(payment, refund, attempt)
             raise
-        await self._payments.apply(fact)
+        applied = await self._payments.apply(fact)
+        if applied.result in (Result.REFUSED, Result.PARKED):
+            # The money is given back, so it stays asked for, and no other refund takes it once more.
+            await self._end_attempt(payment, refund, attempt)
+            raise errors.RefundNotApplied(provider=payment.provider, detail=applied.detail)
         await self._end(payment, refund, RefundState.COMPLETED, "")
 
     async def _begin_attempt(self, payment: Payment, refund: Refund) -> int:
@@ -263,6 +284,14 @@ def new_refund(
         payment.refunded_amount,
         complete_time=ended,
     )
+
+
+def _inexact(refund: Refund, payment: Payment, provider: Provider) -> str:
+    """Return what the amount of a refund must be, so that the provider can give it back; empty where it is."""
+    smallest = provider.smallest(payment.currency_code)
+    if not refund.amount % smallest:
+        return ""
+    return f"must be a multiple of {smallest}, which {payment.provider} can give back in {payment.currency_code}"
 
 
 async def _audit_refund(connection: RawConnection, payment: Payment, refund: Refund) -> None:

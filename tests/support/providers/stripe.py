@@ -16,6 +16,8 @@ SECRET_KEY = "sk_" + "test_of_the_fake"
 WEBHOOK_SECRET = "whsec_" + "of_the_fake"
 Object = dict[str, Any]
 _PERIOD_S = 30 * 86_400
+_KEY_KEPT_S = 86_400
+"""docs.stripe.com/api/idempotent_requests"""
 
 
 def stripe_signature(body: bytes, secret: str, at: datetime) -> str:
@@ -33,10 +35,12 @@ class FakeStripe(FakeApi):
     livemode: bool = True
     objects: dict[str, Object] = field(default_factory=dict)
     events: list[Object] = field(default_factory=list)
+    tax_percent: int = 0
+    """What is added to prices."""
     decline: bool = False
     """Whether charges of saved methods are declined."""
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
-    _done: dict[str, tuple[bytes, Reply]] = field(default_factory=dict)
+    _done: dict[str, tuple[int, bytes, Reply]] = field(default_factory=dict)
     _last_s: int = 0
 
     def webhook(self, event: Object, secret: str = WEBHOOK_SECRET) -> tuple[dict[str, str], bytes]:
@@ -54,11 +58,11 @@ class FakeStripe(FakeApi):
             self.cancel(request.path.rpartition("/")[2])
             return self._get(request)
         key = request.headers["idempotency-key"]
-        if key in self._done:
-            body, reply = self._done[key]
+        done, body, reply = self._done.get(key, (0, b"", (0, {})))
+        if done and self._now_s() - done < _KEY_KEPT_S:
             return reply if body == request.body else (400, {"error": {"type": "idempotency_error"}})
         reply = self._post(request.path, request.form)
-        self._done[key] = request.body, reply
+        self._done[key] = self._now_s(), request.body, reply
         return reply
 
     def pay(self, session_id: str) -> Object:
@@ -93,6 +97,7 @@ class FakeStripe(FakeApi):
                 "current_period_end": self._now_s() + _PERIOD_S,
                 "items": {"data": [{"price": {"id": session["_price"]}}]},
                 "_amount": session["amount_total"],
+                "_tax": session["total_details"]["amount_tax"],
                 "_currency": session["currency"],
             },
         )
@@ -118,7 +123,7 @@ class FakeStripe(FakeApi):
                 "currency": subscription["_currency"],
                 "amount_due": subscription["_amount"],
                 "amount_paid": 0,
-                "total_tax_amounts": [],
+                "total_tax_amounts": [{"amount": subscription["_tax"], "inclusive": False}],
                 "status_transitions": {"paid_at": None},
                 "lines": {"data": [{"price": {"id": subscription["items"]["data"][0]["price"]["id"]}}]},
                 "hosted_invoice_url": "https://invoice.stripe.com/i/1",
@@ -168,13 +173,15 @@ class FakeStripe(FakeApi):
         subscription["pause_collection"] = {"behavior": "void"}
         self._tell("customer.subscription.updated", subscription)
 
-    def refund(self, charge_id: str, amount: int) -> Object:
+    def refund(self, charge_id: str, amount: int, metadata: Mapping[str, str] | None = None) -> Object:
         charge = self.objects[charge_id]
         if amount > charge["amount"] - charge["amount_refunded"]:
             raise ValueError(charge_id)
         charge["amount_refunded"] += amount
         self._tell("charge.refunded", charge)
-        return self._add("re", "refund", {"charge": charge, "amount": amount, "status": "succeeded"})
+        of = {"charge": charge_id, "payment_intent": charge["payment_intent"], "currency": charge["currency"]}
+        made = {**of, "amount": amount, "status": "succeeded", "metadata": dict(metadata or {})}
+        return self._add("re", "refund", made)
 
     def fail_refund(self, charge_id: str, refund_id: str) -> None:
         """The bank of the payer does not take a refund of a charge: the money comes back."""
@@ -202,10 +209,22 @@ class FakeStripe(FakeApi):
             return self._list_events(request.query)
         if request.path.endswith("/payment_methods"):
             return 200, {"object": "list", "data": [{"id": "pm_saved", "object": "payment_method"}]}
+        if request.path == "/v1/refunds":
+            return self._list_refunds(request.query)
         found = self.objects.get(request.path.rpartition("/")[2])
-        return (
-            (200, found) if found else (404, {"error": {"type": "invalid_request_error", "code": "resource_missing"}})
-        )
+        if found is None:
+            return 404, {"error": {"type": "invalid_request_error", "code": "resource_missing"}}
+        return 200, self._expanded(found, request.query)
+
+    def _expanded(self, found: Object, asked: Mapping[str, str]) -> Object:
+        """Put the object in the place of its id where that is asked for (docs.stripe.com/api/expanding_objects)."""
+        name = asked.get("expand[]")
+        return found if name is None else {**found, name: self.objects[found[name]]}
+
+    def _list_refunds(self, query: Mapping[str, str]) -> Reply:
+        of = {name: value for name, value in query.items() if name in ("charge", "payment_intent")}
+        made = [one for one in self.objects.values() if one["object"] == "refund" and of.items() <= one.items()]
+        return _page(made[::-1], query)
 
     def _list_events(self, query: Mapping[str, str]) -> Reply:
         types = {value for name, value in query.items() if name.startswith("types")}
@@ -214,10 +233,7 @@ class FakeStripe(FakeApi):
             for event in reversed(self.events)
             if event["type"] in types and int(query["created[gte]"]) <= event["created"] < int(query["created[lt]"])
         ]
-        if after := query.get("starting_after"):
-            found = found[[event["id"] for event in found].index(after) + 1 :]
-        size = int(query["limit"])
-        return 200, {"object": "list", "data": found[:size], "has_more": len(found) > size}
+        return _page(found, query)
 
     def _post(self, path: str, form: Mapping[str, str]) -> Reply:
         match path:
@@ -230,8 +246,9 @@ class FakeStripe(FakeApi):
                 }
             case "/v1/refunds":
                 charge = str(form.get("charge") or self.objects[form["payment_intent"]]["latest_charge"])
+                metadata = {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[")}
                 try:
-                    return 200, self.refund(charge, int(form["amount"]))
+                    return 200, self._expanded(self.refund(charge, int(form["amount"]), metadata), form)
                 except ValueError:
                     return 400, {"error": {"type": "invalid_request_error", "param": "amount"}}
             case "/v1/payment_intents":
@@ -261,13 +278,14 @@ class FakeStripe(FakeApi):
         price = form.get("line_items[0][price]")
         amount = self.objects[price]["unit_amount"] if price else int(form["line_items[0][price_data][unit_amount]"])
         code = self.objects[price]["currency"] if price else form["line_items[0][price_data][currency]"]
+        tax = amount * self.tax_percent // 100
         session = {
             "mode": form["mode"],
             "client_reference_id": form["client_reference_id"],
             "metadata": {"checkout_id": form["metadata[checkout_id]"]},
             "amount_subtotal": amount,
-            "amount_total": amount,
-            "total_details": {"amount_discount": 0, "amount_tax": 0},
+            "amount_total": amount + tax,
+            "total_details": {"amount_discount": 0, "amount_tax": tax},
             "currency": code,
             "payment_status": "unpaid",
             **dict.fromkeys(("customer", "payment_intent", "subscription", "invoice")),
@@ -318,3 +336,12 @@ class FakeStripe(FakeApi):
 
     def _now_s(self) -> int:
         return int(self.clock.now().timestamp())
+
+
+def _page(found: list[Object], query: Mapping[str, str]) -> Reply:
+    """Return a page of a list, of which the newest is the first (docs.stripe.com/api/pagination)."""
+    if after := query.get("starting_after"):
+        found = found[[one["id"] for one in found].index(after) + 1 :]
+    size = int(query["limit"])
+    assert 1 <= size <= 100
+    return 200, {"object": "list", "data": found[:size], "has_more": len(found) > size}

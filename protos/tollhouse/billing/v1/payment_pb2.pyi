@@ -1072,8 +1072,8 @@ class RecordPaymentRequest(_message.Message):
     brings: Global___Brings.ValueType
     """What it brings. UNSPECIFIED stands for money, and for credits where the type is CREDIT_PACK."""
     product_code: _builtins.str
-    """The product that was bought, whose credits and terms the payment brings; the amount may differ from its price. Only
-    for CREDIT_PACK.
+    """The product that was bought, whose credits and terms the payment brings; the amount may differ from its price, but
+    not in its currency. Only for CREDIT_PACK.
     """
     priority: _builtins.int
     """The place of the credits in the order of use, 0 to 1000, the lowest first. Not with a product."""
@@ -1387,7 +1387,9 @@ class RefundPaymentRequest(_message.Message):
     """Why, for people to read; not blank."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """How much, in the payment's currency; all that is left when absent. Greater than zero."""
+        """How much, in the payment's currency and without the taxes that the provider added; all that is left when absent.
+        Greater than zero, and for a provider a multiple of what it can give back: a cent, or a yen.
+        """
 
     def __init__(
         self,

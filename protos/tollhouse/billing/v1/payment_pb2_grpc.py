@@ -199,8 +199,8 @@ class PaymentServiceServicer:
         operation_id with the same fields returns the same payment, with replayed set. Fails with ALREADY_EXISTS, reason
         `OPERATION_ID_REUSED`, for other fields, and reason `PAYMENT_REFERENCE_TAKEN` when one of the references belongs to
         another payment; with NOT_FOUND for a product that does not exist; with FAILED_PRECONDITION, reason
-        `ACCOUNT_CLOSED` or `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, or for fields
-        that do not go together.
+        `ACCOUNT_CLOSED` or `TOO_MANY_GRANTS`; and with INVALID_ARGUMENT for a processed_time in the future, for another
+        currency than that of the product's price, or for fields that do not go together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,15 +233,17 @@ class PaymentServiceServicer:
 
         What is left of its grant comes first, or what is available of its money. The rest, which is used, becomes a
         negative balance or is written off, as the platform has set. A refund of the provider `manual` only records that
-        the money was given back; other providers are asked to give it back, and a refund that they refuse is FAILED. Safe
-        to retry: the same request_id with the same fields refunds once. Fails with NOT_FOUND; with ALREADY_EXISTS, reason
-        `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `REFUND_EXCEEDS_PAYMENT` when less is left, reason
-        `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or is disputed, reason `PROVIDER_DECLINED` when the
-        provider refuses, reason `ACCOUNT_CLOSED` when the account that it has brought something to is closed, reason
-        `REFUND_UNDER_WAY` when it is not known what became of another refund of the payment, reason `PROVIDER_UNKNOWN`
-        when the provider is not set up, and reason `PROVIDER_MISCONFIGURED` when it refuses the key of the installation;
-        with ABORTED, reason `PAYMENT_CHANGED`, when others change the payment at the same time; and with UNAVAILABLE when
-        the provider cannot be reached. Repeat it after the last two.
+        the money was given back; other providers are asked to give it back, with the taxes that they added to it, and a
+        refund that they refuse is FAILED. Safe to retry: the same request_id with the same fields refunds once. Fails with
+        NOT_FOUND; with INVALID_ARGUMENT for another currency, or for an amount that the provider cannot give back in it,
+        such as parts of a cent; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+        `REFUND_EXCEEDS_PAYMENT` when less is left, reason `PAYMENT_NOT_REFUNDABLE` for a payment that is not completed or
+        is disputed, reason `PROVIDER_DECLINED` when the provider refuses, reason `ACCOUNT_CLOSED` when the account that it
+        has brought something to is closed, reason `REFUND_UNDER_WAY` when it is not known what became of another refund of
+        the payment, reason `REFUND_NOT_APPLIED` when the provider has made it and nothing could be taken back, reason
+        `PROVIDER_UNKNOWN` when the provider is not set up, and reason `PROVIDER_MISCONFIGURED` when it refuses the key of
+        the installation; with ABORTED, reason `PAYMENT_CHANGED`, when others change the payment at the same time; and with
+        UNAVAILABLE when the provider cannot be reached. Repeat it after the last two.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,3 +39,15 @@ def gross_of(net_units: int, amount_units: int, total_units: int) -> int:
     if net_units >= amount_units:
         return total_units
     return int((Decimal(net_units) * total_units / amount_units).quantize(Decimal(1)))
+
+
+def gross_of_refund(net_units: int, before_units: int, refunded_units: int, amount_units: int, total_units: int) -> int:
+    """Return the sum with taxes of a refund of which `net_units` are the part without; see `net_of`.
+
+    `before_units`, without taxes, were refunded before it. Refunds of all parts are a refund of the whole, however they
+    are rounded. `refunded_units`, with taxes, is what the provider has refunded: the rest of that is the last part.
+    """
+    after = before_units + net_units
+    if after >= amount_units and net_of(refunded_units, amount_units, total_units) == before_units:
+        return total_units - refunded_units
+    return gross_of(after, amount_units, total_units) - gross_of(before_units, amount_units, total_units)

@@ -31,7 +31,7 @@ from services.billing.payment.provider import (
 from services.billing.payment.providers.http import Answer, Api, readable_answers
 from services.billing.payment.providers.lemon_squeezy import objects, signature, webhooks
 from services.billing.payment.providers.lemon_squeezy.objects import DECIMALS, NAME, OUR_FIELD
-from services.billing.payment.providers.money import from_minor, gross_of, to_minor
+from services.billing.payment.providers.money import from_minor, gross_of, gross_of_refund, to_minor
 from services.billing.payment.providers.reading import (
     Json,
     child,
@@ -124,12 +124,11 @@ class LemonSqueezy:
             before = await self._object(path)
             amount, total = objects.units_of(child(before, "attributes"))
             # What we call the amount is without the taxes that were added; Lemon Squeezy refunds them, too.
-            asked = gross_of(to_minor(refund.amount, DECIMALS), amount, total)
+            net, known = to_minor(refund.amount, DECIMALS), to_minor(refund.refunded_before, DECIMALS)
             refunded = _refunded(before, total)
-            if refund.refunded_before is not None:
-                known = gross_of(to_minor(refund.refunded_before, DECIMALS), amount, total)
-                if refunded >= known + asked:
-                    return read(before)
+            if refund.may_be_made and refunded >= gross_of(known + net, amount, total):
+                return read(before)
+            asked = gross_of_refund(net, known, refunded, amount, total)
             if asked > total - refunded:
                 raise ProviderDeclined("The refund is more than what is left of the payment.")
             document = {"data": {"type": text(before, "type"), "id": before["id"], "attributes": {"amount": asked}}}

@@ -2,6 +2,8 @@
 
 The fields are those of docs.stripe.com/api in version 2024-06-20, which our requests name. Where later versions moved a
 field, the later place is read, too, since the version of a webhook is that of its endpoint.
+
+Sessions and invoices say what was paid without the taxes that Stripe added; payment intents and charges do not.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +38,7 @@ from services.billing.payment.providers.reading import (
     text,
     whole,
 )
-from services.billing.payment.providers.stripe.money import read_amount
+from services.billing.payment.providers.stripe.money import read_amount, smallest
 
 NAME: Final = "stripe"
 OUR_FIELD: Final = "checkout_id"
@@ -124,6 +126,7 @@ def payment_intent(document: Json, told: datetime, store: str) -> PaymentFact:
         checkout_id=ours,
         status=status,
         amount=read_amount(whole(document, "amount"), code),
+        gross_unit=smallest(code),
         currency_code=code,
         method=_method(document, charge),
         receipt_url=optional_text(charge, "receipt_url"),
@@ -155,6 +158,7 @@ def charge(document: Json, told: datetime, store: str) -> PaymentFact:
         checkout_id=_ours(document),
         status=FactStatus.COMPLETED if succeeded else None,
         amount=read_amount(whole(document, "amount"), code),
+        gross_unit=smallest(code),
         currency_code=code,
         refunded_amount=read_amount(whole(document, "amount_refunded"), code),
         method=_method({}, document),

@@ -31,6 +31,7 @@ from services.billing.payment.provider import (
     Version,
 )
 from services.billing.payment.providers.http import Answer, Api, readable_answers
+from services.billing.payment.providers.money import gross_of_refund
 from services.billing.payment.providers.reading import (
     Json,
     child,
@@ -56,6 +57,8 @@ _EVENTS_KEPT: Final = timedelta(days=30)
 _WINDOW: Final = timedelta(days=1)
 _PAGE_SIZE: Final = 100
 _PAGES_MAX: Final = 500
+_REFUND_PAGES_MAX: Final = 10
+"""A thousand refunds of one payment."""
 
 
 class Stripe:
@@ -104,25 +107,24 @@ class Stripe:
             return text(_good(await self._api.post_form("/v1/billing_portal/sessions", form, key)), "url")
 
     async def refund(self, refund: NewRefund) -> PaymentFact:
-        """Create a refund (docs.stripe.com/api/refunds/create)."""
-        named = {reference.kind: reference.external_id for reference in refund.references}
-        form = {
-            "amount": str(write_amount(refund.amount, refund.currency_code)),
-            "metadata[refund_id]": refund.refund_id,
-            "metadata[reason]": refund.reason[:500],
-            "expand[]": "charge",
-        }
-        if ReferenceKind.PAYMENT in named:
-            form["payment_intent"] = named[ReferenceKind.PAYMENT]
-        elif ReferenceKind.CHARGE in named:
-            form["charge"] = named[ReferenceKind.CHARGE]
-        else:
-            raise ProviderDeclined("The payment has no payment intent and no charge at Stripe.")
+        """Create a refund (docs.stripe.com/api/refunds/create), unless an earlier attempt has created it."""
+        of = _paid_by(refund.references)
         with readable_answers(NAME):
-            made = _good(await self._api.post_form("/v1/refunds", form, refund.refund_id))
+            made = await self._made(of, refund.refund_id) if refund.may_be_made else None
+            paid = await self._charge_of(of)
+            if made is None:
+                form = {
+                    **of,
+                    "amount": str(_gross_units(refund, paid)),
+                    "metadata[refund_id]": refund.refund_id,
+                    "metadata[reason]": refund.reason[:500],
+                    "expand[]": "charge",
+                }
+                made = _good(await self._api.post_form("/v1/refunds", form, refund.refund_id))
+                paid = child(made, "charge")
             if made.get("status") in ("failed", "canceled"):
                 raise ProviderDeclined("Stripe could not make the refund.")
-            return payments.charge(child(made, "charge"), seconds(made, "created"), "")
+            return payments.charge(paid, seconds(made, "created"), "")
 
     async def charge_saved(self, charge: NewCharge) -> PaymentFact:
         """Charge the customer's saved method (docs.stripe.com/payments/save-during-payment).
@@ -212,6 +214,27 @@ class Stripe:
         for page in reversed(pages):
             yield page
 
+    async def _made(self, of: Mapping[str, str], refund_id: str) -> Json | None:
+        """Return a refund of ours that Stripe lists (docs.stripe.com/api/refunds/list); None where it was not made."""
+        query = {**of, "limit": str(_PAGE_SIZE)}
+        for _ in range(_REFUND_PAGES_MAX):
+            listed = _good(await self._api.get("/v1/refunds", query))
+            found = items(listed, "data")
+            for one in found:
+                if optional_child(one, "metadata").get("refund_id") == refund_id:
+                    return one
+            if listed.get("has_more") is not True or not found:
+                return None
+            query["starting_after"] = external_id(found[-1], "id")
+        raise ProviderDown("Stripe lists more refunds of the payment than are read.")
+
+    async def _charge_of(self, of: Mapping[str, str]) -> Json:
+        """Return the charge that has paid a payment, as it is now."""
+        if "charge" in of:
+            return _good(await self._api.get(f"/v1/charges/{quote(of['charge'], safe='')}"))
+        path = f"/v1/payment_intents/{quote(of['payment_intent'], safe='')}"
+        return child(_good(await self._api.get(path, {"expand[]": "latest_charge"})), "latest_charge")
+
     async def _saved_method(self, customer: str) -> str:
         """Return the method to charge: the one for invoices, else the last one that was saved."""
         path = f"/v1/customers/{quote(customer, safe='')}"
@@ -223,6 +246,25 @@ class Stripe:
         if chosen is None:
             raise ProviderDeclined("The customer has no saved method of payment.")
         return chosen
+
+
+def _paid_by(named: Sequence[Reference]) -> dict[str, str]:
+    """Return by what Stripe's refunds name a payment."""
+    ids = {reference.kind: reference.external_id for reference in named}
+    if ReferenceKind.PAYMENT in ids:
+        return {"payment_intent": ids[ReferenceKind.PAYMENT]}
+    if ReferenceKind.CHARGE in ids:
+        return {"charge": ids[ReferenceKind.CHARGE]}
+    raise ProviderDeclined("The payment has no payment intent and no charge at Stripe.")
+
+
+def _gross_units(refund: NewRefund, paid: Json) -> int:
+    """Return what to ask for: what we call the amount is without the taxes that Stripe added, which go back with it."""
+    net, before, amount = (
+        write_amount(one, refund.currency_code)
+        for one in (refund.amount, refund.refunded_before, refund.payment_amount)
+    )
+    return gross_of_refund(net, before, whole(paid, "amount_refunded"), amount, whole(paid, "amount"))
 
 
 def _session(checkout: NewCheckout) -> dict[str, str]:

@@ -8,7 +8,8 @@ from tollhouse_litellm.usage import Fields, fields_of
 
 CHOICES_MAX: Final = 128
 """The most answers of one request: the maximum of `n` in CreateChatCompletionRequest of OpenAI's OpenAPI document."""
-_COUNTS: Final = ("n", "best_of")
+COUNTS: Final = ("n", "best_of")
+"""The fields that say how many answers a request asks for."""
 # With these a request names models that nobody has authorized, and fields that replace its own: `n`, or the mark of the
 # call in its metadata, without which another model is charged than the one that answers.
 _FALLBACKS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
@@ -17,7 +18,7 @@ _FALLBACKS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fa
 def error_of(request: Fields) -> HttpError | None:
     """Return why a request is refused, or None."""
     for body in _bodies(request):
-        for name in _COUNTS:
+        for name in COUNTS:
             if (count := body.get(name)) is not None and not _is_count(count):
                 message = f"{name} must be a whole number from 1 to {CHOICES_MAX}."
                 return HttpError(400, "invalid_request_error", f"{name}_out_of_range", message)

@@ -8,7 +8,7 @@ which is more than most text has.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from tollhouse_litellm.bodies import CHOICES_MAX
+from tollhouse_litellm.bodies import CHOICES_MAX, COUNTS
 from tollhouse_litellm.usage import Fields, tier_of
 
 _BYTES_PER_TOKEN: Final = 3
@@ -51,7 +51,7 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
 
 def choices(request: Fields) -> int:
     """Return how many answers a request asks for."""
-    counts = [_whole(request.get(name)) or 1 for name in ("n", "best_of")]
+    counts = [_whole(request.get(name)) or 1 for name in COUNTS]
     return max(1, min(CHOICES_MAX, max(counts)))
 
 

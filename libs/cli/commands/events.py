@@ -132,8 +132,7 @@ async def create(
         description=description,
         request_id=request_id,
     )
-    (name,) = _chosen([service])
-    created = await _stub(channels, name).CreateEventEndpoint(request)
+    created = await _stub_of(channels, service).CreateEventEndpoint(request)
     output.one(created.endpoint, secret=created.secret)
     if created.replayed:
         output.remark("It was created before. `events rotate` gives it a new secret if the first was lost.")
@@ -163,8 +162,7 @@ async def update(
         update_mask=field_mask_pb2.FieldMask(paths=given),
         **given,  # type: ignore[arg-type]  # Each has the type of its field.
     )
-    (name,) = _chosen([service])
-    output.one((await _stub(channels, name).UpdateEventEndpoint(request)).endpoint)
+    output.one((await _stub_of(channels, service).UpdateEventEndpoint(request)).endpoint)
 
 
 @calling(group, "rotate", CONTEXTS)
@@ -184,8 +182,7 @@ async def rotate(
         organization_id=_owner(organization, platform), endpoint_id=endpoint
     )
     request.overlap.FromTimedelta(parse_span(overlap))
-    (name,) = _chosen([service])
-    rotated = await _stub(channels, name).RotateEventEndpointSecret(request)
+    rotated = await _stub_of(channels, service).RotateEventEndpointSecret(request)
     output.one(rotated.endpoint, secret=rotated.secret)
 
 
@@ -202,8 +199,7 @@ async def delete(
     """Delete an endpoint. What waits for it is given up."""
     confirm(f"Delete the endpoint {endpoint}?", yes=yes)
     request = event_pb2.DeleteEventEndpointRequest(organization_id=_owner(organization, platform), endpoint_id=endpoint)
-    (name,) = _chosen([service])
-    await _stub(channels, name).DeleteEventEndpoint(request)
+    await _stub_of(channels, service).DeleteEventEndpoint(request)
     output.remark(f"The endpoint {endpoint} is deleted.")
 
 
@@ -219,8 +215,7 @@ async def deliveries(
 ) -> None:
     """List what became of an organization's events at an endpoint, newest first."""
     request = event_pb2.ListEventDeliveriesRequest(organization_id=_owner(organization, platform), endpoint_id=endpoint)
-    (name,) = _chosen([service])
-    ask = _stub(channels, name).ListEventDeliveries
+    ask = _stub_of(channels, service).ListEventDeliveries
     found, more = await listed(ask, request, lambda page: page.deliveries, limit)
     if output.as_json:
         output.json([as_dict(delivery) for delivery in found])
@@ -252,11 +247,11 @@ async def replay(
         request.start_time.CopyFrom(parse_past(since))
     if until:
         request.end_time.CopyFrom(parse_past(until))
-    (name,) = _chosen([service])
+    stub = _stub_of(channels, service)
     counts = dict.fromkeys(("replayed_count", "pending_count", "unwanted_count", "unknown_count"), 0)
     while True:
         request.request_id = new_id()
-        answer = await _stub(channels, name).ReplayEvents(request)
+        answer = await stub.ReplayEvents(request)
         counts = {count: number + getattr(answer, count) for count, number in counts.items()}
         request.page_token = answer.next_page_token
         if not answer.next_page_token:
@@ -274,6 +269,11 @@ def _cell(event: event_pb2.Event, column: str) -> str:
 def _stub(channels: Channels, name: str) -> event_pb2_grpc.EventServiceStub:
     channel: grpc.aio.Channel = getattr(channels, name)
     return event_pb2_grpc.EventServiceStub(channel)
+
+
+def _stub_of(channels: Channels, service: str) -> event_pb2_grpc.EventServiceStub:
+    (name,) = _chosen([service])
+    return _stub(channels, name)
 
 
 def _owner(organization: str, platform: bool) -> str:

@@ -12,7 +12,7 @@ local REASONS = { ["499"] = "CANCELLED", ["503"] = "SERVICE_UNAVAILABLE", ["504"
 local INFO = '{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"gateway.tollhouse"}'
 local VIOLATION = '{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"%s","description":"%s"}]}'
 
--- What services take, which is less than a body may have.
+-- The largest message that a service takes. A body may have BODY_BYTES_MAX, which is more.
 local MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 local TOO_LARGE = '{"code":3,"message":"The request is larger than 4 MiB, as a message of protobuf.","details":['
   .. INFO:format("REQUEST_TOO_LARGE") .. "]}"

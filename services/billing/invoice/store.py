@@ -274,7 +274,7 @@ async def paid_with(
 ) -> Decimal:
     """Return what invoices have left to pay that are paid by a payment, by its movements, or by an operation.
 
-    No other transaction has them paid by the same until this one ends.
+    That money is locked until the transaction ends, so that no other invoice is paid with it meanwhile.
     """
     await connection.fetchval(_LOCK_MONEY, organization_id, payment_id or operation_id)
     value: Decimal = await connection.fetchval(_PAID_WITH, organization_id, payment_id, operation_id)

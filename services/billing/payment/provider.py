@@ -297,7 +297,7 @@ class NewRefund:
     references: tuple[Reference, ...]
     """All references of the payment."""
     amount: Decimal
-    """Without the taxes that the provider added, which it gives back with it; so are the amounts below."""
+    """Without the taxes that the provider added; it refunds those as well. The amounts below are without taxes, too."""
     currency_code: str
     reason: str
     payment_amount: Decimal

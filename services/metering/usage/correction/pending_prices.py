@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from libs.common.database import Database
 from libs.common.errors import NotFound
-from libs.common.ids import NIL, is_id
+from libs.common.ids import MAX, NIL, is_id
 from libs.common.pages import foreign_token
 from libs.common.shard_pages import place_in_token, token_after
 from libs.common.shards import Shards
@@ -22,7 +22,6 @@ from services.metering.usage_errors import PriceOfAnotherModel
 _LOOKED_AT_MAX: Final = 5_000
 _PART_MAX: Final = 500
 _FIRST: Final[Key] = (NIL, NIL)
-_LAST_ORGANIZATION: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Pending(NamedTuple):
@@ -106,7 +105,7 @@ class PendingPrices:
         first = max(after, (wanted[0] or NIL, NIL))
         async with database.raw_connection() as connection:
             rows = await store.next_pending(
-                connection, after=first, limit=_PART_MAX, until=wanted[0] or _LAST_ORGANIZATION, model=wanted[1]
+                connection, after=first, limit=_PART_MAX, until=wanted[0] or MAX, model=wanted[1]
             )
             found = {(row[0], row[2]) for row in rows if row[2] is not None}
             states = await store.find_states(connection, found) if found else {}

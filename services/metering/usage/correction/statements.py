@@ -240,8 +240,8 @@ CROSS JOIN LATERAL (
 ) AS c
 """
 
-# Usage that waits for a price, along the primary key up to the end of an organization; that of other models without its
-# operation, since the next part begins behind it.
+# Usage that waits for a price, along the primary key up to the end of an organization. Usage of other models is in it,
+# too, with a null in place of its operation: the last row says where the next part begins.
 PENDING: Final = """
 SELECT u.organization_id::text, u.usage_id::text, r.operation_id
 FROM (

@@ -44,16 +44,14 @@ async def find_sources(
     plain = [one.own_charge for one in usages if one.own_charge is not None and not one.may_have_further_charges]
     keys = [(organization_id, one.operation_id) for one in plain]
     states = await given_up.states_of(connection, keys) if keys else {}
-    return [
-        found[organization_id, one.seen.usage_id]
-        if one.may_have_further_charges
-        else [
-            own._replace(state=states.get((organization_id, own.operation_id), own.state))
-            for own in (one.own_charge,)
-            if own is not None
-        ]
-        for one in usages
-    ]
+
+    def sources_of(one: ChargedUsage) -> Sequence[Source]:
+        if one.may_have_further_charges:
+            return found[organization_id, one.seen.usage_id]
+        own = one.own_charge
+        return () if own is None else (own._replace(state=states.get((organization_id, own.operation_id), own.state)),)
+
+    return [sources_of(one) for one in usages]
 
 
 async def write(connection: RawConnection, correcting: Correcting, changes: Sequence[Change]) -> None:

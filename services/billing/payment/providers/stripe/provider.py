@@ -47,7 +47,7 @@ from services.billing.payment.providers.reading import (
 )
 from services.billing.payment.providers.stripe import events, payments, signature
 from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
-from services.billing.payment.providers.stripe.payments import NAME, OUR_FIELD
+from services.billing.payment.providers.stripe.payments import NAME, OUR_FIELD, OUR_REFUND
 
 _log = structlog.get_logger("stripe")
 
@@ -116,7 +116,7 @@ class Stripe:
                 form = {
                     **of,
                     "amount": str(_gross_units(refund, paid)),
-                    "metadata[refund_id]": refund.refund_id,
+                    f"metadata[{OUR_REFUND}]": refund.refund_id,
                     "metadata[reason]": refund.reason[:500],
                     "expand[]": "charge",
                 }
@@ -221,7 +221,7 @@ class Stripe:
             listed = _good(await self._api.get("/v1/refunds", query))
             found = items(listed, "data")
             for one in found:
-                if optional_child(one, "metadata").get("refund_id") == refund_id:
+                if optional_child(one, "metadata").get(OUR_REFUND) == refund_id:
                     return one
             if listed.get("has_more") is not True or not found:
                 return None

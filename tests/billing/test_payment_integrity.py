@@ -39,6 +39,11 @@ BROKEN: Final = (
         """payments SET said = jsonb_set(said, '{disputed/dp_1,2}', '"2 USD"') WHERE type = 'CREDIT_PACK'""",
     ),
     (
+        """payments SET said = said || '{"gross_amount": [0, 0, "11.9 0.01"]}' WHERE type = 'CREDIT_PACK'""",
+        "payments_return_what_was_refunded",
+        "payments SET said = said - 'gross_amount' WHERE type = 'CREDIT_PACK'",
+    ),
+    (
         "payments SET written_off = 1 WHERE type = 'CREDIT_PACK'",
         "payments_return_what_was_refunded",
         "payments SET written_off = 0 WHERE type = 'CREDIT_PACK'",

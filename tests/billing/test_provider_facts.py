@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.payment.domain import Brings, Payment, PaymentType
-from services.billing.payment.facts import without_taxes
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back, merge, told_by
+from services.billing.payment.facts import as_charged
 from services.billing.payment.provider import (
     Event,
     ExternalSubscriptionStatus,
@@ -32,6 +32,7 @@ from services.billing.payment.providers.lemon_squeezy.objects import marked_name
 from services.billing.payment.providers.money import gross_of, gross_of_refund, net_of
 from services.billing.payment.providers.stripe import events
 from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
+from tests.billing.payment_house import fact, paid, reference
 from tests.support.clock import DEFAULT_NOW, FixedClock
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
 from tests.support.providers.stripe import FakeStripe
@@ -293,19 +294,53 @@ def test_refunds_of_parts_give_back_the_whole_with_its_taxes_and_count_as_what_w
 def test_charge_of_stripe_is_told_of_its_payment_without_the_taxes(gross: int, net: str) -> None:
     (fact,) = stripe_facts("charge.refunded")
     assert fact.gross_unit == Decimal("0.01")
-    payment = of_ten()
-    told = without_taxes(payment, replace(fact, amount=Decimal("11.90"), refunded_amount=Decimal(gross) / 100))
-    assert (told.amount, told.refunded_amount, told.gross_unit) == (Decimal(10), Decimal(net), None)
+    told = replace(fact, amount=Decimal("11.90"), refunded_amount=Decimal(gross) / 100)
+    assert hear(of(Decimal(10)), [told]).refunded_amount == Decimal(net)
+    assert hear(of(Decimal("11.90")), [told]).refunded_amount == Decimal(gross) / 100
 
 
-def of_ten() -> Payment:
+@given(data=st.data(), code=st.sampled_from(["USD", "JPY", "KWD"]), amount=st.integers(1, 10**6))
+def test_disputes_and_refunds_with_taxes_take_back_their_part_without_them_and_all_of_it_is_all(
+    data: st.DataObject, code: str, amount: int
+) -> None:
+    """In any order of what is told, which is with the taxes."""
+    unit = smallest(code)
+    total = amount + data.draw(st.integers(0, amount))
+    refunded = data.draw(st.integers(0, total))
+    over = data.draw(st.lists(st.integers(0, total), max_size=3))
+    if data.draw(st.booleans()):
+        over.append(max(total - refunded - sum(over), 0))
+    payment = of(amount * unit, code)
+    base = paid(payment, 2, references=(), amount=total * unit, gross_unit=unit)
+    told = [replace(base, refunded_amount=refunded * unit), paid(payment, 1)]
+    of_dispute = {"disputed": True, "disputed_currency_code": code}
+    for number, units in enumerate(over):
+        named = (reference("DISPUTE", f"d-{number}"),)
+        told.append(fact(payment, 3, references=named, disputed_amount=units * unit, **of_dispute))
+    heard = hear(payment, data.draw(st.permutations(told)))
+    lost = refunded + sum(over)
+    assert heard.refunded_amount == net_of(refunded, amount, total) * unit
+    assert heard.lost_amount == net_of(lost, amount, total) * unit
+    assert due_back(heard) <= heard.amount
+    assert (due_back(heard) == heard.amount) == (net_of(lost, amount, total) == amount)
+    assert lost < total or due_back(heard) == heard.amount
+
+
+def hear(payment: Payment, told: list[PaymentFact]) -> Payment:
+    for one in told:
+        payment = replace(payment, said=merge(payment.said, told_by(as_charged(payment, one))))
+    return payment
+
+
+def of(amount: Decimal, code: str = "USD") -> Payment:
+    """Return a payment of so much money, which it brings."""
     known: dict[str, Any] = {
         "type": PaymentType.TOP_UP,
         "provider": "stripe",
-        "amount": Decimal(10),
-        "currency_code": "USD",
-        "brings": Brings.NOTHING,
-        "credits": None,
+        "amount": amount,
+        "currency_code": code,
+        "brings": Brings.MONEY,
+        "credits": Credits(code, amount),
         "is_test": False,
         "actor": "operator:test",
         "create_time": DEFAULT_NOW,

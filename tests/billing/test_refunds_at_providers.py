@@ -97,6 +97,12 @@ async def test_refund_of_a_taxed_payment_gives_back_the_taxes_and_takes_back_wha
         (["buy", "refund a part"], ["PARTIALLY_REFUNDED 0.84"], {"CREDIT": "9.16"}),
         (["subscribe", "renew", "refund a part"], ["COMPLETED 0", "PARTIALLY_REFUNDED 0.84"], {"USD": "19.16"}),
         (["subscribe", "fail and recover", "refund the rest"], ["COMPLETED 0", "REFUNDED 10"], {"USD": "10"}),
+        (["buy", "dispute a part"], ["DISPUTED 0"], {"CREDIT": "9.16"}),
+        (["buy", "lose a part", "lose a part"], ["DISPUTED 0"], {"CREDIT": "8.32"}),
+        (["buy", "refund a part", "lose a part", "win a part"], ["DISPUTED 0.84"], {"CREDIT": "8.32"}),
+        (["buy", "refund a part", "lose a dispute"], ["DISPUTED 0.84"], {"CREDIT": "0"}),
+        (["buy", "refund a part", "fail the refund", "lose a part"], ["DISPUTED 0"], {"CREDIT": "9.16"}),
+        (["buy", "refund a part", "refund a part", "fail the refund"], ["PARTIALLY_REFUNDED 0.84"], {"CREDIT": "9.16"}),
     ],
 )
 async def test_taxes_that_stripe_adds_are_no_part_of_a_payment_in_any_order_of_webhooks(

@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final, TypeAlias
 
 from services.billing.payment.provider import FactStatus, Method, PaymentFact, ReferenceKind, Version
+from services.billing.payment.taxes import in_proportion
 
 ZERO: Final = Decimal(0)
 CENT: Final = Decimal("0.01")
@@ -62,6 +63,9 @@ class Field(StrEnum):
     """What can be said of a payment."""
 
     STATUS = "status"
+    GROSS = "gross_amount"
+    """What was paid with the taxes that the provider added, and to what is rounded without them. It is said only where
+    some were added; what is said of refunds and disputes is with them then."""
     REFUNDED = "refunded_amount"
     DISPUTED = "disputed"
     """Where the provider tells no disputes apart, and in rows of versions that did not; else see `of_dispute`."""
@@ -165,6 +169,12 @@ def _dispute_told_by(fact: PaymentFact) -> tuple[str, str | None]:
     return of_dispute(min(named, default=None)), value
 
 
+def _gross_told_by(fact: PaymentFact) -> str | None:
+    if fact.amount is None or fact.gross_unit is None:
+        return None
+    return f"{fact.amount.normalize():f} {fact.gross_unit}"
+
+
 def _failure_told_by(fact: PaymentFact) -> dict[str, str | None]:
     named = (one.external_id for one in fact.references if one.kind is ReferenceKind.REFUND)
     failed = fact.failed_refund
@@ -178,6 +188,7 @@ def told_by(fact: PaymentFact) -> dict[str, Saying]:
     disputed, value_of_disputed = _dispute_told_by(fact)
     values: dict[str, str | None] = {
         Field.STATUS: fact.status,
+        Field.GROSS: _gross_told_by(fact),
         Field.REFUNDED: None if fact.refunded_amount is None else format(fact.refunded_amount.normalize(), "f"),
         disputed: value_of_disputed,
         Field.METHOD: fact.method,
@@ -260,9 +271,29 @@ class Payment:
         return FactStatus.PENDING if saying is None else FactStatus(saying.value)
 
     @property
-    def refunded_amount(self) -> Decimal:
+    def _gross(self) -> tuple[Decimal, Decimal] | None:
+        """What was paid with the taxes that were added, and to what is rounded without; None where none were."""
+        saying = self.said.get(Field.GROSS)
+        if saying is None:
+            return None
+        total, _, unit = saying.value.partition(" ")
+        return Decimal(total), Decimal(unit)
+
+    def _without_taxes(self, part: Decimal) -> Decimal:
+        if self._gross is None:
+            return part
+        total, unit = self._gross
+        return in_proportion(part, total, self.amount, unit)
+
+    @property
+    def _refunded(self) -> Decimal:
+        """What was refunded, with the taxes that were added."""
         saying = self.said.get(Field.REFUNDED)
         return ZERO if saying is None else max(Decimal(saying.value) - self._failed_since(saying.version), ZERO)
+
+    @property
+    def refunded_amount(self) -> Decimal:
+        return self._without_taxes(self._refunded)
 
     def _failed_since(self, version: Version) -> Decimal:
         """Return the sum of the refunds that were made when the sum of refunds was said, and have failed since."""
@@ -282,11 +313,12 @@ class Payment:
         return bool(self._disputes)
 
     @property
-    def disputed_amount(self) -> Decimal:
-        """What of it is disputed and not won; all of it where a dispute is in another currency."""
+    def lost_amount(self) -> Decimal:
+        """What of it was refunded, or is disputed and not won; all of it where a dispute is in another currency."""
+        total = self.amount if self._gross is None else self._gross[0]
         parts = (value.partition(" ") for value in self._disputes)
-        amounts = (Decimal(part) if code == self.currency_code else self.amount for part, _, code in parts)
-        return min(sum(amounts, ZERO), self.amount)
+        amounts = (Decimal(part) if code == self.currency_code else total for part, _, code in parts)
+        return min(self._without_taxes(self._refunded + sum(amounts, ZERO)), self.amount)
 
     @property
     def method(self) -> Method | None:
@@ -361,11 +393,7 @@ def due_back(payment: Payment) -> Decimal:
     """
     if payment.credits is None or payment.base is not FactStatus.COMPLETED:
         return ZERO
-    lost = payment.refunded_amount + payment.disputed_amount
-    if lost >= payment.amount:
-        return payment.credits.amount
-    part = payment.credits.amount * lost / payment.amount
-    return part.quantize(_SMALLEST, rounding=ROUND_HALF_EVEN)
+    return in_proportion(payment.lost_amount, payment.amount, payment.credits.amount, _SMALLEST)
 
 
 def next_step(payment: Payment) -> Step | None:

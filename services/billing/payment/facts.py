@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Final
 
 from services.billing.payment.domain import URL_MAX, ZERO, Payment, merge, told_by
@@ -112,21 +112,9 @@ def mismatch(payment: Payment, fact: PaymentFact) -> Applied | None:
     return None
 
 
-def without_taxes(payment: Payment, fact: PaymentFact) -> PaymentFact:
-    """Return a fact with its amounts as they are without the taxes that the provider added.
-
-    All is a refund of all; a part is one in proportion, rounded half to even. What is told is the sum of all refunds,
-    so refunds of parts never exceed the payment.
-    """
-    gross, unit, refunded = fact.amount, fact.gross_unit, fact.refunded_amount
-    if gross is None or unit is None or gross == payment.amount:
-        return fact
-    if refunded is not None and refunded >= gross:
-        refunded = payment.amount
-    elif refunded is not None:
-        part = refunded * payment.amount / gross
-        refunded = min((part / unit).quantize(Decimal(1), rounding=ROUND_HALF_EVEN) * unit, payment.amount)
-    return replace(fact, amount=payment.amount, refunded_amount=refunded, gross_unit=None)
+def as_charged(payment: Payment, fact: PaymentFact) -> PaymentFact:
+    """Return a fact that says nothing of taxes where its provider added none."""
+    return replace(fact, gross_unit=None) if fact.amount == payment.amount else fact
 
 
 def unchanged(payment: Payment, fact: PaymentFact) -> Applied:

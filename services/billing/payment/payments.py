@@ -28,7 +28,7 @@ from services.billing.payment.domain import (
     told_apart,
     told_by,
 )
-from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged, without_taxes
+from services.billing.payment.facts import as_charged, flaw, identifying, mismatch, named, refused, unchanged
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.provider import (
     MANUAL,
@@ -114,7 +114,7 @@ class Payments:
             if Field.DISPUTED in payment.said and named(fact, ReferenceKind.DISPUTE) is not None:
                 payment = await self._with_disputes_apart(payment)
             await self._claim(place)
-            fact = without_taxes(payment, fact)
+            fact = as_charged(payment, fact)
             changed = _told(payment, fact)
             if changed == payment and payment.revision and is_settled(payment):
                 return unchanged(payment, fact)

@@ -119,7 +119,7 @@ class PaymentFact:
     """What was to be paid in all, before taxes that the provider adds; positive. A payment needs it once."""
     gross_unit: Decimal | None = None
     """Given where `amount` and `refunded_amount` are with the taxes, which the object does not tell apart: to what they
-    are rounded without them, such as a cent."""
+    are rounded without them, such as a cent. Disputes and failed refunds of such a payment are with the taxes, too."""
     currency_code: str | None = None
     refunded_amount: Decimal | None = None
     """The sum of all refunds so far, in the same unit as `amount`, and like it without taxes."""

@@ -1,8 +1,12 @@
 """Amounts as providers write them: whole numbers of a currency's minor unit."""
 
 from decimal import Decimal
+from typing import Final
 
 from services.billing.payment.provider import ProviderMisconfigured
+from services.billing.payment.taxes import in_proportion
+
+_ONE: Final = Decimal(1)
 
 
 def from_minor(units: int, decimals: int) -> Decimal:
@@ -29,16 +33,12 @@ def net_of(gross_units: int, amount_units: int, total_units: int) -> int:
     Of a total of `total_units` with taxes, `amount_units` are without. The whole total is the whole amount; parts are
     rounded half to even, and no part is more than the whole.
     """
-    if gross_units >= total_units:
-        return amount_units
-    return int((Decimal(gross_units) * amount_units / total_units).quantize(Decimal(1)))
+    return int(in_proportion(Decimal(gross_units), Decimal(total_units), Decimal(amount_units), _ONE))
 
 
 def gross_of(net_units: int, amount_units: int, total_units: int) -> int:
     """Return the sum with taxes of which `net_units` are the part without; see `net_of`."""
-    if net_units >= amount_units:
-        return total_units
-    return int((Decimal(net_units) * total_units / amount_units).quantize(Decimal(1)))
+    return int(in_proportion(Decimal(net_units), Decimal(amount_units), Decimal(total_units), _ONE))
 
 
 def gross_of_refund(net_units: int, before_units: int, refunded_units: int, amount_units: int, total_units: int) -> int:

@@ -60,6 +60,7 @@ from services.billing.payment.records import Records
 from services.billing.payment.references import References
 from services.billing.payment.refunds import Refunds
 from services.billing.payment.servicer import PaymentServicer
+from services.billing.payment.settling import Settling
 from services.billing.payment.steps import Steps
 from services.billing.payment.top_ups import TopUps
 from services.billing.payment.webhook.counts import Counts
@@ -318,6 +319,7 @@ def _add_payments(
     )
     top_ups = paying.top_ups
     service.background(partial(top_ups.run, settings.top_ups_every_s), "top-ups")
+    service.background(Settling(shards, payments, clock).run, "payments that are not settled")
     webhooks = _add_webhooks(service, settings, databases, paying.configured, payments, clock)
     service.add(
         payment_pb2_grpc.add_PaymentServiceServicer_to_server,

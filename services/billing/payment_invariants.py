@@ -19,7 +19,11 @@ _REFUNDS: Final = Invariant(
 )
 _SETTLED: Final = Invariant(
     "payments_are_settled",
-    "For more than an hour, not all that follows from what was said of a payment is done.",
+    "For more than an hour, not all that follows from what was said of a payment is done, though its account is open.",
+)
+_ANSWERED: Final = Invariant(
+    "refunds_have_an_outcome",
+    "For more than a day, it is not known what became of a refund that the provider was asked for.",
 )
 
 # Disputes are with the taxes that the provider added; what is rounded without them may differ by one unit.
@@ -115,6 +119,20 @@ _PAYMENTS: Final = """
         'it is ' || p.status || ' and not settled since ' || p.update_time
     FROM p
     WHERE NOT p.settled AND p.update_time < CAST(:now AS timestamptz) - interval '1 hour'
+        AND NOT EXISTS (
+            SELECT FROM accounts AS a
+            WHERE a.organization_id = ANY (ARRAY[p.organization_id]) AND a.owner_id = p.organization_id
+                AND a.currency_code = p.credits_currency_code AND a.state = 'CLOSED'
+        )
+"""
+
+# Nobody but who asked for a refund asks the provider again, so this is left until the request is repeated.
+_ANSWERS: Final = """
+    SELECT 'refunds_have_an_outcome', organization_id, 'payments/' || payment_id,
+        'refund ' || refund_id || ' of ' || amount || ', request ' || request_id || ', is asked for since '
+            || create_time || '; repeat the request'
+    FROM payment_refunds
+    WHERE {range} AND state = 'REQUESTED' AND create_time < CAST(:now AS timestamptz) - interval '1 day'
 """
 
 PAYMENT_CHECKS: Final[Sequence[Check]] = (
@@ -123,5 +141,11 @@ PAYMENT_CHECKS: Final[Sequence[Check]] = (
         (ORGANIZATION, Column("payment_id", "uuid")),
         (_MOVED, _RETURNED, _REFUNDS, _SETTLED),
         _PAYMENTS,
+    ),
+    Walk(
+        "payment_refunds",
+        (ORGANIZATION, Column("payment_id", "uuid"), Column("refund_id", "uuid")),
+        (_ANSWERED,),
+        _ANSWERS,
     ),
 )

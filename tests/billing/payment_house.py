@@ -32,7 +32,9 @@ from services.billing.payment.provider import (
 from services.billing.payment.records import Records
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.refunds import Refunds
+from services.billing.payment.settling import Settling
 from services.billing.payment.steps import Steps
+from tests.support.clock import FixedClock
 from tests.support.invariants import findings_of
 from tests.support.sharded import SHARDS
 
@@ -144,6 +146,19 @@ class PaymentHouse:
                 organization_id,
                 account.account_id,
             )
+
+    async def open_account(self, organization_id: str) -> None:
+        """Open closed accounts again, as OpenAccount does."""
+        async with self.shards.of(organization_id).raw_connection() as connection:
+            await connection.execute(
+                "UPDATE accounts SET state = 'OPEN' WHERE organization_id = $1::uuid", organization_id
+            )
+
+    async def settle(self) -> None:
+        """Settle what has not changed for a minute, as the worker does."""
+        later = FixedClock(self.clock.now() + timedelta(minutes=2))
+        for database in self.shards:
+            await Settling(self.shards, self.payments, later).sweep(database)
 
     async def findings(self) -> list[Finding]:
         verification = Verification(self.shards, self.clock, CHECKS, Part(self.platform, PLATFORM_CHECKS))

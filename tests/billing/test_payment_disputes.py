@@ -1,13 +1,16 @@
 """Disputes of one payment are told apart, and payments that were stored before they were go on as they should."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from services.billing.payment.domain import Field, Payment, PaymentStatus, of_dispute
-from services.billing.payment.provider import PaymentFact, RefusedFor, Result
+from services.billing.payment.domain import Payment, PaymentStatus, undelivered
+from services.billing.payment.provider import FactStatus, PaymentFact, RefusedFor, Result
 from services.billing.payment.references import Claim, ProvidersReference
+from services.billing.payment.said import Field, merge, of_dispute, told_by
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
 
 
@@ -103,3 +106,89 @@ async def test_a_dispute_that_an_earlier_version_stored_is_not_won_with_another_
     assert {name for name in after.said if name.startswith(Field.DISPUTED)} == {
         of_dispute(f"{one}-{payment.payment_id}") for one in "ab"
     }
+
+
+async def closed(house: PaymentHouse, payment: Payment) -> Payment:
+    """Close the account that has the credits of a payment, which are used up."""
+    posted = (await house.posted(payment.organization_id))["CREDIT"]
+    if posted:
+        await house.spend(payment.organization_id, str(posted))
+    await house.close_account(payment.organization_id, "CREDIT")
+    return await house.find(payment)
+
+
+async def standing_of_closed(house: PaymentHouse, payment: Payment) -> tuple[str, Decimal | int, Decimal | int]:
+    """Return the status of a payment, what was taken of it, and what its account is still to have."""
+    found = await house.find(payment)
+    return found.status.value, found.returned, undelivered(found)
+
+
+async def test_a_dispute_that_is_won_after_the_account_was_closed_is_over_and_what_is_owed_is_told_and_given_later(
+    house: PaymentHouse,
+) -> None:
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    await house.payments.apply(told(checkout, 2, "a", "10"))
+    await closed(house, checkout)
+    answers = [(await house.payments.apply(told(checkout, 3, "a", None))).result for _ in range(2)]
+    assert answers == [Result.APPLIED, Result.REPEATED]
+    assert await standing_of_closed(house, checkout) == ("COMPLETED", 10, 10)
+    before = await house.find(checkout)
+    await house.settle()
+    assert await house.find(checkout) == before
+    await house.open_account(checkout.organization_id)
+    await asyncio.gather(house.settle(), house.settle())
+    assert await standing_of_closed(house, checkout) == ("COMPLETED", 0, 0)
+    assert await standing(house, checkout) == ("COMPLETED", 10)
+    await house.settle()
+    assert await standing(house, checkout) == ("COMPLETED", 10)
+
+
+async def test_a_dispute_or_a_refund_of_a_closed_account_leaves_a_debt_that_is_given_back_where_it_is_won(
+    house: PaymentHouse,
+) -> None:
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    await closed(house, checkout)
+    await house.payments.apply(paid(checkout, 2, refunded_amount=Decimal(3)))
+    await house.payments.apply(told(checkout, 2, "a", "4"))
+    assert await standing_of_closed(house, checkout) == ("DISPUTED", 7, 0)
+    assert await standing(house, checkout) == ("DISPUTED", -7)
+    await house.payments.apply(told(checkout, 3, "a", None))
+    assert await standing_of_closed(house, checkout) == ("PARTIALLY_REFUNDED", 3, 0)
+    assert await standing(house, checkout) == ("PARTIALLY_REFUNDED", -3)
+
+
+async def test_what_is_paid_for_a_closed_account_is_told_and_brought_when_the_account_is_open(
+    house: PaymentHouse,
+) -> None:
+    """Whatever is said of it meanwhile: it was refunded in part, and disputed, and a failed attempt came late."""
+    checkout = await house.checkout()
+    await house.earn(checkout.organization_id, "1", "CREDIT")
+    await closed(house, checkout)
+    order = (reference("ORDER", f"o-{checkout.payment_id}"),)
+    for _ in range(2):
+        answer = await house.payments.apply(paid(checkout, 2, references=order))
+        assert (answer.result, answer.reason) == (Result.REFUSED, RefusedFor.ACCOUNT_CLOSED)
+    await house.payments.apply(fact(checkout, 3, references=order, status=FactStatus.FAILED, failure="late"))
+    assert await standing_of_closed(house, checkout) == ("PENDING", 0, 10)
+    await house.payments.apply(fact(checkout, 4, references=order, refunded_amount=Decimal(3)))
+    await house.payments.apply(told(checkout, 5, "a", "2"))
+    assert await standing_of_closed(house, checkout) == ("PENDING", 0, 10)
+    assert await house.findings() == []
+    await house.open_account(checkout.organization_id)
+    await house.settle()
+    assert await standing(house, checkout) == ("DISPUTED", 5)
+
+
+async def test_a_payment_that_a_dying_process_left_unsettled_is_settled_without_a_further_message(
+    house: PaymentHouse,
+) -> None:
+    checkout = await house.checkout()
+    await house.payments.apply(paid(checkout))
+    before = await house.find(checkout)
+    said = merge(before.said, told_by(paid(checkout, 2, refunded_amount=Decimal(3))))
+    await house.steps.keep(replace(before, said=said))
+    assert await standing(house, checkout) == ("PARTIALLY_REFUNDED", 10)
+    await house.settle()
+    assert await standing(house, checkout) == ("PARTIALLY_REFUNDED", 7)

@@ -50,6 +50,11 @@ BROKEN: Final = (
     ),
     ("payment_refunds SET amount = 9", "refunds_are_within_their_payments", "payment_refunds SET amount = 4"),
     (
+        "payment_refunds SET state = 'REQUESTED', complete_time = NULL, create_time = now() - interval '25 hours'",
+        "refunds_have_an_outcome",
+        "payment_refunds SET state = 'COMPLETED', complete_time = now()",
+    ),
+    (
         "payments SET settled = false, update_time = update_time - interval '2 hours' WHERE type = 'CREDIT_PACK'",
         "payments_are_settled",
         "payments SET settled = true WHERE type = 'CREDIT_PACK'",

@@ -14,7 +14,7 @@ from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
 from services.billing.errors import AccountClosed
-from services.billing.payment import store
+from services.billing.payment import refund_store
 from services.billing.payment.checkouts import Checkouts, NewPurchase
 from services.billing.payment.domain import Payment, PaymentStatus, PaymentType, Refund, RefundState
 from services.billing.payment.parsing import read_purchase
@@ -326,7 +326,7 @@ async def test_refund_of_a_part_of_a_cent_is_refused_before_it_blocks_others(sho
         *(shop.house.clock.now(), Decimal(0)),
     )
     async with shop.house.shards.of(payment.organization_id).raw_connection() as connection:
-        await store.add_refund(connection, payment.organization_id, payment.payment_id, stuck)
+        await refund_store.add_refund(connection, payment.organization_id, payment.payment_id, stuck)
     with pytest.raises(errors.RefundUnderWay):
         await shop.refund(payment, "back", "4")
     for _ in range(2):

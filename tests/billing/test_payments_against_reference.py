@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libs.common.ids import new_id
-from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back, merge, told_by
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back
 from services.billing.payment.provider import FactStatus, FailedRefund, PaymentFact
+from services.billing.payment.said import merge, told_by
 from tests.billing.payment_house import PaymentHouse, at, fact, open_payments, reference
 
 pytestmark = pytest.mark.shards

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back, merge, told_by
-from services.billing.payment.facts import as_charged
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType, due_back
+from services.billing.payment.facts import with_taxes_told
 from services.billing.payment.provider import (
     Event,
     ExternalSubscriptionStatus,
@@ -32,6 +32,7 @@ from services.billing.payment.providers.lemon_squeezy.objects import marked_name
 from services.billing.payment.providers.money import gross_of, gross_of_refund, net_of
 from services.billing.payment.providers.stripe import events
 from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
+from services.billing.payment.said import merge, told_by
 from tests.billing.payment_house import fact, paid, reference
 from tests.support.clock import DEFAULT_NOW, FixedClock
 from tests.support.providers.lemon_squeezy import FakeLemonSqueezy
@@ -328,7 +329,7 @@ def test_disputes_and_refunds_with_taxes_take_back_their_part_without_them_and_a
 
 def hear(payment: Payment, told: list[PaymentFact]) -> Payment:
     for one in told:
-        payment = replace(payment, said=merge(payment.said, told_by(as_charged(payment, one))))
+        payment = replace(payment, said=merge(payment.said, told_by(with_taxes_told(payment, one))))
     return payment
 
 

@@ -6,12 +6,13 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable
 from services.billing import payment_errors
 from services.billing.payment.domain import Brings, Credits, PaymentType
-from services.billing.payment.provider import Version
+from services.billing.payment.provider import NewCharge, PaymentFact, Version
 from services.billing.plan.domain import PastDueEnd
 from services.billing.subscription.creation import NewSubscription
 from services.billing.subscription.domain import AgreedPlan, Subscription, Updates, WaitsFor, Way
@@ -135,6 +136,37 @@ async def test_first_period_that_is_declined_waits_for_payment_and_begins_with_i
     till.shop.stripe.decline = False
     await till.pass_time(DAY)
     assert (await till.now(made)).state is State.ACTIVE
+
+
+async def test_a_period_charged_while_its_account_was_closed_is_paid_when_it_is_open_and_never_charged_again(
+    till: CollectingHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    org = await customer(till)
+    made = await subscribe(till, org, await till.plan(retries=_RETRIES))
+    await till.shop.payments.spend(org, "10", "USD")
+    stripe = till.saved_methods._providers["stripe"]
+    charge_saved = stripe.charge_saved
+
+    async def charge_and_close(charge: NewCharge) -> PaymentFact:
+        said = await charge_saved(charge)
+        await till.shop.payments.close_account(org, "USD")
+        return said
+
+    monkeypatch.setattr(stripe, "charge_saved", charge_and_close)
+    with capture_logs() as logs:
+        await till.pass_time(_MONTH)
+        for _ in range(3):
+            await till.pass_time(timedelta(hours=12))
+    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["charged and not applied"]
+    assert await payments_of(till, made) == [("COMPLETED", "10.00"), ("PENDING", "10.00")]
+    assert (await till.now(made)).state is State.ACTIVE
+    await till.shop.payments.open_account(org)
+    await till.shop.payments.settle()
+    await till.pass_time(timedelta(hours=2))
+    assert await payments_of(till, made) == [("COMPLETED", "10.00")] * 2
+    now = await till.now(made)
+    assert (now.state, now.period_number, made.period_number) == (State.ACTIVE, 1, 0)
+    assert (await till.balance(org))["USD"] == "0.00"
 
 
 async def test_provider_that_is_down_is_asked_again_and_keeps_no_other_from_its_turn(till: CollectingHouse) -> None:

@@ -13,7 +13,7 @@ from libs.common.errors import InvalidArgument
 from libs.common.ids import new_id
 from services.billing import payment_errors as errors
 from services.billing.payment import store
-from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType, undelivered
 from services.billing.payment.provider import FactStatus, NewCharge, PaymentFact, ProviderDeclined, ProviderDown
 from services.billing.payment.top_up_domain import TopUpPolicy
 from services.billing.payment.top_ups import TopUps
@@ -72,11 +72,6 @@ class Shop:
             found = await store.find(connection, org, payment_id)
         assert found is not None
         return found
-
-    async def open_account(self, org: str) -> None:
-        """Open a closed account again, as OpenAccount does."""
-        async with self.house.shards.of(org).raw_connection() as connection:
-            await connection.execute("UPDATE accounts SET state = 'OPEN' WHERE organization_id = $1::uuid", org)
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +340,9 @@ async def test_a_top_up_whose_account_is_closed_meanwhile_is_pending_until_the_a
     off, pending = await shop.top_ups.get(org), await shop.last(org)
     assert (off.enabled, off.pending_payment_id, pending.status) == (False, pending.payment_id, PaymentStatus.PENDING)
     assert "the account that it is for is closed" in off.paused_reason
-    await shop.open_account(org)
+    assert undelivered(pending) == 20
+    await shop.house.open_account(org)
+    await shop.house.settle()
     await shop.sweep()
     assert shop.charged(org) == [20]
     assert (await shop.last(org)).status is PaymentStatus.COMPLETED

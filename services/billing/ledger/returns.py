@@ -132,9 +132,10 @@ def _give_back(books: Books, command: GiveBack, now: datetime) -> Returned:
     known = _known(books, command)
     if known or known_grant is not None:
         return Returned(account.balance(), known, known_grant, replayed=True)
-    if account.closed:
-        raise errors.AccountClosed(account_id=account.account_id)
     amount = command.money + (ZERO if command.grant is None else command.grant.amount)
+    # What was taken back while it was closed has left a debt, which may be given back.
+    if account.closed and account.posted + amount > ZERO:
+        raise errors.AccountClosed(account_id=account.account_id)
     if account.posted + amount >= BALANCE_MAX:
         raise errors.BalanceOutOfRange
     grant = None if command.grant is None else grant_credits(books, command.grant, now).grant

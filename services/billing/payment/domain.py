@@ -1,14 +1,15 @@
-"""Payments, and the rules for what becomes of them. A payment follows from what was said of it, in whatever order."""
+"""Payments, and the rules for what becomes of them. A payment follows from what was said of it: see `said`."""
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from services.billing.payment.provider import FactStatus, Method, PaymentFact, ReferenceKind, Version
+from services.billing.payment.provider import FactStatus, Method, Version
+from services.billing.payment.said import FAILED_REFUND, NO, YES, Field, Said, Saying, is_of_dispute, merge
 from services.billing.payment.taxes import in_proportion
 
 ZERO: Final = Decimal(0)
@@ -57,147 +58,6 @@ class Brings(StrEnum):
     MONEY = "MONEY"
     CREDITS = "CREDITS"
     NOTHING = "NOTHING"
-
-
-class Field(StrEnum):
-    """What can be said of a payment."""
-
-    STATUS = "status"
-    GROSS = "gross_amount"
-    """What was paid with the taxes that the provider added, and to what is rounded without them. It is said only where
-    some were added; what is said of refunds and disputes is with them then."""
-    REFUNDED = "refunded_amount"
-    DISPUTED = "disputed"
-    """Where the provider tells no disputes apart, and in rows of versions that did not; else see `of_dispute`."""
-    METHOD = "method"
-    RECEIPT = "receipt_url"
-    PROCESSED = "processed_time"
-    FAILURE = "failure"
-    ORDER = "order"
-    """The provider and its order that completed the payment: the first one that did, whatever others say later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """The newest that was said of one field."""
-
-    version: Version
-    value: str
-
-
-Said: TypeAlias = Mapping[str, Saying]
-"""By field; what is said of a dispute by `of_dispute`, and of a refund that failed by `of_failed_refund`."""
-Key: TypeAlias = tuple[bool, Version, Decimal, str]
-
-_STATUS_RANK: Final = {FactStatus.PENDING: 0, FactStatus.FAILED: 1, FactStatus.COMPLETED: 2}
-_YES: Final = "true"
-_NO: Final = "false"
-"""Of a dispute that is won. One over all of a payment has `_YES`, any other one its amount and currency."""
-_DISPUTE: Final = f"{Field.DISPUTED}/"
-_FAILED_REFUND: Final = "failed_refund/"
-"""And the provider's id of a refund. Its saying has the amount, and when it was made."""
-
-
-def of_dispute(external_id: str | None) -> str:
-    """Return by what is kept what is said of a dispute; None is one that the provider does not name."""
-    return Field.DISPUTED if external_id is None else f"{_DISPUTE}{external_id}"
-
-
-def is_of_dispute(name: str) -> bool:
-    """Return whether that is what a saying on a dispute is kept by."""
-    return name == Field.DISPUTED or name.startswith(_DISPUTE)
-
-
-def of_failed_refund(external_id: str) -> str:
-    """Return by what is kept what is said of a refund that failed."""
-    return f"{_FAILED_REFUND}{external_id}"
-
-
-def is_of_object(name: str) -> bool:
-    """Return whether a saying is kept by the id of a dispute or of a refund, not by a field alone."""
-    return name.startswith((_DISPUTE, _FAILED_REFUND))
-
-
-def _key(field: str, saying: Saying) -> Key:
-    """Return by what two sayings of a field are compared: the greater one counts.
-
-    That is the newer one, and of two of one version the one that says more has happened. A completed payment stays so.
-    """
-    rank = ZERO
-    final = False
-    if field == Field.STATUS:
-        rank = Decimal(_STATUS_RANK[FactStatus(saying.value)])
-        final = saying.value == FactStatus.COMPLETED
-    elif field == Field.REFUNDED:
-        rank = Decimal(saying.value)
-    elif is_of_dispute(field):
-        rank = Decimal({_YES: 0, _NO: 2}.get(saying.value, 1))
-    return final, saying.version, rank, saying.value
-
-
-def _is_greater(field: str, saying: Saying, before: Saying) -> bool:
-    if field.startswith(_FAILED_REFUND):
-        # Told several times, with the moments of the telling: it had failed at the first one.
-        return (saying.version, saying.value) < (before.version, before.value)
-    return _key(field, saying) > _key(field, before)
-
-
-def merge(known: Said, told: Said) -> dict[str, Saying]:
-    """Return the greater saying of each field: the same for any order and repetition of what was told."""
-    merged = dict(known)
-    for field, saying in told.items():
-        before = merged.get(field)
-        if before is None or _is_greater(field, saying, before):
-            merged[field] = saying
-    return merged
-
-
-def told_apart(said: Said, dispute_ids: Collection[str]) -> Said:
-    """Return what was said with what was kept for all disputes together as said of each of those that were known."""
-    together = said.get(Field.DISPUTED)
-    if together is None or not dispute_ids:
-        return said
-    rest = {name: saying for name, saying in said.items() if name != Field.DISPUTED}
-    return merge(rest, dict.fromkeys(map(of_dispute, dispute_ids), together))
-
-
-def _dispute_told_by(fact: PaymentFact) -> tuple[str, str | None]:
-    named = (one.external_id for one in fact.references if one.kind is ReferenceKind.DISPUTE)
-    value = None if fact.disputed is None else _YES if fact.disputed else _NO
-    if fact.disputed and fact.disputed_amount is not None:
-        value = f"{fact.disputed_amount.normalize():f} {fact.disputed_currency_code}"
-    return of_dispute(min(named, default=None)), value
-
-
-def _gross_told_by(fact: PaymentFact) -> str | None:
-    if fact.amount is None or fact.gross_unit is None:
-        return None
-    return f"{fact.amount.normalize():f} {fact.gross_unit}"
-
-
-def _failure_told_by(fact: PaymentFact) -> dict[str, str | None]:
-    named = (one.external_id for one in fact.references if one.kind is ReferenceKind.REFUND)
-    failed = fact.failed_refund
-    if failed is None:
-        return {}
-    return {of_failed_refund(min(named)): f"{failed.amount.normalize():f} {failed.make_time.isoformat()}"}
-
-
-def told_by(fact: PaymentFact) -> dict[str, Saying]:
-    """Return what a fact says."""
-    disputed, value_of_disputed = _dispute_told_by(fact)
-    values: dict[str, str | None] = {
-        Field.STATUS: fact.status,
-        Field.GROSS: _gross_told_by(fact),
-        Field.REFUNDED: None if fact.refunded_amount is None else format(fact.refunded_amount.normalize(), "f"),
-        disputed: value_of_disputed,
-        Field.METHOD: fact.method,
-        Field.RECEIPT: fact.receipt_url,
-        Field.PROCESSED: None if fact.processed_time is None else fact.processed_time.isoformat(),
-        Field.FAILURE: fact.failure,
-        **_failure_told_by(fact),
-    }
-    return {field: Saying(fact.version, str(value)) for field, value in values.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +128,14 @@ class Payment:
     def base(self) -> FactStatus:
         """What became of it, without refunds and disputes."""
         saying = self.said.get(Field.STATUS)
-        return FactStatus.PENDING if saying is None else FactStatus(saying.value)
+        status = FactStatus.PENDING if saying is None else FactStatus(saying.value)
+        is_paid = status is FactStatus.COMPLETED or Field.CHARGED not in self.said
+        return status if is_paid else FactStatus.PENDING
+
+    @property
+    def waits_for_account(self) -> bool:
+        """Whether it was paid, and what it brings is brought when its account is open again."""
+        return Field.CHARGED in self.said and self.base is FactStatus.PENDING
 
     @property
     def _gross(self) -> tuple[Decimal, Decimal] | None:
@@ -297,7 +164,7 @@ class Payment:
 
     def _failed_since(self, version: Version) -> Decimal:
         """Return the sum of the refunds that were made when the sum of refunds was said, and have failed since."""
-        failed = [one for name, one in self.said.items() if name.startswith(_FAILED_REFUND) and one.version > version]
+        failed = [one for name, one in self.said.items() if name.startswith(FAILED_REFUND) and one.version > version]
         parts = (one.value.partition(" ") for one in failed)
         return sum((Decimal(part) for part, _, made in parts if datetime.fromisoformat(made) <= version.time), ZERO)
 
@@ -305,7 +172,7 @@ class Payment:
     def _disputes(self) -> list[str]:
         """What the disputes that are not won are over."""
         told = (saying.value for name, saying in self.said.items() if is_of_dispute(name))
-        return [value for value in told if value != _NO]
+        return [value for value in told if value != NO]
 
     @property
     def disputed(self) -> bool:
@@ -418,7 +285,32 @@ def _give(payment: Payment, amount: Decimal) -> Give:
 
 def is_settled(payment: Payment) -> bool:
     """Return whether all that follows from what was said is done."""
-    return next_step(payment) is None
+    return next_step(payment) is None and not payment.waits_for_account
+
+
+def as_charged(before: Payment, told: Payment) -> Payment:
+    """Return a payment that was told to be completed, as it is kept while its account is closed."""
+    said = dict(told.said)
+    status = said.pop(Field.STATUS)
+    if Field.STATUS in before.said:
+        said[Field.STATUS] = before.said[Field.STATUS]
+    return replace(told, said=merge(said, {Field.CHARGED: Saying(status.version, YES)}))
+
+
+def as_taken(payment: Payment) -> Payment:
+    """Return a payment that may wait for its account as it is when the account is open again."""
+    if not payment.waits_for_account:
+        return payment
+    completed = Saying(payment.said[Field.CHARGED].version, FactStatus.COMPLETED.value)
+    return replace(payment, said=merge(payment.said, {Field.STATUS: completed}))
+
+
+def undelivered(payment: Payment) -> Decimal:
+    """Return what the account is still to have by a payment, which it does not take while it is closed."""
+    if payment.waits_for_account and payment.credits is not None:
+        return payment.credits.amount
+    step = next_step(payment)
+    return step.money + step.credits if isinstance(step, Give) else ZERO
 
 
 class RefundState(StrEnum):

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from services.billing.payment.domain import URL_MAX, ZERO, Payment, merge, told_by
+from services.billing.payment.domain import URL_MAX, ZERO, Payment
 from services.billing.payment.provider import (
     Applied,
     Fact,
@@ -19,6 +19,7 @@ from services.billing.payment.provider import (
     Result,
     Version,
 )
+from services.billing.payment.said import merge, told_by
 
 REFERENCES_MAX: Final = 16
 _AMOUNT_MAX: Final = Decimal(10) ** 12
@@ -112,7 +113,7 @@ def mismatch(payment: Payment, fact: PaymentFact) -> Applied | None:
     return None
 
 
-def as_charged(payment: Payment, fact: PaymentFact) -> PaymentFact:
+def with_taxes_told(payment: Payment, fact: PaymentFact) -> PaymentFact:
     """Return a fact that says nothing of taxes where its provider added none."""
     return replace(fact, gross_unit=None) if fact.amount == payment.amount else fact
 

@@ -6,7 +6,7 @@ from typing import Final
 from libs.common.errors import NotFound
 from libs.common.pages import encode_page_token, id_in_token, page_size
 from libs.common.shards import Shards
-from services.billing.payment import store
+from services.billing.payment import refund_store, store
 from services.billing.payment.domain import Payment, Refund
 from services.billing.payment.provider import ReferenceKind
 from services.billing.payment.references import ProvidersReference, References
@@ -38,7 +38,7 @@ class Listings:
             payment = await store.find(connection, organization_id, payment_id)
             if payment is None:
                 raise NotFound(resource_type="payment", resource_name=payment_id)
-            refunds = await store.find_refunds(connection, organization_id, payment_id)
+            refunds = await refund_store.find_refunds(connection, organization_id, payment_id)
         references = await self._references.of_payments(organization_id, [payment_id])
         return Shown(payment, tuple(references[payment_id]), refunds)
 

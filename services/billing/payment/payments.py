@@ -9,26 +9,23 @@ from typing import Final
 
 from libs.common.clock import Clock
 from libs.common.database import RawConnection
-from libs.common.errors import Conflict
+from libs.common.errors import Conflict, Refusal
 from libs.common.ids import is_id, new_id
 from libs.common.shards import Shards
 from libs.common.text import storable
 from services.billing import errors, payment_errors
-from services.billing.payment import store, subscription_store
+from services.billing.payment import refund_store, store, subscription_store
 from services.billing.payment.domain import (
     TEXT_MAX,
     Brings,
     Credits,
-    Field,
     Payment,
     RefundState,
-    Saying,
+    as_charged,
+    as_taken,
     is_settled,
-    merge,
-    told_apart,
-    told_by,
 )
-from services.billing.payment.facts import as_charged, flaw, identifying, mismatch, named, refused, unchanged
+from services.billing.payment.facts import flaw, identifying, mismatch, named, refused, unchanged, with_taxes_told
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.provider import (
     MANUAL,
@@ -44,6 +41,7 @@ from services.billing.payment.provider import (
     SubscriptionFact,
 )
 from services.billing.payment.references import Claim, ProvidersReference, References, of_checkout
+from services.billing.payment.said import Field, Saying, merge, told_apart, told_by
 from services.billing.payment.steps import Extra, Steps
 
 _TRIES_MAX: Final = 6
@@ -114,17 +112,41 @@ class Payments:
             if Field.DISPUTED in payment.said and named(fact, ReferenceKind.DISPUTE) is not None:
                 payment = await self._with_disputes_apart(payment)
             await self._claim(place)
-            fact = as_charged(payment, fact)
+            fact = with_taxes_told(payment, fact)
             changed = _told(payment, fact)
             if changed == payment and payment.revision and is_settled(payment):
                 return unchanged(payment, fact)
             try:
                 done = await self._steps.store(changed, _failing(fact, self._clock.now()))
-            except errors.AccountClosed:
-                return refused(RefusedFor.ACCOUNT_CLOSED, "the account that it is for is closed", payment)
-            except errors.TooManyGrants:
-                return Applied(Result.PARKED, detail="the account has too many grants")
+            except (errors.AccountClosed, errors.TooManyGrants) as refusal:
+                return await self._wait(payment, changed, fact, refusal)
             return Applied(Result.APPLIED, None, done.organization_id, done.payment_id)
+
+    async def _wait(self, payment: Payment, told: Payment, fact: PaymentFact, refusal: Refusal) -> Applied:
+        """Store what was said of a payment whose account does not take what follows: `settle` does that later."""
+        is_closed = isinstance(refusal, errors.AccountClosed)
+        if not payment.awarded and not is_closed:
+            return Applied(Result.PARKED, detail="the account has too many grants")
+        waiting = told if payment.awarded else as_charged(payment, told)
+        if waiting != payment:
+            await self._steps.keep(waiting, _failing(fact, self._clock.now()))
+        if not payment.awarded:
+            return refused(RefusedFor.ACCOUNT_CLOSED, "the account that it is for is closed", payment)
+        if waiting == payment:
+            return unchanged(payment, fact)
+        return Applied(Result.APPLIED, None, payment.organization_id, payment.payment_id)
+
+    async def settle(self, organization_id: str, payment_id: str) -> None:
+        """Do what is left to do of a payment: a process died, or its account was closed and is open again.
+
+        Raises:
+            AccountClosed, TooManyGrants, BalanceOutOfRange: the account still does not take it.
+            PaymentChanged, Overloaded, Unavailable: it is not known whether it was done. Do it again.
+        """
+        async with self._locks.hold(payment_id):
+            payment = await self._find(Claim(organization_id, payment_id))
+            if payment is not None and not is_settled(payment):
+                await self._steps.store(as_taken(payment))
 
     async def _locate(self, fact: PaymentFact) -> _Place | Applied:
         """Find the payment that a fact is about, by its references and by our checkout."""
@@ -270,7 +292,7 @@ def _failing(fact: PaymentFact, now: datetime) -> Extra | None:
         return None
 
     async def fail(connection: RawConnection, payment: Payment) -> None:
-        await store.end_refund(
+        await refund_store.end_refund(
             *(connection, payment.organization_id, payment.payment_id, refund_id, RefundState.FAILED),
             "The provider could not give the money back.",
             now,

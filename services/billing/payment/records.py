@@ -21,14 +21,7 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import store
-from services.billing.payment.domain import (
-    Brings,
-    Credits,
-    Field,
-    Payment,
-    PaymentType,
-    Saying,
-)
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentType
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.product_domain import Product
 from services.billing.payment.products import Products
@@ -40,6 +33,7 @@ from services.billing.payment.provider import (
     Version,
 )
 from services.billing.payment.references import Claim, ProvidersReference, References
+from services.billing.payment.said import Field, Saying
 from services.billing.payment.steps import Steps
 
 _UNKNOWN_END: Final = (Kind.UNAVAILABLE, Kind.DEADLINE_EXCEEDED, Kind.ABORTED)

@@ -23,18 +23,9 @@ from libs.common.errors import (
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
-from services.billing.payment import store
+from services.billing.payment import refund_store, store
 from services.billing.payment.asking import as_refusals, find_provider
-from services.billing.payment.domain import (
-    ZERO,
-    Field,
-    Payment,
-    Refund,
-    RefundState,
-    Saying,
-    merge,
-    refundable,
-)
+from services.billing.payment.domain import ZERO, Payment, Refund, RefundState, refundable
 from services.billing.payment.locks import KeyedLocks
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
@@ -46,6 +37,7 @@ from services.billing.payment.provider import (
     Version,
 )
 from services.billing.payment.references import References
+from services.billing.payment.said import Field, Saying, merge
 from services.billing.payment.steps import Steps
 
 _TRIES_MAX: Final = 6
@@ -132,7 +124,7 @@ class Refunds:
         """Return the payment, and the refund of an earlier request with this id."""
         async with self._shards.of(asked.organization_id).raw_connection() as connection:
             payment = await store.find(connection, asked.organization_id, asked.payment_id)
-            known = await store.find_refund(connection, asked.organization_id, asked.request_id)
+            known = await refund_store.find_refund(connection, asked.organization_id, asked.request_id)
         if known is not None:
             payment_id, refund = known
             before = (payment_id, refund.requested_amount, refund.reason)
@@ -154,7 +146,7 @@ class Refunds:
         changed = replace(payment, said=merge(payment.said, {Field.REFUNDED: Saying(version, total)}))
 
         async def extra(connection: RawConnection, done: Payment) -> None:
-            await store.add_refund(connection, done.organization_id, done.payment_id, refund)
+            await refund_store.add_refund(connection, done.organization_id, done.payment_id, refund)
             await _audit_refund(connection, done, refund)
 
         try:
@@ -170,12 +162,12 @@ class Refunds:
             async with self._shards.of(asked.organization_id).raw_transaction() as connection:
                 payment = await store.lock(connection, asked.organization_id, asked.payment_id)
                 assert payment is not None, "payments are never deleted"
-                refunds = await store.find_refunds(connection, asked.organization_id, asked.payment_id)
+                refunds = await refund_store.find_refunds(connection, asked.organization_id, asked.payment_id)
                 refund = new_refund(payment, refunds, asked, RefundState.REQUESTED, now)
                 rule = _inexact(refund, payment, provider)
                 if rule:
                     raise InvalidArgument([FieldViolation("amount.value", rule)])
-                await store.add_refund(connection, asked.organization_id, asked.payment_id, refund)
+                await refund_store.add_refund(connection, asked.organization_id, asked.payment_id, refund)
                 await _audit_refund(connection, payment, refund)
         except ConstraintViolation:
             raise errors.PaymentChanged(payment_id=asked.payment_id) from None
@@ -225,7 +217,7 @@ class Refunds:
         """
         now = self._clock.now()
         async with self._shards.of(payment.organization_id).raw_connection() as connection:
-            attempt = await store.begin_attempt(
+            attempt = await refund_store.begin_attempt(
                 connection, payment.organization_id, payment.payment_id, refund.refund_id, now, now + _ATTEMPT_MAX
             )
         if attempt is None:
@@ -234,11 +226,13 @@ class Refunds:
 
     async def _end_attempt(self, payment: Payment, refund: Refund, attempt: int) -> None:
         async with self._shards.of(payment.organization_id).raw_connection() as connection:
-            await store.end_attempt(connection, payment.organization_id, payment.payment_id, refund.refund_id, attempt)
+            await refund_store.end_attempt(
+                connection, payment.organization_id, payment.payment_id, refund.refund_id, attempt
+            )
 
     async def _end(self, payment: Payment, refund: Refund, state: RefundState, failure: str) -> None:
         async with self._shards.of(payment.organization_id).raw_connection() as connection:
-            await store.end_refund(
+            await refund_store.end_refund(
                 connection,
                 payment.organization_id,
                 payment.payment_id,

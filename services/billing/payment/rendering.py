@@ -2,7 +2,7 @@
 
 from libs.common.amount import render_amount
 from libs.common.timestamps import render_optional_time, render_time
-from services.billing.payment.domain import Payment, Refund
+from services.billing.payment.domain import Payment, Refund, undelivered
 from services.billing.payment.listings import Shown
 from services.billing.payment.product_domain import Product
 from services.billing.payment.references import ProvidersReference
@@ -68,6 +68,7 @@ def render_payment(shown: Shown) -> pb.Payment:
         processed_time=render_optional_time(p.processed_time),
         create_time=render_time(p.create_time),
         update_time=render_time(p.update_time),
+        undelivered_amount=None if unit is None else render_amount(unit, undelivered(p)),
     )
 
 

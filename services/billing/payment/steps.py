@@ -3,7 +3,7 @@
 A payment that is stored as completed has its award in the same transaction. Where more follows, such as a refund that
 was told of together with the payment, each further step is a transaction of its own, which changes the payment's sums
 with the movements. A process that dies between two steps leaves a payment that is not settled; whoever applies a fact
-to it again goes on from there.
+to it again goes on from there, and so does `settling`.
 """
 
 import asyncio
@@ -48,7 +48,6 @@ from services.billing.payment.domain import (
     PaymentType,
     Step,
     Take,
-    is_settled,
     next_step,
 )
 from services.billing.payment.movements import Moved, MovementKind, after
@@ -93,9 +92,17 @@ class Steps:
         """
         while True:
             payment = await self._do(payment, next_step(payment), extra)
-            if is_settled(payment):
+            if next_step(payment) is None:
                 return payment
             extra = None
+
+    async def keep(self, payment: Payment, extra: Extra | None = None) -> Payment:
+        """Store a payment as it was changed, and do nothing yet of what follows from it.
+
+        Raises:
+            PaymentChanged: as `store` does.
+        """
+        return await self._do(payment, None, extra)
 
     async def _do(self, payment: Payment, step: Step | None, extra: Extra | None) -> Payment:
         now = self._clock.now()

@@ -5,8 +5,8 @@ payment's id. A process that dies in between leaves it pending; the next round a
 the provider charges once. Providers know such an id for a day; a top-up of which nothing is known for nearly so long is
 not asked for again, and the policy is off until it is set again.
 
-What a provider has charged, and the account does not take, as while it is closed, stays pending, with a note that it
-was charged. It is not asked for again, and is applied once the account takes it.
+What a provider has charged while the account was closed stays pending, and waits for the account. It is not asked for
+again; `settling` completes it when the account is open.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,6 @@ from services.billing.payment.domain import (
     ZERO,
     Brings,
     Credits,
-    Field,
     Payment,
     PaymentStatus,
     PaymentType,
@@ -63,8 +62,6 @@ webhooks, or from asking what changed."""
 _POLICIES_MAX: Final = 200
 """How many policies are read together."""
 _ACTOR: Final = "system"
-_HELD: Final = "it was charged, and the account has not taken it yet"
-"""What is noted, in place of a failure, with a pending payment that was charged."""
 _REASON_CHARS_MAX: Final = 256
 
 
@@ -212,13 +209,17 @@ class TopUps:
 
     async def _charge(self, policy: TopUpPolicy, payment: Payment) -> None:
         """Have the provider charge a pending top-up, once however often it is asked, and apply what it says."""
+        if payment.waits_for_account:
+            # Done again in each round, since a process may have died before it was done.
+            await self.switch_off(payment.organization_id, _why_not(payment, "the account that it is for is closed"))
+            return
         if payment.base is FactStatus.PENDING:
-            fact = _held(payment) or await self._asked(policy, payment)
+            fact = await self._asked(policy, payment)
             if fact is None:
                 return
             applied = await self._payments.apply(fact)
             if fact.status is FactStatus.COMPLETED and applied.result in (Result.REFUSED, Result.PARKED):
-                await self._not_applied(payment, fact, applied)
+                await self._not_applied(payment, applied)
                 return
         found = await self._find(payment)
         if found.base is FactStatus.PENDING:
@@ -237,28 +238,23 @@ class TopUps:
                 after = replace(current, pending_payment_id=None, enabled=enabled, paused_reason=paused)
                 await top_up_store.put(connection, replace(after, update_time=update_time))
 
-    async def _not_applied(self, payment: Payment, fact: PaymentFact, applied: Applied) -> None:
+    async def _not_applied(self, payment: Payment, applied: Applied) -> None:
         """Switch the policy off whose top-up was charged and could not be applied. The payment stays pending.
 
-        Where the account does not take it, it is tried again at each round. What was charged otherwise than it was
-        asked for is left to people. A process that dies in between does it again, since nothing is noted yet.
+        It waits for an account that is closed. What was charged otherwise than it was asked for is left to people.
         """
-        reason = f"top-up {payment.payment_id} was charged, and could not be applied: {applied.detail}"
-        is_held = _held(payment) is not None
-        if not is_held:
-            _log.error(
-                "charged and not applied",
-                organization_id=payment.organization_id,
-                payment_id=payment.payment_id,
-                provider=payment.provider,
-                reason=applied.reason,
-            )
-        if applied.reason not in (None, RefusedFor.ACCOUNT_CLOSED):
+        _log.error(
+            "charged and not applied",
+            organization_id=payment.organization_id,
+            payment_id=payment.payment_id,
+            provider=payment.provider,
+            reason=applied.reason,
+        )
+        reason = _why_not(payment, applied.detail)
+        if applied.reason is RefusedFor.ACCOUNT_CLOSED:
+            await self.switch_off(payment.organization_id, reason)
+        else:
             await self._end(payment, reason)
-            return
-        await self.switch_off(payment.organization_id, reason)
-        if not is_held:
-            await self._payments.apply(replace(fact, status=None, failure=_HELD))
 
     async def _asked(self, policy: TopUpPolicy, payment: Payment) -> PaymentFact | None:
         """Return what the provider says of a charge; None where it is not known, and is to be asked again."""
@@ -306,18 +302,8 @@ def _why_off(payment_id: str, status: PaymentStatus) -> str:
     return f"top-up {payment_id} {'is disputed' if status is PaymentStatus.DISPUTED else 'was refunded'}"
 
 
-def _held(payment: Payment) -> PaymentFact | None:
-    """Return what the provider has said of a pending top-up that it has charged; None where that is not known."""
-    noted = payment.said.get(Field.FAILURE)
-    if noted is None or noted.value != _HELD:
-        return None
-    return replace(
-        facts.declined(payment, "", noted.version.time),
-        version=noted.version,
-        status=FactStatus.COMPLETED,
-        amount=payment.amount,
-        currency_code=payment.currency_code,
-    )
+def _why_not(payment: Payment, detail: str) -> str:
+    return f"top-up {payment.payment_id} was charged, and could not be applied: {detail}"
 
 
 def _pending(policy: TopUpPolicy, claim: Claim, value: Decimal, *, is_test: bool) -> Payment:

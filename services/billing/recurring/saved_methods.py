@@ -22,7 +22,7 @@ from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import facts, store
 from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
-from services.billing.payment.domain import CENT, Brings, Credits, Field, Payment, PaymentType
+from services.billing.payment.domain import CENT, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
     FactStatus,
@@ -31,8 +31,10 @@ from services.billing.payment.provider import (
     ProviderCannot,
     ProviderDeclined,
     ProviderError,
+    Result,
 )
 from services.billing.payment.references import Claim, References, of_checkout
+from services.billing.payment.said import Field
 from services.billing.payment.steps import Steps
 from services.billing.recurring.paying import why_too_little
 from services.billing.subscription.charger import Demand
@@ -200,9 +202,18 @@ class SavedMethods:
             _log.warning("provider not charged", provider=payment.provider, cause=type(error).__name__)
             return
         try:
-            await self._payments.apply(fact)
+            applied = await self._payments.apply(fact)
         except Refusal as refusal:
             _log.warning("charge not stored", provider=payment.provider, reason=refusal.reason)
+            return
+        if fact.status is FactStatus.COMPLETED and applied.result in (Result.REFUSED, Result.PARKED):
+            _log.error(
+                "charged and not applied",
+                organization_id=payment.organization_id,
+                payment_id=payment.payment_id,
+                provider=payment.provider,
+                reason=applied.reason,
+            )
 
     async def _outcome(self, payment: Payment, demand: Demand) -> str | Exception:
         async with self._shards.of(payment.organization_id).raw_connection() as connection:
@@ -222,5 +233,9 @@ class SavedMethods:
 
 
 def _is_unanswered(payment: Payment) -> bool:
-    """Return whether the provider has said nothing yet. What it has called pending it tells of by itself."""
-    return payment.base is FactStatus.PENDING and Field.STATUS not in payment.said
+    """Return whether the provider has said nothing yet. What it has called pending it tells of by itself.
+
+    What it has charged while the account was closed is completed when that is open again.
+    """
+    is_silent = Field.STATUS not in payment.said and not payment.waits_for_account
+    return payment.base is FactStatus.PENDING and is_silent

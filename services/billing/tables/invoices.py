@@ -108,13 +108,6 @@ invoices: Final = Table(
         "invoice_id",
         postgresql_where=text("kind = 'INVOICE' AND state = 'ISSUED' AND NOT overdue_told"),
     ),
-    Index(
-        "invoices_unpaid",
-        "organization_id",
-        "account_id",
-        "invoice_id",
-        postgresql_where=text("kind = 'INVOICE' AND state IN ('ISSUED', 'UNCOLLECTIBLE')"),
-    ),
 )
 
 # For which month the accounts of the shard are looked at, and how far, so that their invoices are issued by themselves.

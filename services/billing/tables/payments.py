@@ -160,6 +160,7 @@ payments: Final = Table(
         " AND written_off >= 0 AND taken_credits + taken_money + written_off <= coalesce(credits_amount, 0)",
         name="payments_amounts_fit",
     ),
+    Index("payments_unsettled", "organization_id", "payment_id", postgresql_where=text("NOT settled")),
     Index("payments_by_user", "organization_id", "user_id", "payment_id"),
     Index("payments_by_status", "organization_id", "status", "payment_id"),
     Index(

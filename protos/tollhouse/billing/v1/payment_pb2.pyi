@@ -439,6 +439,7 @@ class Payment(_message.Message):
     PROCESSED_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UNDELIVERED_AMOUNT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment's UUIDv7, in lower case; for one of a checkout also the checkout's."""
     organization_id: _builtins.str
@@ -525,6 +526,14 @@ class Payment(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def undelivered_amount(self) -> _amount_pb2.Amount:
+        """What the account is still to have by this payment, in the unit of awarded_credits, and does not take while it is
+        closed. Of a PENDING payment it is what it brings, and says that it was paid. Of another one it is what was taken
+        back for disputes that were won since, or for refunds that failed. It is moved within two minutes after the account
+        is open again (OpenAccount). Zero for all other payments.
+        """
+
     def __init__(
         self,
         *,
@@ -559,10 +568,11 @@ class Payment(_message.Message):
         processed_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        undelivered_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "create_time", b"create_time", "processed_time", b"processed_time", "refunded_amount", b"refunded_amount", "taken_back_amount", b"taken_back_amount", "update_time", b"update_time", "written_off_amount", b"written_off_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "create_time", b"create_time", "processed_time", b"processed_time", "refunded_amount", b"refunded_amount", "taken_back_amount", b"taken_back_amount", "undelivered_amount", b"undelivered_amount", "update_time", b"update_time", "written_off_amount", b"written_off_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "awarded", b"awarded", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "checkout_url", b"checkout_url", "create_time", b"create_time", "description", b"description", "failure", b"failure", "grant_id", b"grant_id", "metadata", b"metadata", "method", b"method", "organization_id", b"organization_id", "payment_id", b"payment_id", "plan_code", b"plan_code", "processed_time", b"processed_time", "product_code", b"product_code", "provider", b"provider", "reason", b"reason", "receipt_url", b"receipt_url", "references", b"references", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "status", b"status", "subscription_id", b"subscription_id", "taken_back_amount", b"taken_back_amount", "test", b"test", "type", b"type", "update_time", b"update_time", "user_id", b"user_id", "written_off_amount", b"written_off_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "awarded", b"awarded", "awarded_credits", b"awarded_credits", "checkout_expire_time", b"checkout_expire_time", "checkout_url", b"checkout_url", "create_time", b"create_time", "description", b"description", "failure", b"failure", "grant_id", b"grant_id", "metadata", b"metadata", "method", b"method", "organization_id", b"organization_id", "payment_id", b"payment_id", "plan_code", b"plan_code", "processed_time", b"processed_time", "product_code", b"product_code", "provider", b"provider", "reason", b"reason", "receipt_url", b"receipt_url", "references", b"references", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "status", b"status", "subscription_id", b"subscription_id", "taken_back_amount", b"taken_back_amount", "test", b"test", "type", b"type", "undelivered_amount", b"undelivered_amount", "update_time", b"update_time", "user_id", b"user_id", "written_off_amount", b"written_off_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,7 @@ async def test_sigkill_at_every_point_brings_and_takes_back_once(database_urls: 
                 fact(checkout, 3, references=(order, dispute), disputed=False),
             ]
             assert await exit_code_of(dying_payment.run, url, point, facts, org) == -signal.SIGKILL, point
+            await house.settle()
             for one in facts:
                 await house.payments.apply(one)
             await dying_payment.record_and_refund(house, org)

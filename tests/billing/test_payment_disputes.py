@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from services.billing.payment.domain import Payment, PaymentStatus, undelivered
-from services.billing.payment.provider import FactStatus, PaymentFact, RefusedFor, Result
+from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType, undelivered
+from services.billing.payment.provider import FactStatus, Occasion, PaymentFact, RefusedFor, Result
 from services.billing.payment.references import Claim, ProvidersReference
 from services.billing.payment.said import Field, merge, of_dispute, told_by
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
@@ -172,6 +172,8 @@ async def test_what_is_paid_for_a_closed_account_is_told_and_brought_when_the_ac
         assert (answer.result, answer.reason) == (Result.REFUSED, RefusedFor.ACCOUNT_CLOSED)
     await house.payments.apply(fact(checkout, 3, references=order, status=FactStatus.FAILED, failure="late"))
     assert await standing_of_closed(house, checkout) == ("PENDING", 0, 10)
+    other = await house.payments.apply(paid(checkout, 3, references=(reference("ORDER", f"p-{checkout.payment_id}"),)))
+    assert (other.result, other.reason) == (Result.REFUSED, RefusedFor.ANOTHER_PAYMENT)
     await house.payments.apply(fact(checkout, 4, references=order, refunded_amount=Decimal(3)))
     await house.payments.apply(told(checkout, 5, "a", "2"))
     assert await standing_of_closed(house, checkout) == ("PENDING", 0, 10)
@@ -179,6 +181,24 @@ async def test_what_is_paid_for_a_closed_account_is_told_and_brought_when_the_ac
     await house.open_account(checkout.organization_id)
     await house.settle()
     assert await standing(house, checkout) == ("DISPUTED", 5)
+
+
+async def test_a_renewal_of_a_closed_account_is_kept_and_brought_when_the_account_is_open(house: PaymentHouse) -> None:
+    money = Credits("CREDIT", Decimal(10))
+    checkout = await house.checkout(type=PaymentType.SUBSCRIPTION, brings=Brings.MONEY, credits=money)
+    subscription = reference("SUBSCRIPTION", f"s-{checkout.payment_id}")
+    await house.payments.apply(paid(checkout, references=(subscription,), occasion=Occasion.FIRST))
+    await closed(house, checkout)
+    invoice = reference("INVOICE", f"i-{checkout.payment_id}")
+    renewal = paid(checkout, 2, references=(subscription, invoice), occasion=Occasion.RENEWAL, checkout_id=None)
+    answers = [await house.payments.apply(renewal) for _ in range(2)]
+    (renewed,) = {one.payment_id for one in answers}
+    assert {one.reason for one in answers} == {RefusedFor.ACCOUNT_CLOSED}
+    payment = replace(checkout, payment_id=str(renewed))
+    assert await standing_of_closed(house, payment) == ("PENDING", 0, 10)
+    await house.open_account(checkout.organization_id)
+    await house.settle()
+    assert await standing(house, payment) == ("COMPLETED", 10)
 
 
 async def test_a_payment_that_a_dying_process_left_unsettled_is_settled_without_a_further_message(

@@ -23,6 +23,7 @@ from services.billing.payment.provider import (
 )
 from services.billing.payment.providers import http
 from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
+from services.billing.payment.providers.stripe.money import read_amount
 from services.billing.payment.providers.stripe.provider import Stripe
 from tests.billing.test_provider_facts import OURS, new_checkout
 from tests.support.clock import FixedClock
@@ -120,6 +121,26 @@ async def test_refund_of_stripe_is_made_once_and_says_what_is_refunded_in_all(
     assert second.refunded_amount == Decimal(10)
     with pytest.raises(ProviderDeclined):
         await to_stripe.refund(new_refund(references, "1", "refund-3"))
+
+
+@pytest.mark.parametrize(
+    ("code", "price", "value", "refunded"), [("KWD", "5.12", "1", 1_050), ("UGX", "999", "5", 500)]
+)
+async def test_refund_of_stripe_with_taxes_is_asked_for_in_amounts_that_it_takes_in_the_currency(
+    stripe: FakeStripe, to_stripe: Stripe, code: str, price: str, value: str, refunded: int
+) -> None:
+    """Of KWD it takes 1.050 and not 1.049; UGX has no decimals."""
+    stripe.tax_percent = 5
+    checkout = new_checkout(currency_code=code, amount=Decimal(price))
+    session = stripe.pay((await to_stripe.create_checkout(checkout)).references[0].external_id)
+    references = (Reference(ReferenceKind.PAYMENT, session["payment_intent"]),)
+    amounts = {"payment_amount": Decimal(price), "refunded_before": Decimal(0)}
+    part = NewRefund("part", references, Decimal(value), code, "asked for", **amounts, may_be_made=False)
+    assert (await to_stripe.refund(part)).refunded_amount == read_amount(refunded, code)
+    left = Decimal(price) - Decimal(value)
+    rest = replace(part, refund_id="rest", amount=left, refunded_before=Decimal(value))
+    all_of_it = await to_stripe.refund(rest)
+    assert all_of_it.refunded_amount == all_of_it.amount
 
 
 @pytest.mark.parametrize("kind", ["payment_intent", "charge"])

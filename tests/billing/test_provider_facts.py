@@ -28,7 +28,7 @@ from services.billing.payment.provider import (
     Unreadable,
 )
 from services.billing.payment.providers.lemon_squeezy import webhooks
-from services.billing.payment.providers.lemon_squeezy.objects import marked_name
+from services.billing.payment.providers.lemon_squeezy.objects import marked_name, order
 from services.billing.payment.providers.money import gross_of, gross_of_refund, net_of
 from services.billing.payment.providers.stripe import events
 from services.billing.payment.providers.stripe.money import read_amount, smallest, write_amount
@@ -129,6 +129,30 @@ def test_refunds_and_disputes_of_stripe_are_told_of_the_charge_and_its_payment()
     assert facts_of(stripe.events[-1])[0].disputed_amount == Decimal("2.5")
     stripe.close_dispute(dispute["id"], "warning_closed")
     assert facts_of(stripe.events[-1]) == ()
+
+
+@pytest.mark.parametrize(
+    ("moved", "disputed"), [(None, False), ([], False), ([-1_500], True), ([-1_500, 1_500], False)]
+)
+def test_dispute_of_stripe_that_was_prevented_counts_where_money_was_withdrawn_for_it(
+    moved: list[int] | None, *, disputed: bool
+) -> None:
+    event = next(copy.deepcopy(one) for one in stripe_life().events if one["type"] == "charge.dispute.closed")
+    event["data"]["object"] |= {"status": "prevented", "balance_transactions": [{"amount": one} for one in moved or ()]}
+    if moved is None:
+        del event["data"]["object"]["balance_transactions"]
+    assert facts_of(event)[0].disputed is disputed
+
+
+def test_order_of_lemon_squeezy_that_was_taken_for_fraud_is_disputed_until_it_is_paid_or_refunded() -> None:
+    lemon = lemon_life()
+    order_id = next(one for kind, one in lemon.objects if kind == "orders")
+    attributes = lemon.objects["orders", order_id]["attributes"]
+    disputed = []
+    for status in ("pending", "paid", "fraudulent", "refunded", "partial_refund", "failed"):
+        attributes["status"] = status
+        disputed.append(order(lemon.objects["orders", order_id], {}).disputed)
+    assert disputed == [None, False, True, False, False, None]
 
 
 def test_refund_of_stripe_that_failed_is_told_of_its_charge_and_one_that_is_made_is_ignored() -> None:
@@ -277,17 +301,20 @@ def test_refund_without_taxes_is_never_more_than_the_payment_and_all_of_it_is_al
         before = max(before, refunded)
 
 
-@given(amount=st.integers(1, 10**9), tax=st.integers(0, 10**9), data=st.data())
+@given(amount=st.integers(1, 10**9), tax=st.integers(0, 10**9), unit=st.sampled_from([1, 10, 100]), data=st.data())
 def test_refunds_of_parts_give_back_the_whole_with_its_taxes_and_count_as_what_was_asked_for(
-    amount: int, tax: int, data: st.DataObject
+    amount: int, tax: int, unit: int, data: st.DataObject
 ) -> None:
+    """Also in currencies of which amounts are multiples of 10 or 100, as of KWD and UGX at Stripe."""
     total, before, refunded = amount + tax, 0, 0
     while before < amount:
         net = data.draw(st.integers((amount + 4) // 5, amount)) if before else data.draw(st.integers(1, amount))
         net = min(net, amount - before)
-        refunded += gross_of_refund(net, before, refunded, amount, total)
+        asked = gross_of_refund(*(one * unit for one in (net, before, refunded, amount, total)), smallest=unit)
+        assert asked % unit == 0
+        refunded += asked // unit
         before += net
-        assert net_of(refunded, amount, total) == before
+        assert net_of(refunded * unit, amount * unit, total * unit, smallest=unit) == before * unit
     assert refunded == total
 
 

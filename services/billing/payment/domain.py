@@ -133,6 +133,11 @@ class Payment:
         return status if is_paid else FactStatus.PENDING
 
     @property
+    def is_paid(self) -> bool:
+        """Whether the money was taken, also where it waits for its account."""
+        return self.base is FactStatus.COMPLETED or self.waits_for_account
+
+    @property
     def waits_for_account(self) -> bool:
         """Whether it was paid, and what it brings is brought when its account is open again."""
         return Field.CHARGED in self.said and self.base is FactStatus.PENDING

@@ -107,7 +107,7 @@ def mismatch(payment: Payment, fact: PaymentFact) -> Applied | None:
         return refused(RefusedFor.INVALID, "the refunds exceed the payment", payment)
     if fact.status is FactStatus.COMPLETED and fact.amount is None and not payment.said:
         return refused(RefusedFor.INVALID, "it says that it is paid, and not how much", payment)
-    if taxes and fact.status is FactStatus.COMPLETED and payment.base is not FactStatus.COMPLETED:
+    if taxes and fact.status is FactStatus.COMPLETED and not payment.is_paid:
         # Whether the price was paid is said by the object that tells the taxes apart.
         return Applied(Result.PARKED, detail="it is not known yet whether it exceeds the price by taxes")
     return None

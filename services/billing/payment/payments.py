@@ -198,7 +198,7 @@ class Payments:
         The first one counts. An operator sees the refused webhook, and gives the second one's money back.
         """
         order = _order_of(fact)
-        if order is None or payment.base is not FactStatus.COMPLETED:
+        if order is None or not payment.is_paid:
             return False
         if payment.order is not None:
             return payment.order != str(order)

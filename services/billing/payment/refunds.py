@@ -110,12 +110,12 @@ class Refunds:
             if refund.state is RefundState.FAILED:
                 raise errors.PaymentProviderDeclined(provider=payment.provider, provider_message=refund.failure)
             return refund.refund_id, True
+        if refund is None and payment.credits is not None:
+            await self._steps.require_open(payment.organization_id, payment.credits.currency_code)
         if payment.provider == MANUAL:
             return await self._refund_by_hand(payment, asked), False
         _, provider = find_provider(self._providers, payment.provider, _WHAT)
         if refund is None:
-            if payment.credits is not None:
-                await self._steps.require_open(payment.organization_id, payment.credits.currency_code)
             refund = await self._request(asked, provider)
         await self._ask(provider, payment, refund)
         return refund.refund_id, False
@@ -134,6 +134,8 @@ class Refunds:
                     raise RequestIdReused(request_id=asked.request_id, field=field)
         if payment is None:
             raise NotFound(resource_type="payment", resource_name=asked.payment_id)
+        if asked.currency_code not in (None, payment.currency_code):
+            raise InvalidArgument([FieldViolation("amount.currency_code", f"must be {payment.currency_code}")])
         return payment, None if known is None else known[1]
 
     async def _refund_by_hand(self, payment: Payment, asked: NewRefundRequest) -> str:
@@ -249,15 +251,12 @@ def new_refund(
     """Return the refund that is asked for.
 
     Raises:
-        InvalidArgument: it is in another currency.
         PaymentNotRefundable: the payment is not paid, or is disputed.
         RefundExceedsPayment: less is left.
         RefundUnderWay: it is not known what became of another refund of the payment.
     """
     if payment.base is not FactStatus.COMPLETED or payment.disputed:
         raise errors.PaymentNotRefundable(status=payment.status.value)
-    if asked.currency_code not in (None, payment.currency_code):
-        raise InvalidArgument([FieldViolation("amount.currency_code", f"must be {payment.currency_code}")])
     left = refundable(payment, refunds)
     amount = left if asked.amount is None else asked.amount
     if amount > left or amount <= ZERO:

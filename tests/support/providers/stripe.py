@@ -16,6 +16,8 @@ SECRET_KEY = "sk_" + "test_of_the_fake"
 WEBHOOK_SECRET = "whsec_" + "of_the_fake"
 Object = dict[str, Any]
 _PERIOD_S = 30 * 86_400
+_SMALLEST = {"kwd": 10, "ugx": 100}
+"""Of what amounts are multiples (docs.stripe.com/currencies), where that is not 1."""
 _KEY_KEPT_S = 86_400
 """docs.stripe.com/api/idempotent_requests"""
 
@@ -248,6 +250,8 @@ class FakeStripe(FakeApi):
                 charge = str(form.get("charge") or self.objects[form["payment_intent"]]["latest_charge"])
                 metadata = {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[")}
                 try:
+                    if int(form["amount"]) % _SMALLEST.get(self.objects[charge]["currency"], 1):
+                        raise ValueError(form["amount"])
                     return 200, self._expanded(self.refund(charge, int(form["amount"]), metadata), form)
                 except ValueError:
                     return 400, {"error": {"type": "invalid_request_error", "param": "amount"}}
@@ -278,7 +282,8 @@ class FakeStripe(FakeApi):
         price = form.get("line_items[0][price]")
         amount = self.objects[price]["unit_amount"] if price else int(form["line_items[0][price_data][unit_amount]"])
         code = self.objects[price]["currency"] if price else form["line_items[0][price_data][currency]"]
-        tax = amount * self.tax_percent // 100
+        unit = _SMALLEST.get(code.lower(), 1)
+        tax = amount * self.tax_percent // 100 // unit * unit
         session = {
             "mode": form["mode"],
             "client_reference_id": form["client_reference_id"],

@@ -1,12 +1,9 @@
 """Amounts as providers write them: whole numbers of a currency's minor unit."""
 
 from decimal import Decimal
-from typing import Final
 
 from services.billing.payment.provider import ProviderMisconfigured
 from services.billing.payment.taxes import in_proportion
-
-_ONE: Final = Decimal(1)
 
 
 def from_minor(units: int, decimals: int) -> Decimal:
@@ -27,27 +24,34 @@ def to_minor(amount: Decimal, decimals: int, *, smallest: int = 1) -> int:
     return int(units)
 
 
-def net_of(gross_units: int, amount_units: int, total_units: int) -> int:
+def net_of(gross_units: int, amount_units: int, total_units: int, *, smallest: int = 1) -> int:
     """Return the part of a sum without the taxes that the provider added, in the proportion of the whole payment.
 
     Of a total of `total_units` with taxes, `amount_units` are without. The whole total is the whole amount; parts are
-    rounded half to even, and no part is more than the whole.
+    rounded half to even to multiples of `smallest`, and no part is more than the whole.
     """
-    return int(in_proportion(Decimal(gross_units), Decimal(total_units), Decimal(amount_units), _ONE))
+    return _in_proportion(gross_units, total_units, amount_units, smallest)
 
 
-def gross_of(net_units: int, amount_units: int, total_units: int) -> int:
+def gross_of(net_units: int, amount_units: int, total_units: int, *, smallest: int = 1) -> int:
     """Return the sum with taxes of which `net_units` are the part without; see `net_of`."""
-    return int(in_proportion(Decimal(net_units), Decimal(amount_units), Decimal(total_units), _ONE))
+    return _in_proportion(net_units, amount_units, total_units, smallest)
 
 
-def gross_of_refund(net_units: int, before_units: int, refunded_units: int, amount_units: int, total_units: int) -> int:
+def gross_of_refund(
+    net_units: int, before_units: int, refunded_units: int, amount_units: int, total_units: int, *, smallest: int = 1
+) -> int:
     """Return the sum with taxes of a refund of which `net_units` are the part without; see `net_of`.
 
     `before_units`, without taxes, were refunded before it. Refunds of all parts are a refund of the whole, however they
     are rounded. `refunded_units`, with taxes, is what the provider has refunded: the rest of that is the last part.
     """
     after = before_units + net_units
-    if after >= amount_units and net_of(refunded_units, amount_units, total_units) == before_units:
+    if after >= amount_units and net_of(refunded_units, amount_units, total_units, smallest=smallest) == before_units:
         return total_units - refunded_units
-    return gross_of(after, amount_units, total_units) - gross_of(before_units, amount_units, total_units)
+    sums = (gross_of(net, amount_units, total_units, smallest=smallest) for net in (after, before_units))
+    return next(sums) - next(sums)
+
+
+def _in_proportion(part: int, of: int, whole: int, smallest: int) -> int:
+    return int(in_proportion(Decimal(part), Decimal(of), Decimal(whole), Decimal(smallest)))

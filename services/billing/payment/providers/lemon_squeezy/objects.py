@@ -111,7 +111,8 @@ def order(data: Json, custom: Json) -> PaymentFact:
         amount=paid.amount,
         currency_code=paid.currency_code,
         refunded_amount=paid.refunded,
-        disputed=True if said == "fraudulent" else None,
+        # Its newest status counts: an order that was taken for fraud, and is paid or refunded, is disputed no more.
+        disputed=said == "fraudulent" if status is FactStatus.COMPLETED else None,
         receipt_url=optional_text(optional_child(attributes, "urls"), "receipt"),
         processed_time=None if status is FactStatus.PENDING else moment(attributes, "created_at"),
         product_external_id=optional_id(item, "variant_id"),

@@ -169,7 +169,8 @@ def charge(document: Json, told: datetime, store: str) -> PaymentFact:
 def dispute(document: Json, told: datetime, store: str) -> PaymentFact:
     """Read a Dispute (docs.stripe.com/api/disputes/object).
 
-    One whose status begins with `warning_` is an inquiry: no money has been taken back. `amount` is what is disputed.
+    One whose status begins with `warning_` is an inquiry: no money has been taken back. One that was prevented from
+    becoming a dispute has taken it back where its balance transactions say so. `amount` is what is disputed.
     """
     state = text(document, "status")
     if state.startswith("warning_"):
@@ -188,7 +189,7 @@ def dispute(document: Json, told: datetime, store: str) -> PaymentFact:
         occasion=Occasion.ONE_OFF,
         is_test=_is_test(document),
         store=store,
-        disputed=state != "won",
+        disputed=_has_withdrawn(document) if state == "prevented" else state != "won",
         disputed_amount=read_amount(whole(document, "amount"), code),
         disputed_currency_code=code,
     )
@@ -292,6 +293,11 @@ def _added_taxes(document: Json) -> int:
     old = [whole(one, "amount") for one in items(document, "total_tax_amounts") if one.get("inclusive") is False]
     new = [whole(one, "amount") for one in items(document, "total_taxes") if one.get("tax_behavior") == "exclusive"]
     return sum(old or new)
+
+
+def _has_withdrawn(document: Json) -> bool:
+    amounts = [one.get("amount") for one in items(document, "balance_transactions")]
+    return sum(one for one in amounts if isinstance(one, int)) < 0
 
 
 def _payment_in(document: Json) -> str | None:

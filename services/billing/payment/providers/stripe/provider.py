@@ -264,7 +264,9 @@ def _gross_units(refund: NewRefund, paid: Json) -> int:
         write_amount(one, refund.currency_code)
         for one in (refund.amount, refund.refunded_before, refund.payment_amount)
     )
-    return gross_of_refund(net, before, whole(paid, "amount_refunded"), amount, whole(paid, "amount"))
+    unit = write_amount(smallest(refund.currency_code), refund.currency_code)
+    refunded, total = whole(paid, "amount_refunded"), whole(paid, "amount")
+    return gross_of_refund(net, before, refunded, amount, total, smallest=unit)
 
 
 def _session(checkout: NewCheckout) -> dict[str, str]:

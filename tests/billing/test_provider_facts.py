@@ -144,6 +144,22 @@ def test_dispute_of_stripe_that_was_prevented_counts_where_money_was_withdrawn_f
     assert facts_of(event)[0].disputed is disputed
 
 
+def test_inquiry_of_stripe_that_becomes_a_dispute_counts_from_when_money_was_withdrawn() -> None:
+    event = next(copy.deepcopy(one) for one in stripe_life().events if one["type"] == "charge.dispute.created")
+    told = []
+    for kind, status in (
+        ("created", "warning_needs_response"),
+        ("funds_withdrawn", "needs_response"),
+        ("updated", "under_review"),
+        ("closed", "won"),
+        ("funds_reinstated", "won"),
+    ):
+        event["type"], event["data"]["object"]["status"] = f"charge.dispute.{kind}", status
+        told.append([one.disputed for one in facts_of(event)])
+    assert told == [[], [True], [True], [False], [False]]
+    assert len(events.TYPES) <= 20
+
+
 def test_order_of_lemon_squeezy_that_was_taken_for_fraud_is_disputed_until_it_is_paid_or_refunded() -> None:
     lemon = lemon_life()
     order_id = next(one for kind, one in lemon.objects if kind == "orders")

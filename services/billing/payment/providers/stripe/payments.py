@@ -270,11 +270,16 @@ KINDS: Final[Mapping[str, Callable[[Json, datetime, str], PaymentFact]]] = {
     "refund.updated": refund,
     "charge.refund.updated": refund,
     "charge.dispute.created": dispute,
+    # An inquiry that becomes a dispute is not created once more.
+    "charge.dispute.updated": dispute,
+    "charge.dispute.funds_withdrawn": dispute,
+    "charge.dispute.funds_reinstated": dispute,
     "charge.dispute.closed": dispute,
     "invoice.paid": lambda document, told, store: invoice(document, told, store, failed=False),
     "invoice.payment_failed": lambda document, told, store: invoice(document, told, store, failed=True),
 }
-"""How the object of an event is read, by the event's type."""
+"""How the object of an event is read, by the event's type. Stripe lists the events of at most 20 types, with those of
+subscriptions."""
 
 
 def _is_test(document: Json) -> bool:

@@ -176,7 +176,7 @@ async def test_what_is_paid_for_a_closed_account_is_told_and_brought_when_the_ac
     assert (other.result, other.reason) == (Result.REFUSED, RefusedFor.ANOTHER_PAYMENT)
     await house.payments.apply(fact(checkout, 4, references=order, refunded_amount=Decimal(3)))
     await house.payments.apply(told(checkout, 5, "a", "2"))
-    assert await standing_of_closed(house, checkout) == ("PENDING", 0, 10)
+    assert await standing_of_closed(house, checkout) == ("PENDING", 0, 5)
     assert await house.findings() == []
     await house.open_account(checkout.organization_id)
     await house.settle()

@@ -313,7 +313,7 @@ def as_taken(payment: Payment) -> Payment:
 def undelivered(payment: Payment) -> Decimal:
     """Return what the account is still to have by a payment, which it does not take while it is closed."""
     if payment.waits_for_account and payment.credits is not None:
-        return payment.credits.amount
+        return payment.credits.amount - due_back(as_taken(payment))
     step = next_step(payment)
     return step.money + step.credits if isinstance(step, Give) else ZERO
 

@@ -529,9 +529,9 @@ class Payment(_message.Message):
     @_builtins.property
     def undelivered_amount(self) -> _amount_pb2.Amount:
         """What the account is still to have by this payment, in the unit of awarded_credits, and does not take while it is
-        closed. Of a PENDING payment it is what it brings, and says that it was paid. Of another one it is what was taken
-        back for disputes that were won since, or for refunds that failed. It is moved within two minutes after the account
-        is open again (OpenAccount). Zero for all other payments.
+        closed. Of a PENDING payment, of which it says that it was paid, it is what it brings, without what was refunded or
+        is disputed since. Of another one it is what was taken back for disputes that were won since, or for refunds that
+        failed. It is moved within two minutes after the account is open again (OpenAccount). Zero for all other payments.
         """
 
     def __init__(

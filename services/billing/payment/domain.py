@@ -346,6 +346,9 @@ class Refund:
 
 
 def refundable(payment: Payment, refunds: tuple[Refund, ...]) -> Decimal:
-    """Return how much of a payment can still be refunded: not what was, nor what the provider is being asked for."""
-    asked = sum((one.amount for one in refunds if one.state is RefundState.REQUESTED), ZERO)
-    return payment.amount - payment.refunded_amount - asked
+    """Return how much of a payment can still be refunded: not what was, nor what the provider is being asked for.
+
+    The provider may have told the sum with what it is asked for already.
+    """
+    asked = (one.refunded_before + one.amount for one in refunds if one.state is RefundState.REQUESTED)
+    return payment.amount - max(payment.refunded_amount, *asked, ZERO)

@@ -1,4 +1,4 @@
-"""Disputes of one payment are told apart, and payments that were stored before they were go on as they should."""
+"""Disputes of one payment are told apart, also of payments that were stored before they were; and closed accounts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from libs.common.ids import new_id
+from services.billing.errors import AccountClosed
 from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType, undelivered
 from services.billing.payment.provider import FactStatus, Occasion, PaymentFact, RefusedFor, Result
 from services.billing.payment.references import Claim, ProvidersReference
+from services.billing.payment.refunds import NewRefundRequest
 from services.billing.payment.said import Field, merge, of_dispute, told_by
+from tests.billing.dying_payment import record_and_refund, record_of
 from tests.billing.payment_house import PaymentHouse, fact, open_payments, paid, reference
 
 
@@ -199,6 +203,21 @@ async def test_a_renewal_of_a_closed_account_is_kept_and_brought_when_the_accoun
     await house.open_account(checkout.organization_id)
     await house.settle()
     assert await standing(house, payment) == ("COMPLETED", 10)
+
+
+async def test_refund_by_hand_of_a_closed_account_is_refused_and_one_that_was_made_is_repeated(
+    house: PaymentHouse,
+) -> None:
+    org = new_id()
+    await record_and_refund(house, org)
+    await house.spend(org, "6", "USD")
+    await house.close_account(org, "USD")
+    payment, _ = await house.records.record(record_of(org))
+    again = NewRefundRequest(org, payment.payment_id, "again", Decimal(4), "USD", "test")
+    with pytest.raises(AccountClosed):
+        await house.refunds.refund(again)
+    assert (await house.refunds.refund(replace(again, request_id="back")))[1]
+    assert await house.posted(org) == {"USD": 0}
 
 
 async def test_a_payment_that_a_dying_process_left_unsettled_is_settled_without_a_further_message(

@@ -40,7 +40,6 @@ from services.billing.plan.domain import Money
 from services.billing.recurring.sales import Sales
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.self_service import SelfService
-from tests.billing.dying_payment import record_of
 from tests.billing.payment_house import PaymentHouse, at, fact, open_payments, paid, reference
 from tests.support.clock import ShiftedClock
 from tollhouse.billing.v1 import payment_pb2 as pb
@@ -396,18 +395,6 @@ async def test_checkout_for_a_closed_account_is_not_opened(shop: Shop) -> None:
     await shop.house.close_account(org, "USD")
     with pytest.raises(AccountClosed):
         await shop.open(org)
-
-
-async def test_refund_by_hand_of_a_closed_account_is_refused_and_one_that_was_made_is_repeated(shop: Shop) -> None:
-    org = new_id()
-    payment, _ = await shop.house.records.record(record_of(org))
-    assert await shop.refund(payment, "before", "4") is False
-    await shop.house.spend(org, "6", "USD")
-    await shop.house.close_account(org, "USD")
-    with pytest.raises(AccountClosed):
-        await shop.refund(payment, "closed", "4")
-    assert await shop.refund(payment, "before", "4") is True
-    assert await shop.house.posted(org) == {"USD": 0}
 
 
 async def test_repeat_of_a_refund_in_another_currency_is_no_repeat(shop: Shop) -> None:

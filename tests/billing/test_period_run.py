@@ -109,7 +109,13 @@ async def test_what_cannot_be_paid_is_past_due_and_a_plan_that_is_free_takes_ove
     plan = await house.plan("paid", own)
     subscription = await house.add(pending(plan, clock.now()))
     await house.pay_in(subscription.organization_id, "10")
-    clock.set(utc("2026-03-10"))
+    # Nobody works off what is due for a while, and then once a day.
+    for day, attempts in (("03-10", 1), ("03-11", 2), ("03-12", 2)):
+        clock.set(utc(f"2026-{day}"))
+        await house.work_off()
+        found = await house.find(subscription)
+        assert (found.state, found.payment_attempts) == (State.PAST_DUE, attempts)
+    clock.set(utc("2026-03-13"))
     await house.work_off()
     found = await house.find(subscription)
     assert (found.state, found.plan, found.owed) == (State.ACTIVE, free, None)
@@ -268,6 +274,9 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
     expected = {EventKind.CREATED: 1, STARTED: 48, EventKind.MINIMUM_CHARGED: 47}
     assert Counter(await kinds(house, ids["minimum"])) == expected
     assert (await house.statement(ids["minimum"].organization_id))[-1][4] == str(10_000 - 480 - 47 * 5)
+    assert (await house.find(ids["poor"])).state is State.PAST_DUE
+    clock.set(utc("2030-01-16"))
+    await house.work_off()
     assert (await house.find(ids["poor"])).state is State.SUSPENDED
 
 

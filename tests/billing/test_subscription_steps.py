@@ -283,7 +283,7 @@ def test_payments_are_tried_on_schedule_and_then_given_up(
         if step.event.charge is not None:
             paid = next(outcomes, True)
             tried.append((step.event.effective_time, paid))
-            step = step if paid else refused(agreement, step, due)
+            step = step if paid else refused(agreement, step, step.event.effective_time)
         agreement = replace(agreement, subscription=step.after)
 
     expected: list[tuple[datetime, bool]] = []

@@ -26,6 +26,7 @@ from services.billing.tables.ledger import accounts as accounts
 from services.billing.tables.ledger import declines as declines
 from services.billing.tables.ledger import holds as holds
 from services.billing.tables.ledger import transactions as transactions
+from services.billing.tables.organizations import deleted_organizations as deleted_organizations
 from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
 from services.billing.tables.organizations import watch_positions as watch_positions
 from services.billing.tables.payments import external_subscriptions as external_subscriptions

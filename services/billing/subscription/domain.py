@@ -134,6 +134,14 @@ class Subscription:
     def is_live(self) -> bool:
         return not self.state.is_final
 
+    def not_before(self, now: datetime) -> datetime:
+        """Return when a change of it happens: now, and not before its last change.
+
+        That may have been made by another process, whose clock is ahead. A change before the period under way begins
+        would make periods overlap.
+        """
+        return max(now, self.update_time)
+
     def with_state(self, state: State, reason: str, moment: datetime) -> "Subscription":
         """Return the subscription in another state since a moment."""
         return replace(self, state=state, state_reason=reason, state_time=moment, waits_for=None)

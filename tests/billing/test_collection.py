@@ -193,6 +193,27 @@ async def test_silence_makes_past_due_after_the_wait_and_a_payment_active_at_onc
     assert await till.balance(made.organization_id) == {"USD": "0.00"}
 
 
+@pytest.mark.parametrize("is_paid", [True, False])
+async def test_silence_while_nobody_listened_ends_nothing_before_a_day_has_passed(
+    till: CollectingHouse, *, is_paid: bool
+) -> None:
+    """The plan has no further attempts, and the provider goes on while billing is away."""
+    made = await till.bought("stripe", await till.plan())
+    for _ in range(4):
+        till.shop.clock.advance(_MONTH)
+        if is_paid:
+            till.shop.happen("stripe", "renew")
+    await till.house.work_off()
+    assert (await till.now(made)).state is State.PAST_DUE
+    assert await till.announced(made.organization_id, "subscription.payment_failed") == []
+    await till.told()
+    await till.pass_time(DAY)
+    after = await till.now(made)
+    expected = (State.ACTIVE, 4) if is_paid else (State.CANCELLED, None)
+    assert (after.state, after.period_number) == expected
+    assert (await till.balance(made.organization_id))["USD"] == "0.00"
+
+
 @each
 async def test_failure_that_the_provider_tells_makes_past_due_at_the_end_and_recovery_active(
     till: CollectingHouse, provider: str

@@ -38,8 +38,11 @@ async def announce_all(
 async def announce_failures(
     connection: RawConnection, refused: Iterable[tuple[Event, Subscription, PastDue]], now: datetime
 ) -> None:
-    """Announce attempts to pay that were refused, each with the plan's schedule of further ones; see announce_all."""
-    events = [_failure(*one) for one in refused if one[1].owed is not None]
+    """Announce attempts to pay that were refused, each with the plan's schedule of further ones; see announce_all.
+
+    A provider's payment that is awaited again is no attempt.
+    """
+    events = [_failure(*one) for one in refused if one[1].owed is not None and one[1].payment_attempts]
     if events:
         await announce(connection, sorted(events, key=lambda one: (one.organization_id, one.subject)), now)
 

@@ -7,7 +7,7 @@ terms and the moment alone, so whoever finds a planned event finds the same step
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -33,6 +33,10 @@ from services.billing.subscription.states import EventKind, State
 
 _ZERO: Final = Decimal(0)
 _RESTING: Final = (State.PAUSED, State.SUSPENDED)
+_LATE: Final = timedelta(hours=1)
+_AWAITED_AGAIN_FOR: Final = timedelta(days=1)
+"""How long a provider's payment is awaited again where nothing was worked off while it was awaited. By then the
+provider was asked for what changed."""
 NO_MONEY: Final = "the account did not have the price"
 NOT_PAID: Final = "it was not paid"
 
@@ -113,7 +117,11 @@ def refused(agreement: Agreement, step: Step, now: datetime, why: str = NO_MONEY
         payment_attempts=1,
         minimum=None,
     )
-    owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms, now))
+    if before.awaited_until is not None and now > before.awaited_until + _LATE:
+        # Nobody has listened to the provider, so that its silence is no attempt yet.
+        owing = replace(owing, payment_attempts=0, next_payment_time=now + _AWAITED_AGAIN_FOR)
+    else:
+        owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms, now))
     kind = EventKind.PAYMENT_REFUSED if before.state is State.PENDING else event.kind
     return instead(before, event, kind, owing, why, now)
 

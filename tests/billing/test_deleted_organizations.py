@@ -1,5 +1,6 @@
 """What a deleted organization had ends, and nothing is begun for it that would be charged later."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,6 +64,7 @@ async def test_plan_that_is_paid_after_its_organization_was_deleted_is_not_subsc
     assert external.status is ExternalSubscriptionStatus.CANCELLED
 
 
+@pytest.mark.shards
 async def test_nothing_is_begun_for_a_deleted_organization_until_identity_has_it_again(till: CollectingHouse) -> None:
     org, plan = new_id(), await till.plan()
     await handler(till).handle(told(till, org))
@@ -72,6 +74,15 @@ async def test_nothing_is_begun_for_a_deleted_organization_until_identity_has_it
         await till.checkout(org, plan)
     await handler(till).handle(told(till, org, deleted=False))
     assert (await create(till, org, "free")).state is State.ACTIVE
+
+
+async def test_subscribing_at_the_moment_of_the_deletion_leaves_nothing_live(till: CollectingHouse) -> None:
+    organizations = [new_id() for _ in range(16)]
+    both = [one for org in organizations for one in (create(till, org, "free"), handler(till).handle(told(till, org)))]
+    answers = await asyncio.gather(*both, return_exceptions=True)
+    assert {type(one) for one in answers} <= {Subscription, NotFound, type(None)}
+    for org in organizations:
+        assert all(not one.is_live for one in await till.all_of(org))
 
 
 async def test_a_subscription_that_cannot_be_ended_keeps_no_other_from_its_end(

@@ -35,6 +35,10 @@ _PLANS: Final = Invariant(
     "A live subscription is to a version of a plan that was never published, or will change to one.",
 )
 _ONCE: Final = Invariant("subjects_are_subscribed_once", "A subject has several live subscriptions.")
+_DELETED: Final = Invariant(
+    "deleted_organizations_have_no_subscriptions",
+    "A subscription is live more than an hour after its organization was deleted.",
+)
 
 _SUBSCRIPTION: Final = (ORGANIZATION, Column("subscription_id", "uuid"))
 _FINAL: Final = "('CANCELLED', 'EXPIRED')"
@@ -175,10 +179,16 @@ _SUBSCRIPTIONS: Final = f"""
     ) AS o
     WHERE o.subject = s.subject AND o.model IS NOT DISTINCT FROM s.model AND o.state NOT IN {_FINAL}
         AND o.subscription_id > s.subscription_id AND s.state NOT IN {_FINAL}
+    UNION ALL
+    SELECT 'deleted_organizations_have_no_subscriptions', s.organization_id, 'subscriptions/' || s.subscription_id,
+        'the organization was deleted at ' || g.delete_time
+    FROM s
+    JOIN deleted_organizations AS g ON g.organization_id = ANY (ARRAY[s.organization_id])
+    WHERE s.state NOT IN {_FINAL} AND g.delete_time < CAST(:now AS timestamptz) - interval '1 hour'
 """  # noqa: S608 -- a constant of ours.
 
 SUBSCRIPTION_CHECKS: Final[Sequence[Check]] = (
-    Walk("subscriptions", _SUBSCRIPTION, (_FOLLOW, _DUE, _PLANS, _ONCE), _SUBSCRIPTIONS),
+    Walk("subscriptions", _SUBSCRIPTION, (_FOLLOW, _DUE, _PLANS, _ONCE, _DELETED), _SUBSCRIPTIONS),
     Walk(
         "subscription_events",
         (*_SUBSCRIPTION, Column("sequence", "bigint")),

@@ -193,6 +193,27 @@ async def test_silence_makes_past_due_after_the_wait_and_a_payment_active_at_onc
     assert await till.balance(made.organization_id) == {"USD": "0.00"}
 
 
+@pytest.mark.parametrize("is_paid", [True, False])
+async def test_silence_while_nobody_listened_ends_nothing_before_a_day_has_passed(
+    till: CollectingHouse, *, is_paid: bool
+) -> None:
+    """The plan has no further attempts, and the provider goes on while billing is away."""
+    made = await till.bought("stripe", await till.plan())
+    for _ in range(4):
+        till.shop.clock.advance(_MONTH)
+        if is_paid:
+            till.shop.happen("stripe", "renew")
+    await till.house.work_off()
+    assert (await till.now(made)).state is State.PAST_DUE
+    assert await till.announced(made.organization_id, "subscription.payment_failed") == []
+    await till.told()
+    await till.pass_time(DAY)
+    after = await till.now(made)
+    expected = (State.ACTIVE, 4) if is_paid else (State.CANCELLED, None)
+    assert (after.state, after.period_number) == expected
+    assert (await till.balance(made.organization_id))["USD"] == "0.00"
+
+
 @each
 async def test_failure_that_the_provider_tells_makes_past_due_at_the_end_and_recovery_active(
     till: CollectingHouse, provider: str
@@ -288,12 +309,12 @@ async def test_purchase_waits_for_no_provider_that_hangs(
 async def test_provider_that_cannot_be_reached_is_told_of_a_cancellation_later(till: CollectingHouse) -> None:
     made = await till.bought("stripe", await till.plan())
     await till.subscriptions.cancel(made.organization_id, made.subscription_id, "", "", at_period_end=False)
-    provider = till.shop.house.reconciliation._providers["stripe"].provider
+    providers = till.worker._following._providers
     till.worker._following._providers = {}
     await till.work()
     left = "SELECT kind, attempt_count FROM next_steps WHERE organization_id = $1::uuid AND kind = 'SUBSCRIPTION'"
     assert await till.rows(made.organization_id, left) == [("SUBSCRIPTION", 1)]
-    till.worker._following._providers = {"stripe": provider}
+    till.worker._following._providers = providers
     await till.pass_time(timedelta(seconds=10))
     await till.told()
     assert await till.rows(made.organization_id, left) == []

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
+from libs.common.ids import new_id
 from tests.billing.invoice_calls import get, issue, set_issuer, set_paid, void
 from tests.billing.support import BillingServer, Ledger, funded, refusal, usd
 from tests.billing.test_payments import product, record, refund
@@ -151,3 +152,17 @@ async def test_money_pays_one_of_two_invoices_at_once(ledger: Ledger, clock: Fix
     )
     states = [(await get(ledger, one.organization_id, one.invoice_id)).state for one in invoices]
     assert states.count(PAID) == 1, answers
+
+
+async def test_payment_to_the_organizations_account_pays_no_projects_invoice(ledger: Ledger, clock: FixedClock) -> None:
+    org, project = await funded(ledger, "1", hold=None), new_id()
+    await ledger.credit(org, "begin", "1", project_id=project)
+    await ledger.debit(org, "charge", "11", project_id=project, mode=MUST_POST)
+    clock.set(datetime(2026, 9, 2, tzinfo=UTC))
+    invoice = await issue(ledger, org, project_id=project)
+    paid = await record(ledger, org, amount=usd("10"))
+    why = "brought no USD to the account"
+    assert await refused(ledger, invoice, payment_id=paid.payment_id) == f"payment has {why}"
+    assert await refused(ledger, invoice, operation_id=f"payment/{paid.payment_id}/0") == f"movement has {why}"
+    await ledger.transfer(org, "to-project", "10", "", project)
+    assert (await set_paid(ledger, invoice, operation_id="to-project")).state == PAID

@@ -12,7 +12,7 @@ from libs.common.errors import Unavailable
 from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.domain import SettleGrants
-from services.billing.plan.domain import PastDueEnd, Rollover
+from services.billing.plan.domain import Interval, IntervalUnit, PastDueEnd, Rollover
 from services.billing.subscription import event_store, execution, run_store
 from services.billing.subscription.domain import Subject, Subscription
 from services.billing.subscription.states import EventKind, State
@@ -109,7 +109,13 @@ async def test_what_cannot_be_paid_is_past_due_and_a_plan_that_is_free_takes_ove
     plan = await house.plan("paid", own)
     subscription = await house.add(pending(plan, clock.now()))
     await house.pay_in(subscription.organization_id, "10")
-    clock.set(utc("2026-03-10"))
+    # Nobody works off what is due for a while, and then once a day.
+    for day, attempts in (("03-10", 1), ("03-11", 2), ("03-12", 2)):
+        clock.set(utc(f"2026-{day}"))
+        await house.work_off()
+        found = await house.find(subscription)
+        assert (found.state, found.payment_attempts) == (State.PAST_DUE, attempts)
+    clock.set(utc("2026-03-13"))
     await house.work_off()
     found = await house.find(subscription)
     assert (found.state, found.plan, found.owed) == (State.ACTIVE, free, None)
@@ -118,6 +124,26 @@ async def test_what_cannot_be_paid_is_past_due_and_a_plan_that_is_free_takes_ove
         EventKind.PLAN_CHANGED,
     ]
     assert len(await house.statement(subscription.organization_id)) == 2
+
+
+async def test_a_change_by_a_process_whose_clock_is_behind_comes_after_what_others_did(
+    house: House, clock: FixedClock
+) -> None:
+    daily = await house.plan("daily", terms(5, interval=Interval(IntervalUnit.DAY), included=5))
+    monthly = await house.plan("monthly", terms(30, included=30))
+    clock.set(utc("2026-09-01"))
+    subscription = await house.add(pending(daily, clock.now()))
+    await house.pay_in(subscription.organization_id, "100")
+    await house.work_off()
+    clock.set(utc("2026-09-02"))
+    await house.work_off()
+    clock.set(utc("2026-09-01T23:59:59"))
+    key = subscription.organization_id, subscription.subscription_id
+    changed = await house.progress.change_plan_now(*key, plan=monthly, actor="operator:test")
+    assert changed.event is not None
+    assert [f"{one.amount.value:f}" for one in changed.event.lines] == ["-5.000000000", "30.000000000"]
+    assert changed.subscription.period_start_time == utc("2026-09-02")
+    assert [one[3] for one in await house.statement(subscription.organization_id)] == ["100", "-5", "-5", "-25"]
 
 
 async def test_an_archived_fallback_plan_ends_the_subscription(
@@ -268,6 +294,9 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
     expected = {EventKind.CREATED: 1, STARTED: 48, EventKind.MINIMUM_CHARGED: 47}
     assert Counter(await kinds(house, ids["minimum"])) == expected
     assert (await house.statement(ids["minimum"].organization_id))[-1][4] == str(10_000 - 480 - 47 * 5)
+    assert (await house.find(ids["poor"])).state is State.PAST_DUE
+    clock.set(utc("2030-01-16"))
+    await house.work_off()
     assert (await house.find(ids["poor"])).state is State.SUSPENDED
 
 

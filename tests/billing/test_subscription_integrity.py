@@ -39,6 +39,10 @@ SUBSCRIPTION_DAMAGE: Final = {
         "DO $$ BEGIN EXECUTE format('DROP INDEX %s_live_organization_once', 'billing.subscriptions'); END $$;"
         " UPDATE billing.subscriptions SET state = 'PAUSED' WHERE state = 'CANCELLED'"
     ),
+    "deleted_organizations_have_no_subscriptions": (
+        "INSERT INTO billing.deleted_organizations"
+        " SELECT DISTINCT organization_id, now() - interval '2 hours' FROM billing.subscriptions"
+    ),
 }
 
 MORE_DAMAGE: Final = {

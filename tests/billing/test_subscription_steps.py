@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from libs.common.time_zones import zone_named
 from services.billing import errors
 from services.billing.plan.domain import Interval, IntervalUnit, PastDueEnd, Terms
-from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, due_time_of
+from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, due_time_of, last_attempt
 from services.billing.subscription.paid_changes import change_plan, change_problem, resume, step_of
 from services.billing.subscription.periods import boundary
 from services.billing.subscription.states import EventKind, State, may_lead_to
@@ -39,7 +39,7 @@ def made(agreement: Agreement, until: datetime, *, pays: bool = True) -> tuple[A
             return agreement, steps
         assert step.event.effective_time == agreement.subscription.due_time
         if step.event.charge is not None and not pays:
-            step = refused(agreement, step)
+            step = refused(agreement, step, step.event.effective_time)
         before, event = agreement.subscription, step.event
         assert event.from_state is before.state
         assert event.to_state is step.after.state
@@ -283,7 +283,7 @@ def test_payments_are_tried_on_schedule_and_then_given_up(
         if step.event.charge is not None:
             paid = next(outcomes, True)
             tried.append((step.event.effective_time, paid))
-            step = step if paid else refused(agreement, step)
+            step = step if paid else refused(agreement, step, step.event.effective_time)
         agreement = replace(agreement, subscription=step.after)
 
     expected: list[tuple[datetime, bool]] = []
@@ -306,13 +306,33 @@ def test_payments_are_tried_on_schedule_and_then_given_up(
     assert tried == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "expected"), [(0, [0, 1, 3, 7]), (1, [1, 2, 3, 7]), (2, [2, 3, 5, 7]), (10, [10, 11, 13, 17])]
+)
+def test_an_attempt_that_comes_late_leaves_the_time_to_pay_before_the_next_one(first: int, expected: list[int]) -> None:
+    start = utc("2026-03-01")
+    own = terms(5, retries=(DAY, 3 * DAY, 7 * DAY))
+    agreement, now = Agreement(pending(PLAN, start), own), start + timedelta(days=first)
+    tried, ends = [], []
+    while (step := next_step(agreement, now, now)) is not None and step.event.charge is not None:
+        after = refused(agreement, step, now).after
+        agreement = replace(agreement, subscription=after)
+        tried.append((now - start).days)
+        following = after.next_payment_time
+        assert following is not None
+        ends.append((last_attempt(after.state_time, own.past_due.retry_after_s, len(tried), following) - start).days)
+        now = max(now, following)
+    assert tried == expected
+    assert ends[:-1] == expected[-1:] * 3
+
+
 def test_an_event_that_was_planned_leads_to_the_same_step_again() -> None:
     start = utc("2026-01-31")
     own = terms(30, included=300, retries=(DAY,))
     first = Agreement(pending(PLAN, start), own)
     begun = next_step(first, start, start)
     assert begun is not None
-    owing = replace(first, subscription=refused(first, begun).after)
+    owing = replace(first, subscription=refused(first, begun, start).after)
     active = replace(first, subscription=begun.after)
     moment = utc("2026-02-10T11:11")
     new = PlanTerms(OTHER, terms(60, included=600))

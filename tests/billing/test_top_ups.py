@@ -9,8 +9,9 @@ from decimal import Decimal
 import pytest
 from structlog.testing import capture_logs
 
-from libs.common.errors import InvalidArgument
+from libs.common.errors import InvalidArgument, NotFound
 from libs.common.ids import new_id
+from services.billing import deleted_organizations
 from services.billing import payment_errors as errors
 from services.billing.payment import store
 from services.billing.payment.domain import Brings, Credits, Payment, PaymentStatus, PaymentType, undelivered
@@ -139,6 +140,17 @@ async def test_a_deleted_organization_is_not_topped_up_and_what_was_asked_for_is
     assert [shop.charged(org) for org in (idle, pending)] == [[], [20]]
     off = await shop.top_ups.get(pending)
     assert (off.enabled, off.paused_reason, off.pending_payment_id) == (False, "the organization was deleted", None)
+
+
+async def test_a_policy_of_a_deleted_organization_is_not_switched_on_again(shop: Shop) -> None:
+    org = await shop.customer()
+    await shop.policy(org)
+    async with shop.house.shards.of(org).raw_transaction() as connection:
+        await deleted_organizations.note(connection, org, shop.clock.now())
+    await shop.top_ups.switch_off(org, deleted_organizations.REASON)
+    with pytest.raises(NotFound):
+        await shop.policy(org)
+    assert not (await shop.policy(org, enabled=False)).enabled
 
 
 async def test_a_currency_without_cents_is_topped_up_by_whole_units(shop: Shop) -> None:

@@ -43,11 +43,14 @@ def flaw(money: Money, currency_code: str, needed: Decimal) -> str:
     return "" if left >= needed else f"has {format_amount(max(left, ZERO))} {currency_code} left"
 
 
-def brought_by_payment(payment: store.PaidBy, currency_code: str) -> Decimal:
-    """Return what a payment has brought in a unit. One that brings nothing was paid to what the account has already."""
+def brought_by_payment(payment: store.PaidBy, currency_code: str, *, is_of_project: bool) -> Decimal:
+    """Return what a payment has brought in a unit to the account of an invoice, which may be a project's.
+
+    One that brings nothing was paid to what the account has already. All else is on the organization's own account.
+    """
     if payment.brings == _NOTHING:
         return payment.amount if payment.currency_code == currency_code else ZERO
-    if payment.brought is None or payment.brought_unit != currency_code:
+    if payment.brought is None or payment.brought_unit != currency_code or is_of_project:
         return ZERO
     return payment.brought if payment.currency_code != currency_code else min(payment.brought, payment.amount)
 
@@ -84,7 +87,8 @@ async def _require_payment(connection: RawConnection, invoice: Document, payment
     if payment.status not in _COMPLETED:
         raise _does_not_pay(invoice, "payment", f"is {payment.status}")
     units = frozenset(unit for unit in (payment.currency_code, payment.brought_unit) if unit is not None)
-    money = Money(units, brought_by_payment(payment, invoice.currency_code), used)
+    brought = brought_by_payment(payment, invoice.currency_code, is_of_project=invoice.project_id is not None)
+    money = Money(units, brought, used)
     _require_enough(invoice, "payment", money)
 
 

@@ -128,13 +128,15 @@ def void_grant(books: Books, command: VoidGrant, now: datetime) -> Granted:
         raise errors.GrantEnded(grant_id=command.operation_id)
     if active.void_time is not None:
         return Granted(active, account.balance(), replayed=True, voided=ZERO)
-    marked = _marked(active, command, now)
+    # Another process has begun it, whose clock may be ahead. It does not end before it began.
+    moment = max(now, active.effective_time)
+    marked = _marked(active, command, moment)
     standing = replace(
         standing, grants=tuple(marked if one.grant_id == marked.grant_id else one for one in standing.grants)
     )
     if marked.holds_before is not None:
         of_account.held_before[marked.holds_before] = account.held
-    standing, steps = due_steps(standing, standing.used, (), now, of_account.reserved(account.held))
+    standing, steps = due_steps(standing, standing.used, (), moment, of_account.reserved(account.held))
     _enter(books, account, of_account, standing, steps)
     voided = books.changed_grants[marked.grant_id]
     return Granted(voided, account.balance(), voided=sum((step.amount for step in steps), ZERO))

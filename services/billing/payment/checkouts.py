@@ -13,6 +13,7 @@ from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import RequestIdReused
 from libs.common.ids import new_id
 from libs.common.shards import Shards
+from services.billing import deleted_organizations
 from services.billing import payment_errors as errors
 from services.billing.clients.subjects import Subjects
 from services.billing.payment import store
@@ -116,7 +117,7 @@ class Checkouts:
 
         Raises:
             RequestIdReused: the request has bought something else.
-            NotFound: of the product, the plan or the subscriber.
+            NotFound: of the product, the plan or the subscriber, or of an organization that was deleted.
             ProductArchived, PlanArchived, PlanNotPublished, NotOffered, NotSoldThere, NothingToPay,
             NotForSelfService, RenewedByProvider, SamePlan: the plan cannot be bought by, or for, them.
             AccountClosed: the account that the payment is for is closed.
@@ -131,6 +132,8 @@ class Checkouts:
             named = new.provider if payment is None else payment.provider
             name, provider = find_provider(self._providers, named, _WHAT)
             if payment is None:
+                async with self._shards.of(new.organization_id).raw_transaction() as connection:
+                    await deleted_organizations.require_not_deleted(connection, new.organization_id)
                 if new.subscriber_user_id is not None:
                     await self._subjects.require(new.organization_id, new.subscriber_user_id, None)
                 bought = await self._bought(new, name)

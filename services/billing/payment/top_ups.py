@@ -24,6 +24,7 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from libs.common.ids import NIL, new_id
 from libs.common.shards import Shards
+from services.billing import deleted_organizations
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
@@ -99,6 +100,7 @@ class TopUps:
         Raises:
             PaymentProviderCannot, PaymentProviderUnknown, NoSavedMethod: the provider cannot be charged by itself.
             InvalidArgument: it cannot charge the amount in its currency.
+            NotFound: the organization was deleted.
         """
         name, provider = find_provider(self._providers, policy.provider, CHARGE_SAVED_METHOD)
         if policy.enabled:
@@ -109,6 +111,8 @@ class TopUps:
             raise InvalidArgument([FieldViolation("top_up_amount.value", rule)])
         organization_id, now = policy.organization_id, self._clock.now()
         async with self._shards.of(organization_id).raw_transaction() as connection:
+            if policy.enabled:
+                await deleted_organizations.require_not_deleted(connection, organization_id)
             before = await top_up_store.lock(connection, organization_id)
             customer = await store.find_customer(connection, organization_id, name)
             if customer is None:

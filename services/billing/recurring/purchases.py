@@ -14,7 +14,7 @@ from libs.common.database import RawConnection
 from libs.common.errors import Conflict, Refusal
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.shards import Shards
-from services.billing import errors, next_steps
+from services.billing import deleted_organizations, errors, next_steps
 from services.billing.next_steps import NextStep, StepKind
 from services.billing.payment.domain import Payment
 from services.billing.recurring import store
@@ -44,13 +44,13 @@ class Purchases:
         """Subscribe whom the plan was bought for; return the subscription, or None where the money is kept.
 
         A live subscription to another plan is changed to this one. A payment that was refunded, or is disputed, by then
-        subscribes nobody.
+        subscribes nobody, nor does one for an organization that was deleted.
 
         Raises:
             Refusal: it cannot be done now; it is to be tried again.
         """
         plan = AgreedPlan(payment.plan_id or "", payment.plan_code or "", payment.plan_version or 0)
-        returned = why_returned(payment)
+        returned = why_returned(payment) or await self._why_deleted(payment.organization_id)
         for _ in range(_TRIES_MAX):
             live_id = payment.subscription_id
             was_made = bool(live_id or returned) and await self._was_made(payment)
@@ -76,6 +76,11 @@ class Purchases:
             await self._look_at_provider(payment)
             return changed.subscription_id
         raise Conflict
+
+    async def _why_deleted(self, organization_id: str) -> str:
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            deleted = await deleted_organizations.is_deleted(connection, organization_id)
+        return deleted_organizations.REASON if deleted else ""
 
     async def _was_made(self, payment: Payment) -> bool:
         async with self._shards.of(payment.organization_id).raw_transaction() as connection:

@@ -1,7 +1,7 @@
 """The events that tell other systems what happened to subscriptions, written where it is."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from libs.common.amount import format_amount
@@ -9,7 +9,7 @@ from libs.common.database import RawConnection
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.timestamps import rfc3339
 from services.billing.plan.domain import PastDue
-from services.billing.subscription.domain import Event, Subscription
+from services.billing.subscription.domain import Event, Subscription, last_attempt
 from services.billing.subscription.states import EventKind
 
 NAMES: Final[Mapping[EventKind, str]] = {
@@ -38,8 +38,11 @@ async def announce_all(
 async def announce_failures(
     connection: RawConnection, refused: Iterable[tuple[Event, Subscription, PastDue]], now: datetime
 ) -> None:
-    """Announce attempts to pay that were refused, each with the plan's schedule of further ones; see announce_all."""
-    events = [_failure(*one) for one in refused if one[1].owed is not None]
+    """Announce attempts to pay that were refused, each with the plan's schedule of further ones; see announce_all.
+
+    A provider's payment that is awaited again is no attempt.
+    """
+    events = [_failure(*one) for one in refused if one[1].owed is not None and one[1].payment_attempts]
     if events:
         await announce(connection, sorted(events, key=lambda one: (one.organization_id, one.subject)), now)
 
@@ -48,6 +51,7 @@ def _failure(event: Event, after: Subscription, schedule: PastDue) -> NewEvent:
     waits, owed = schedule.retry_after_s, after.owed
     assert owed is not None
     is_last = after.payment_attempts > len(waits)
+    following = after.next_payment_time or after.state_time
     data = {
         "subscription_id": after.subscription_id,
         "user_id": after.user_id,
@@ -60,7 +64,7 @@ def _failure(event: Event, after: Subscription, schedule: PastDue) -> NewEvent:
         "attempts_max": len(waits) + 1,
         "next_attempt_time": None if is_last else _time(after.next_payment_time),
         "end": schedule.end.value,
-        "end_time": _time(after.state_time + timedelta(seconds=waits[-1] if waits else 0)),
+        "end_time": _time(last_attempt(after.state_time, waits, after.payment_attempts, following)),
     }
     subject = f"subscription/{after.subscription_id}"
     return NewEvent(after.organization_id, "tollhouse.subscription.payment_failed", subject, data)

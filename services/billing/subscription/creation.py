@@ -12,7 +12,7 @@ from libs.common.errors import Conflict, FieldViolation, InvalidArgument, NotFou
 from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
-from services.billing import errors
+from services.billing import deleted_organizations, errors
 from services.billing.clients.subjects import Subjects
 from services.billing.plan.domain import Entitlement, Interval, ProviderReference
 from services.billing.plan.experiments import Experiments
@@ -134,7 +134,8 @@ class Creation:
 
         Raises:
             InvalidArgument: a time is out of its range.
-            NotFound: the plan, the user or the model does not exist, or the user is not of the organization.
+            NotFound: the plan, the user or the model does not exist, the user is not of the organization, or that was
+                deleted.
             PlanNotPublished, PlanArchived, NotForSelfService: the plan cannot be subscribed to.
             SubscriptionExists: the subject has a live one.
             TrialUsed: the subject had a trial.
@@ -189,6 +190,7 @@ class Creation:
 
         Raises:
             SubscriptionExists: the subject has a live one.
+            NotFound: the organization was deleted.
         """
         repeatable = Repeatable(request_id, "SubscribeToBought", b"", lambda _: "body")
         known = await self._known(bought.organization_id, repeatable)
@@ -301,6 +303,7 @@ class Creation:
             found = await event_store.find_request(connection, organization_id, repeatable.request_id)
             if found is not None:
                 return known_answer(repeatable, *found).decode()
+        await deleted_organizations.require_not_deleted(connection, organization_id)
         await self._require_free_subject(connection, new)
         await require_free_references(connection, new)
         await store.insert(connection, new)

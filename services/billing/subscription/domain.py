@@ -134,6 +134,14 @@ class Subscription:
     def is_live(self) -> bool:
         return not self.state.is_final
 
+    def not_before(self, now: datetime) -> datetime:
+        """Return when a change of it happens: now, and not before its last change.
+
+        That may have been made by another process, whose clock is ahead. A change before the period under way begins
+        would make periods overlap.
+        """
+        return max(now, self.update_time)
+
     def with_state(self, state: State, reason: str, moment: datetime) -> "Subscription":
         """Return the subscription in another state since a moment."""
         return replace(self, state=state, state_reason=reason, state_time=moment, waits_for=None)
@@ -173,6 +181,26 @@ def due_time_of(subscription: Subscription, *, awaits: bool = True) -> datetime 
     elif s.waits_for is None:
         due.append((s.awaited_until if awaits else None) or s.period_end_time)
     return min((moment for moment in due if moment is not None), default=None)
+
+
+def attempt_after(since: datetime, waits: Sequence[int], attempts: int, moment: datetime) -> datetime:
+    """Return when payment is tried again after so many attempts, of which the last one was made at a moment.
+
+    `waits` are the seconds from the time since which it is owed. Where the next attempt's time has passed, since the
+    last one came late, it waits as long as it should wait after that one: whoever owes has time to pay between two
+    attempts, also where nothing was worked off for days.
+    """
+    due = since + timedelta(seconds=waits[attempts - 1])
+    gap = waits[attempts - 1] - (waits[attempts - 2] if attempts > 1 else 0)
+    return due if due > moment else moment + timedelta(seconds=gap)
+
+
+def last_attempt(since: datetime, waits: Sequence[int], attempts: int, following: datetime) -> datetime:
+    """Return when the last attempt is made, where the one that follows so many is made at a time, or was the last."""
+    moment = following
+    for made in range(attempts + 1, len(waits) + 1):
+        moment = attempt_after(since, waits, made, moment)
+    return moment
 
 
 @dataclass(frozen=True, slots=True)

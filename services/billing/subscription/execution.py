@@ -141,7 +141,7 @@ class Execution:
                 one.step = _given_up(one, self._clock.now())
                 replaced.append(one)
             elif one.refusal is not None:
-                one.step = refused(one.agreement, one.step, reason_of_refusal(one.refusal))
+                one.step = refused(one.agreement, one.step, self._clock.now(), reason_of_refusal(one.refusal))
                 replaced.append(one)
             else:
                 done.append(one)

@@ -163,7 +163,7 @@ class Progress:
             problem = change_problem(agreement, new)
             if problem is not None:
                 raise problem
-            now = self._clock.now()
+            now = agreement.subscription.not_before(self._clock.now())
             cause = Cause(now, reason, actor, request_id or None)
             voided = await run_store.open_refills(held, organization_id, source_reference(agreement.subscription))
             return change_plan(agreement, new, now, cause, voided)
@@ -175,8 +175,8 @@ class Progress:
     ) -> Changed:
         """Return what `change_plan_now` would do, apart from what is due before it; raises as it does."""
         new = PlanTerms(plan, await self._offers.terms_of(plan))
-        now = self._clock.now()
-        subscription = await self.run_due(organization_id, subscription_id, now)
+        subscription = await self.run_due(organization_id, subscription_id, self._clock.now())
+        now = subscription.not_before(self._clock.now())
         if etag and etag != subscription.etag:
             raise StaleEtag(resource_type="subscription")
         agreement = await self._agreement(subscription)
@@ -202,7 +202,7 @@ class Progress:
                 return None
             if not may_happen(EventKind.RESUMED, state):
                 raise errors.SubscriptionState(state=state.value, change="resumed")
-            now = self._clock.now()
+            now = agreement.subscription.not_before(self._clock.now())
             return resume(agreement, now, Cause(now, reason, actor))
 
         return await self._make((organization_id, subscription_id), etag, decide, clears=True)
@@ -222,7 +222,7 @@ class Progress:
                 raise errors.SubscriptionState(state=subscription.state.value, change="paid")
             if subscription.owed is None:
                 return None
-            now = self._clock.now()
+            now = subscription.not_before(self._clock.now())
             return pay(agreement, now, Cause(now, "", actor))
 
         return await self._make((organization_id, subscription_id), "", decide, clears=True)
@@ -238,7 +238,7 @@ class Progress:
         async def decide(_: RawConnection, agreement: Agreement) -> Step | None:
             if agreement.subscription.minimum is None or not agreement.subscription.period_paid:
                 return None
-            now = self._clock.now()
+            now = agreement.subscription.not_before(self._clock.now())
             return charge_minimum(await self._with_spending(agreement, now), now, Cause(now, "", actor))
 
         return await self._make((organization_id, subscription_id), etag, decide)

@@ -24,6 +24,7 @@ from services.billing.subscription.domain import (
     Subscription,
     WaitsFor,
     Way,
+    attempt_after,
     due_time_of,
 )
 from services.billing.subscription.minimums import minimum_of, short_of, together, used_minimum
@@ -32,6 +33,10 @@ from services.billing.subscription.states import EventKind, State
 
 _ZERO: Final = Decimal(0)
 _RESTING: Final = (State.PAUSED, State.SUSPENDED)
+_LATE: Final = timedelta(hours=1)
+_AWAITED_AGAIN_FOR: Final = timedelta(days=1)
+"""How long a provider's payment is awaited again where nothing was worked off while it was awaited. By then the
+provider was asked for what changed."""
 NO_MONEY: Final = "the account did not have the price"
 NOT_PAID: Final = "it was not paid"
 
@@ -93,14 +98,13 @@ def is_given_up(agreement: Agreement) -> bool:
     return agreement.subscription.payment_attempts > len(agreement.terms.past_due.retry_after_s)
 
 
-def refused(agreement: Agreement, step: Step, why: str = NO_MONEY) -> Step:
-    """Return what happens instead of a step whose price could not be taken."""
+def refused(agreement: Agreement, step: Step, now: datetime, why: str = NO_MONEY) -> Step:
+    """Return what happens instead of a step whose price could not be taken by now."""
     before, event, after = agreement.subscription, step.event, step.after
-    now = event.create_time
     if event.kind is EventKind.PLAN_CHANGED:
         return instead(before, event, EventKind.PAYMENT_REFUSED, before, why, now)
     if event.kind is EventKind.PAYMENT_MADE:
-        tried = _after_attempt(agreement, event.effective_time)
+        tried = _after_attempt(agreement, event.effective_time, now)
         return instead(before, event, EventKind.PAYMENT_REFUSED, tried, why, now)
     owing = replace(
         after,
@@ -113,7 +117,11 @@ def refused(agreement: Agreement, step: Step, why: str = NO_MONEY) -> Step:
         payment_attempts=1,
         minimum=None,
     )
-    owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms))
+    if before.awaited_until is not None and now > before.awaited_until + _LATE:
+        # Nobody has listened to the provider, so that its silence is no attempt yet.
+        owing = replace(owing, payment_attempts=0, next_payment_time=now + _AWAITED_AGAIN_FOR)
+    else:
+        owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms, now))
     kind = EventKind.PAYMENT_REFUSED if before.state is State.PENDING else event.kind
     return instead(before, event, kind, owing, why, now)
 
@@ -384,21 +392,21 @@ def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     return step(s, after, EventKind.PLAN_CHANGED, cause, moment, (), credits_)
 
 
-def _after_attempt(agreement: Agreement, moment: datetime) -> Subscription:
+def _after_attempt(agreement: Agreement, moment: datetime, now: datetime) -> Subscription:
     """Return the subscription after a refused attempt. Only those on its schedule count."""
     s = agreement.subscription
     if s.next_payment_time != moment:
         return s
     tried = replace(s, payment_attempts=s.payment_attempts + 1)
-    return replace(tried, next_payment_time=_next_attempt(tried, agreement.terms))
+    return replace(tried, next_payment_time=_next_attempt(tried, agreement.terms, now))
 
 
-def _next_attempt(s: Subscription, terms: Terms) -> datetime:
+def _next_attempt(s: Subscription, terms: Terms, now: datetime) -> datetime:
     """Return when payment is tried again, or, after the last attempt, when the last one was."""
     waits = terms.past_due.retry_after_s
     if s.payment_attempts > len(waits):
         return s.next_payment_time or s.state_time
-    return s.state_time + timedelta(seconds=waits[s.payment_attempts - 1])
+    return attempt_after(s.state_time, waits, s.payment_attempts, now)
 
 
 def _sum_of(lines: Sequence[Line]) -> Money | None:

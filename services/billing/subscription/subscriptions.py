@@ -196,7 +196,8 @@ class Subscriptions:
                         continue
                     if unless is not None and await event_store.has_happened(connection, *key, unless):
                         return before
-                    intent = Intent(actor or current_actor(), reason, self._clock.now(), request_id)
+                    now = before.not_before(self._clock.now())
+                    intent = Intent(actor or current_actor(), reason, now, request_id)
                     change = decide(before, intent)
                     if change is None:
                         return before

@@ -5,7 +5,8 @@ since a shard's connection finds them on its search path.
 
 The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
 proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans, what providers call plans and
-products, references to payments that were not made, and next steps that are done.
+products, references to payments that were not made, next steps that are done, and deletions of organizations that
+identity has taken back by going to an earlier state.
 """
 
 from services.billing.tables.columns import SCHEMA as SCHEMA
@@ -26,6 +27,7 @@ from services.billing.tables.ledger import accounts as accounts
 from services.billing.tables.ledger import declines as declines
 from services.billing.tables.ledger import holds as holds
 from services.billing.tables.ledger import transactions as transactions
+from services.billing.tables.organizations import deleted_organizations as deleted_organizations
 from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
 from services.billing.tables.organizations import watch_positions as watch_positions
 from services.billing.tables.payments import external_subscriptions as external_subscriptions

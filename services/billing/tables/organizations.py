@@ -1,10 +1,10 @@
-"""How far billing has followed identity's organizations."""
+"""How far billing has followed identity's organizations, and which of them were deleted."""
 
 from typing import Final
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, PrimaryKeyConstraint, Table, Text
 
-from services.billing.tables.columns import ID, TIME, metadata
+from services.billing.tables.columns import ID, TIME, metadata, shard_metadata
 
 # How far this service has followed what a peer streams, and which process follows now.
 watch_positions: Final = Table(
@@ -36,4 +36,13 @@ unhandled_organizations: Final = Table(
     Column("next_attempt_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", name="unhandled_organizations_pkey"),
     CheckConstraint("attempt_count >= 1", name="unhandled_organizations_attempted"),
+)
+
+# The organizations of the shard that were deleted, so that nothing is begun for them any more.
+deleted_organizations: Final = Table(
+    "deleted_organizations",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("delete_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", name="deleted_organizations_pkey"),
 )

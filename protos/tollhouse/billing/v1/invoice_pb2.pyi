@@ -1191,7 +1191,9 @@ class SetInvoicePaidRequest(_message.Message):
     """The invoice."""
     payment_id: _builtins.str
     """The payment of the organization that paid it: completed, and bringing what the invoice is in, or nothing where it
-    was paid in the currency of the invoice. Where nothing is left to pay, any that is in its currency.
+    was paid in the currency of the invoice. What it brings is on the organization's own account, so that it pays no
+    invoice of a project: transfer the money, and name that operation. Where nothing is left to pay, any that is in
+    its currency.
     """
     operation_id: _builtins.str
     """The operation of the movement that paid it: it credits the account of the invoice. Where nothing is left to pay,

@@ -262,8 +262,10 @@ class PaymentServiceServicer:
         the provider is told not to renew it. So it is where the payment was refunded in full or disputed before: nobody is
         subscribed then.
 
-        Fails with NOT_FOUND for a product or plan that does not exist, and for a subscriber who is not of the
-        organization; with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason `PRODUCT_ARCHIVED`,
+        Fails with NOT_FOUND for a product or plan that does not exist, for a subscriber who is not of the organization,
+        and for an organization that was deleted; what is paid at a page that was opened before stays on its balance, and
+        subscribes nobody. Fails with ALREADY_EXISTS, reason `REQUEST_ID_REUSED`; with FAILED_PRECONDITION, reason
+        `PRODUCT_ARCHIVED`,
         `PLAN_ARCHIVED`, `PLAN_NOT_PUBLISHED`, `NOT_SOLD_THERE` when it has no reference of this provider, `NOTHING_TO_PAY`
         for a free plan, `SAME_PLAN` or `RENEWED_BY_PROVIDER` for a plan that a live subscription cannot be changed to,
         `PROVIDER_UNKNOWN`, `PROVIDER_MISCONFIGURED` when the provider refuses the key of the installation,
@@ -362,7 +364,8 @@ class PaymentServiceServicer:
         the policy was last set and another one is due, and where one was charged that the closed account cannot take:
         that payment stays pending, and is applied once the account is open. Setting what is set already changes nothing.
         Fails with
-        INVALID_ARGUMENT for fields that do not go together; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
+        INVALID_ARGUMENT for fields that do not go together; with NOT_FOUND, where the policy is on, for an organization
+        that was deleted; with FAILED_PRECONDITION, reason `PROVIDER_CANNOT` for the
         provider `manual` and, where the policy is on, for one that charges no saved methods, `PROVIDER_UNKNOWN` for one
         that is not set up, and `NO_SAVED_METHOD` when no payment of the organization names a customer of the provider.
         """

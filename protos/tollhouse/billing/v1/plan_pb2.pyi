@@ -714,7 +714,8 @@ class PastDuePolicy(_message.Message):
     @_builtins.property
     def retry_after(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
         """After how long, counted from the beginning of the period, payment is tried again; in whole seconds, ascending, at
-        most 16, each at most 90 days.
+        most 16, each at most 90 days. Where an attempt comes so late that the time of the next one has passed, the next
+        one waits as long after it as the two are apart here.
         """
 
     def __init__(

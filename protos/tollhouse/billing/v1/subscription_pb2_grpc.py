@@ -168,7 +168,8 @@ class SubscriptionServiceServicer:
 
         Callers that are not operators or services may subscribe to the plans that the platform offers for self-service
         only. They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND
-        for a plan, user or model that does not exist or is not of the organization; with FAILED_PRECONDITION, reason
+        for a plan, user or model that does not exist or is not of the organization, and for an organization that was
+        deleted; with FAILED_PRECONDITION, reason
         `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, and reason `TRIAL_USED` when the subject had a trial before and skip_trial
         is not set, and reason `MINIMUM_OF_ORGANIZATION` when the plan has a minimum and the subject is a user or a model;
         with ALREADY_EXISTS, reason `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED,

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from libs.common.database import Database
@@ -27,9 +28,9 @@ def house_with(database: Database, mailbox: Mailbox, link: str | None = None, ti
     return House(one_home(database), FixedClock(), mailer=Mailer(server, KEYS, timeout_s))
 
 
-async def invite(house: House, org: str, name: str = "Acme") -> None:
+async def invite(house: House, org: str, name: str = "Acme", email: str = "eve@example.com") -> None:
     data = {"organization_name": name, "role": "member"}
-    sealed = seal_data(KEYS, org, "invitation/1", {"email": "eve@example.com", "token": TOKEN})
+    sealed = seal_data(KEYS, org, "invitation/1", {"email": email, "token": TOKEN})
     async with house.homes.of(org).raw_transaction() as connection:
         event = NewEvent(org, "tollhouse.invitation.created", "invitation/1", data, sealed)
         await announce(connection, [event], house.clock.now())
@@ -50,6 +51,84 @@ async def test_an_invitation_reaches_whom_it_is_for_with_its_token(identity_data
     text = mail.get_content()
     assert f"https://app.example/join?token={TOKEN}" in text
     assert "role: member" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?a=0D=0ABcc:_mallory=40example.com=0D=0A=0D=0AIgnore_the_rest.?=",
+        "=?utf-8?b?DQpCY2M6IG1hbGxvcnlAZXhhbXBsZS5jb20NCg0KSWdub3JlIHRoZSByZXN0Lg==?=",
+        "x=?utf-8?q?=0ABcc:_mallory=40example.com?==?utf-8?q?=0A?=",
+    ],
+)
+async def test_an_encoded_word_in_a_name_is_not_decoded_to_headers_of_the_mail(
+    identity_database: Database, name: str
+) -> None:
+    org, mailbox = new_id(), Mailbox()
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org, name)
+        await house.deliver()
+    ((_, mail),) = mailbox.mails
+    assert mail["Subject"] == f"You are invited to {name.replace('=?', '= ?')}"
+    assert mail["Bcc"] is None
+    assert "role: member" in mail.get_content()
+
+
+async def test_an_address_that_no_header_can_hold_is_given_up_and_slows_no_other_mail(
+    identity_database: Database,
+) -> None:
+    org, mailbox = new_id(), Mailbox()
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org, email="=?utf-8?q?mallory=40example.com=2C?=@example.com")
+        await house.deliver()
+    assert house.deliverer._failing == {}
+    refused = await house.delivery(org, NOTIFIER_ID)
+    assert (refused.status, refused.last_reason) == (Status.FAILED, "MAIL_REFUSED")
+    assert mailbox.mails == []
+
+
+async def test_an_address_with_other_letters_in_its_domain_is_reached_at_any_server(
+    identity_database: Database,
+) -> None:
+    org, mailbox = new_id(), Mailbox()
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org, email="eve@EXÄMPLE.test")
+        await house.deliver()
+    ((recipient, mail),) = mailbox.mails
+    assert recipient == mail["To"] == "eve@xn--exmple-cua.test"
+
+
+@pytest.mark.parametrize(
+    "answer", [("CONNECT", "554 no service"), ("EHLO", "550 go away"), ("MAIL", "530 log in"), ("MAIL", "553 not you")]
+)
+async def test_mail_waits_while_the_server_refuses_whoever_sends_it(
+    identity_database: Database, answer: tuple[str, str]
+) -> None:
+    org, mailbox = new_id(), Mailbox(answers=dict([answer, ("HELO", answer[1])]))
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org)
+        await house.deliver()
+        delivery = await house.delivery(org, NOTIFIER_ID)
+        assert (delivery.status, delivery.last_reason) == (Status.PENDING, "MAIL_NOT_TAKEN")
+        mailbox.answers = {}
+        await house.pass_time(HOUR)
+    assert (await house.delivery(org, NOTIFIER_ID)).status is Status.DELIVERED
+
+
+async def test_an_address_of_mail_that_is_refused_for_five_days_is_switched_off(identity_database: Database) -> None:
+    org, mailbox = new_id(), Mailbox(refusals=["550 no such mailbox"] * 40)
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        made = await house.add_endpoint(org, "mailto:gone@acme.example")
+        for _ in range(32):
+            await house.announce(org)
+            await house.pass_time(4 * HOUR)
+    endpoint = await house.endpoints.get(org, made.endpoint.endpoint_id)
+    assert (endpoint.enabled, endpoint.disabled_reason) == (False, "FAILED_FOR_LONG")
 
 
 async def test_mail_is_tried_again_while_the_server_is_down_or_busy_and_given_up_where_it_refuses_for_good(

@@ -105,6 +105,27 @@ async def test_any_name_is_printed_as_it_is(printer: Printer, name: str) -> None
     assert letters <= shown
 
 
+async def test_no_word_leaves_the_page_however_long_it_is(printer: Printer) -> None:
+    word, amount = "W" * 256, Decimal("999999999999999.999999999")
+    line = Line(1, LineKind.CHARGE, word, NOW, NOW, amount)
+    document = replace(
+        invoice_of([amount], "19"),
+        lines=(line,),
+        issuer=Party(word, (word,), (word,), word),
+        recipient=Party(word, (word,), (word,), word),
+        tax=Tax("19", word, word),
+        footer=word,
+    )
+    pdf = pypdfium2.PdfDocument((await printer.print(document, Format.PDF)).data)
+    edges = []
+    for page in pdf:
+        text = page.get_textpage()
+        boxes = [text.get_charbox(index) for index in range(text.count_chars())]
+        edges += [min(box[0] for box in boxes), page.get_width() - max(box[2] for box in boxes)]
+    pdf.close()
+    assert min(edges) > 0
+
+
 async def test_name_runs_in_the_direction_of_its_first_letter(printer: Printer) -> None:
     lefts = []
     for name in ("חברה (Hope) 7", "Hope (חברה) 7"):

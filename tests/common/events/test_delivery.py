@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from libs.common.events import worker
+from libs.common.database import RawConnection
+from libs.common.events import delivery_store, worker
 from libs.common.events.domain import Status, delay_after
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
@@ -87,6 +89,25 @@ async def test_only_endpoints_of_the_organization_and_of_the_platform_that_want_
         "other": 0,
     }
     assert len(receiver.received) == 3
+
+
+async def test_an_event_is_sent_to_an_endpoint_of_the_platform_that_is_older_whenever_it_is_dispatched(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoints of the platform are read in another transaction than the events."""
+    lock = delivery_store.lock_undispatched
+
+    async def lock_later(connection: RawConnection, *arguments: Any) -> Any:
+        monkeypatch.setattr(delivery_store, "lock_undispatched", lock)
+        await house.add_endpoint(PLATFORM, receiver.url)
+        await house.announce(new_id(), "thing/new")
+        return await lock(connection, *arguments)
+
+    monkeypatch.setattr(delivery_store, "lock_undispatched", lock_later)
+    await house.announce(new_id(), "thing/old")
+    await house.deliver()
+    await house.deliver()
+    assert ("thing/new", 1) in receiver.sequences
 
 
 async def test_usage_is_sent_only_to_endpoints_that_name_it(house: House, receiver: Receiver) -> None:

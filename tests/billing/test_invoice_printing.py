@@ -181,6 +181,15 @@ async def test_pdf_without_what_makes_it_is_refused_and_html_is_not(
     printing._fonts.cache_clear()
 
 
+async def test_text_that_typst_cannot_lay_out_is_refused_with_a_reason_and_printed_as_html(printer: Printer) -> None:
+    name = "\u05d0-\u200d\U0001f373\u200c"
+    document = replace(invoice_of([Decimal(1)], ""), recipient=Party(name))
+    with pytest.raises(invoice_errors.PdfNotPossible):
+        await printer.print(document, Format.PDF)
+    assert name in (await printer.print(document, Format.HTML)).data.decode()
+    assert (await printer.print(invoice_of([Decimal(1)], ""), Format.PDF)).data
+
+
 async def test_memory_does_not_grow_with_the_number_of_long_documents(printer: Printer) -> None:
     """Typst keeps what it has worked out for the last documents, which is 100 MB for each of a thousand lines."""
     process = psutil.Process()

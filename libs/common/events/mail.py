@@ -137,6 +137,9 @@ class Mailer:
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [refused.code for refused in error.recipients]
             return _refused(min(codes, default=_PERMANENT))
+        except aiosmtplib.SMTPNotSupported:
+            detail = "the mail server takes ASCII addresses alone (it has no SMTPUTF8)"
+            return Outcome(False, Reason.MAIL_REFUSED, detail, final=True)
         except aiosmtplib.SMTPDataError as error:
             return _refused(error.code)
         except aiosmtplib.SMTPResponseException as error:

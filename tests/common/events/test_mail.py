@@ -7,11 +7,13 @@ import pytest
 from pydantic import SecretStr
 
 from libs.common.database import Database
+from libs.common.errors import NotFound
 from libs.common.events.domain import Status
 from libs.common.events.homes import one_home
 from libs.common.events.mail import NOTIFIER_ID, Mailer, MailServer, mail_server_of
 from libs.common.events.outbox import NewEvent, announce
-from libs.common.ids import new_id
+from libs.common.events.replays import Wanted
+from libs.common.ids import NIL, new_id
 from libs.common.sealing import seal_data
 from libs.common.settings import ServiceSettings, SmtpSecurity
 from tests.common.events.mailbox import Mailbox, taking_mail
@@ -87,6 +89,38 @@ async def test_an_address_that_no_header_can_hold_is_given_up_and_slows_no_other
     refused = await house.delivery(org, NOTIFIER_ID)
     assert (refused.status, refused.last_reason) == (Status.FAILED, "MAIL_REFUSED")
     assert mailbox.mails == []
+
+
+async def test_a_server_that_takes_ascii_alone_refuses_other_addresses_for_good(identity_database: Database) -> None:
+    org, mailbox = new_id(), Mailbox()
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org, email="ève@example.com")
+        await house.deliver()
+    refused = await house.delivery(org, NOTIFIER_ID)
+    assert (refused.status, refused.last_reason) == (Status.FAILED, "MAIL_REFUSED")
+    assert "SMTPUTF8" in refused.last_detail
+
+
+async def test_operators_replay_mail_to_people_that_was_given_up(identity_database: Database) -> None:
+    org, mailbox = new_id(), Mailbox(answers={"CONNECT": "421 busy"})
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await invite(house, org)
+        await house.announce(org)
+        for _ in range(20):
+            await house.pass_time(4 * HOUR)
+        assert (await house.delivery(org, NOTIFIER_ID)).status is Status.FAILED
+        mailbox.answers = {}
+        wanted = Wanted(after=(house.clock.now() - 100 * HOUR, NIL))
+        with pytest.raises(NotFound):
+            await house.replays.replay(org, NOTIFIER_ID, wanted, request_id="", of_platform=False)
+        done, _ = await house.replays.replay(org, NOTIFIER_ID, wanted, request_id="", of_platform=True)
+        assert (done.replayed, done.unwanted) == (1, 1)
+        await house.deliver()
+    ((recipient, mail),) = mailbox.mails
+    assert recipient == "eve@example.com"
+    assert TOKEN in mail.get_content()
 
 
 async def test_an_address_with_other_letters_in_its_domain_is_reached_at_any_server(

@@ -197,10 +197,22 @@ def _text(server: MailServer, event: Event, data: Mapping[str, object]) -> str:
         lines.append(f"To accept, open {server.invitation_link.replace('{token}', str(token))}")
     elif token:
         lines.append(f"To accept, use this token: {token}")
-    lines += [f"{name}: {_plain(str(value), _LINE_MAX)}" for name, value in data.items() if name != "token"]
+    shown = {name: _shown(value) for name, value in data.items() if name != "token"}
+    lines += [f"{name}: {_plain(text, _LINE_MAX)}" for name, text in shown.items() if text]
     if event.organization_id != NIL:
         lines.append(f"organization: {event.organization_id}")
     return "\n".join([*lines[:_LINES_MAX], f"event: {event.type} {event.event_id}", ""])
+
+
+def _shown(value: object) -> str:
+    """Return a value for people: amounts as `12.5 USD`, and nothing for what is not known."""
+    if isinstance(value, Mapping):
+        return " ".join(filter(None, map(_shown, value.values())))
+    if isinstance(value, list):
+        return "; ".join(map(_shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 class _Values(dict[str, object]):

@@ -218,6 +218,20 @@ async def test_an_endpoint_can_be_an_address_of_mail_which_is_sent_no_token(iden
     assert (await house.delivery(org, made.endpoint.endpoint_id)).status is Status.DELIVERED
 
 
+async def test_mail_shows_amounts_and_leaves_out_what_is_not_known(identity_database: Database) -> None:
+    org, mailbox = new_id(), Mailbox()
+    data = {"amount": {"currency_code": "USD", "value": "12.5"}, "user_id": None, "test": False, "parts": ["a", "b"]}
+    async with taking_mail(mailbox):
+        house = house_with(identity_database, mailbox)
+        await house.add_endpoint(org, "mailto:billing@acme.example")
+        async with house.homes.of(org).raw_transaction() as connection:
+            event = NewEvent(org, "tollhouse.payment.completed", "payment/1", data)
+            await announce(connection, [event], house.clock.now())
+        await house.deliver()
+    ((_, mail),) = mailbox.mails
+    assert sorted(mail.get_content().splitlines()[:3]) == ["amount: 12.5 USD", "parts: a; b", "test: no"]
+
+
 async def test_without_a_mail_server_no_mail_is_sent_and_nothing_waits_for_one(house: House) -> None:
     org = new_id()
     await invite(house, org)

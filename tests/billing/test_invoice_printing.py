@@ -138,6 +138,11 @@ async def test_name_runs_in_the_direction_of_its_first_letter(printer: Printer) 
     assert first < middle < last
 
 
+async def test_place_of_the_tax_is_printed_also_without_a_rate(printer: Printer) -> None:
+    document = replace(invoice_of([Decimal(1)], ""), tax=Tax("", "Atlantis"))
+    assert "Tax Atlantis" in (await printer.print(document, Format.HTML)).data.decode()
+
+
 async def test_text_is_never_markup(printer: Printer) -> None:
     line = Line(1, LineKind.CHARGE, HOSTILE, NOW, NOW, Decimal(1))
     document = replace(invoice_of([Decimal(1)], ""), lines=(line,), footer=HOSTILE, tax=Tax("", "", HOSTILE))

@@ -1,10 +1,11 @@
 """Mail is one more consumer of events: to whom an event names, and to endpoints that are addresses of mail."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import ValidationError
 
 from libs.common.database import Database
 from libs.common.errors import NotFound
@@ -239,19 +240,34 @@ async def test_without_a_mail_server_no_mail_is_sent_and_nothing_waits_for_one(h
     assert await house.deliveries(org, NOTIFIER_ID) == []
 
 
+def settings_of(folder: Path, **changes: object) -> ServiceSettings:
+    """Settings with which mail is sent."""
+    keys = folder / "keys"
+    keys.write_text(json.dumps({"1": "00" * 32}))
+    given: dict[str, object] = {
+        "database_url": "postgresql://x@localhost/x",
+        "trust_bundle_file": Callers(folder).bundle_file,
+        "event_keys_file": keys,
+        "smtp_host": "mail.example",
+        "smtp_from": "a@example.com",
+    }
+    return ServiceSettings.model_validate(given | changes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("smtp_from", None), ("event_keys_file", None), ("smtp_invitation_link", "https://app.example/join")],
+)
+def test_settings_with_which_mail_would_reach_nobody_are_refused(tmp_path: Path, setting: str, value: object) -> None:
+    assert mail_server_of(settings_of(tmp_path)) is not None
+    with pytest.raises(ValidationError, match=setting):
+        settings_of(tmp_path, **{setting: value})
+
+
 def test_the_password_of_the_mail_server_is_read_from_a_file_and_shown_nowhere(tmp_path: Path) -> None:
-    callers = Callers(tmp_path)
     password_file = tmp_path / "password"
     password_file.write_text("s3cr3t\n")
-    settings = ServiceSettings(
-        database_url=SecretStr("postgresql://x@localhost/x"),
-        trust_bundle_file=callers.bundle_file,
-        smtp_host="mail.example",
-        smtp_from="a@example.com",
-        smtp_user="a",
-        smtp_password_file=password_file,
-    )
-    server = mail_server_of(settings)
+    server = mail_server_of(settings_of(tmp_path, smtp_user="a", smtp_password_file=password_file))
     assert server is not None
     assert server.password == "s3cr3t"
     assert "s3cr3t" not in repr(server)

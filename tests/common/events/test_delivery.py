@@ -325,6 +325,25 @@ async def test_an_endpoint_is_switched_off_after_five_days_of_failures_and_other
     assert left == {Status.FAILED}
 
 
+async def test_an_endpoint_with_a_new_address_is_not_switched_off_for_the_failures_of_the_old_one(
+    house: House, receiver: Receiver
+) -> None:
+    org = new_id()
+    made = (await house.add_endpoint(org, receiver.url)).endpoint
+    receiver.answer = status(500)
+    for _ in range(29):
+        await house.announce(org)
+        await house.pass_time(4 * HOUR)
+    await house.endpoints.update(org, made.endpoint_id, {"url": f"{receiver.url}&new"}, etag="")
+    for _ in range(3):
+        await house.announce(org)
+        await house.pass_time(4 * HOUR)
+    endpoint = await house.endpoints.get(org, made.endpoint_id)
+    assert endpoint.enabled
+    assert endpoint.failing_since is not None
+    assert house.clock.now() - endpoint.failing_since <= 12 * HOUR
+
+
 async def test_time_in_which_no_process_ran_switches_no_endpoint_off(house: House, receiver: Receiver) -> None:
     org = new_id()
     made = await house.add_endpoint(org, receiver.url)

@@ -119,7 +119,8 @@ class ServiceSettings(BaseSettings):
     """How long events and their deliveries are kept."""
 
     smtp_host: str | None = None
-    """The mail server that takes mail for people; without it no mail is sent. See docs/events.md."""
+    """The mail server that takes mail for people; without it no mail is sent. It needs `smtp_from` and
+    `event_keys_file`. See docs/events.md."""
     smtp_port: int = Field(default=587, ge=1, le=65_535)
     """Its port."""
     smtp_security: SmtpSecurity = SmtpSecurity.STARTTLS
@@ -169,9 +170,13 @@ class ServiceSettings(BaseSettings):
         return path
 
     @model_validator(mode="after")
-    def _mail_has_a_sender(self) -> Self:
+    def _mail_reaches_people(self) -> Self:
         if self.smtp_host and not self.smtp_from:
             raise ValueError("smtp_from is not set, though smtp_host is")
+        if self.smtp_host and self.event_keys_file is None:
+            raise ValueError("event_keys_file is not set, though smtp_host is, and whom mail goes to is kept encrypted")
+        if self.smtp_invitation_link and "{token}" not in self.smtp_invitation_link:
+            raise ValueError("smtp_invitation_link has no {token}, so that nobody could accept")
         return self
 
     @property

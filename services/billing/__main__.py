@@ -342,7 +342,7 @@ def _add_webhooks(
     platform = databases.platform
     worlds = {name: World(one.store, is_test=settings.payments_test_mode) for name, one in providers.items()}
     counts = Counts(platform, clock)
-    worker = WebhookWorker(providers, payments, platform, clock, counts)
+    worker = WebhookWorker(providers, worlds, payments, platform, clock, counts)
     inbox = Inbox(providers, worlds, platform, clock, counts, worker.wake)
     reconciliation = Reconciliation(providers, worlds, payments, platform, clock)
     service.background(worker.run, "webhooks")

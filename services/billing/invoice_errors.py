@@ -104,3 +104,12 @@ class DocumentTooLarge(Refusal):
     reason = "DOCUMENT_TOO_LARGE"
     template = "The document has {bytes} bytes, and an answer may have {max_bytes}."
     remedy = "Ask for HTML, which is smaller than a PDF, or for the lines with GetInvoice."
+
+
+class PdfNotPossible(Refusal):
+    """The library that makes PDFs cannot lay out a text of the document, of directions and signs mixed oddly."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PDF_NOT_POSSIBLE"
+    template = "A text of this document cannot be laid out in a PDF."
+    remedy = "Ask for HTML, which shows any text."

@@ -105,6 +105,27 @@ async def test_any_name_is_printed_as_it_is(printer: Printer, name: str) -> None
     assert letters <= shown
 
 
+async def test_no_word_leaves_the_page_however_long_it_is(printer: Printer) -> None:
+    word, amount = "W" * 256, Decimal("999999999999999.999999999")
+    line = Line(1, LineKind.CHARGE, word, NOW, NOW, amount)
+    document = replace(
+        invoice_of([amount], "19"),
+        lines=(line,),
+        issuer=Party(word, (word,), (word,), word),
+        recipient=Party(word, (word,), (word,), word),
+        tax=Tax("19", word, word),
+        footer=word,
+    )
+    pdf = pypdfium2.PdfDocument((await printer.print(document, Format.PDF)).data)
+    edges = []
+    for page in pdf:
+        text = page.get_textpage()
+        boxes = [text.get_charbox(index) for index in range(text.count_chars())]
+        edges += [min(box[0] for box in boxes), page.get_width() - max(box[2] for box in boxes)]
+    pdf.close()
+    assert min(edges) > 0
+
+
 async def test_name_runs_in_the_direction_of_its_first_letter(printer: Printer) -> None:
     lefts = []
     for name in ("חברה (Hope) 7", "Hope (חברה) 7"):
@@ -115,6 +136,11 @@ async def test_name_runs_in_the_direction_of_its_first_letter(printer: Printer) 
     (seven, latin, hebrew), (last, first, middle) = lefts
     assert seven < latin < hebrew
     assert first < middle < last
+
+
+async def test_place_of_the_tax_is_printed_also_without_a_rate(printer: Printer) -> None:
+    document = replace(invoice_of([Decimal(1)], ""), tax=Tax("", "Atlantis"))
+    assert "Tax Atlantis" in (await printer.print(document, Format.HTML)).data.decode()
 
 
 async def test_text_is_never_markup(printer: Printer) -> None:
@@ -158,6 +184,15 @@ async def test_pdf_without_what_makes_it_is_refused_and_html_is_not(
     assert (await printer.print(document, Format.HTML)).data
     monkeypatch.undo()
     printing._fonts.cache_clear()
+
+
+async def test_text_that_typst_cannot_lay_out_is_refused_with_a_reason_and_printed_as_html(printer: Printer) -> None:
+    name = "\u05d0-\u200d\U0001f373\u200c"
+    document = replace(invoice_of([Decimal(1)], ""), recipient=Party(name))
+    with pytest.raises(invoice_errors.PdfNotPossible):
+        await printer.print(document, Format.PDF)
+    assert name in (await printer.print(document, Format.HTML)).data.decode()
+    assert (await printer.print(invoice_of([Decimal(1)], ""), Format.PDF)).data
 
 
 async def test_memory_does_not_grow_with_the_number_of_long_documents(printer: Printer) -> None:

@@ -8,10 +8,13 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from services.billing.payment.provider import Provider, SignatureRefused
 from services.billing.payment.providers.lemon_squeezy.provider import LemonSqueezy
+from services.billing.payment.providers.lemon_squeezy.settings import LemonSqueezySettings
 from services.billing.payment.providers.stripe.provider import Stripe
+from services.billing.payment.providers.stripe.settings import StripeSettings
 from tests.support.clock import DEFAULT_NOW, FixedClock
 from tests.support.providers.lemon_squeezy import lemon_signature
 from tests.support.providers.stripe import stripe_signature
@@ -103,3 +106,14 @@ def test_one_good_signature_of_several_is_enough_and_other_schemes_do_not_count(
     assert not STRIPE.accepts({"stripe-signature": f"t={moment},{good.replace('v1', 'v0')}"}, BODY, NEW)
     assert not STRIPE.accepts({"stripe-signature": f"t={moment},t={moment},{good}"}, BODY, NEW)
     assert not STRIPE.accepts({"stripe-signature": good}, BODY, NEW)
+
+
+@pytest.mark.parametrize("secrets", [[""], ["whsec_" + "of_the_fake", ""]])
+def test_installation_with_an_empty_secret_does_not_start(secrets: list[str]) -> None:
+    """Anybody can sign with nothing."""
+    for settings, field in (
+        (StripeSettings, "stripe_webhook_secrets"),
+        (LemonSqueezySettings, "lemon_squeezy_webhook_secrets"),
+    ):
+        with pytest.raises(ValidationError, match="at least 6"):
+            settings.model_validate({field: secrets, "lemon_squeezy_store_id": "7"})

@@ -106,7 +106,9 @@ async def test_same_event_with_another_content_is_refused_and_with_other_bytes_i
     assert (await house.counted())["ALTERED"] == 2
 
 
-async def test_other_mode_and_other_store_are_kept_as_refused_and_never_applied(house: House) -> None:
+async def test_other_mode_and_other_store_are_kept_as_refused_and_never_applied_nor_when_tried_again(
+    house: House,
+) -> None:
     house.stripe.livemode = False
     of_test = json.loads(json.dumps(EVENTS[0]))
     of_test["data"]["object"]["livemode"] = False
@@ -123,6 +125,11 @@ async def test_other_mode_and_other_store_are_kept_as_refused_and_never_applied(
     ]
     assert (await house.counted())["REFUSED"] == 2
     assert (await house.counted("lemon_squeezy"))["REFUSED"] == 1
+    for row in await house.rows():
+        await house.webhooks.retry(str(row["webhook_id"]))
+    assert await house.work() == 3
+    assert [row["reason"] for row in await house.rows()] == ["ANOTHER_MODE", "ANOTHER_STORE", "ANOTHER_STORE"]
+    assert house.book.brought == {}
 
 
 async def test_event_that_says_nothing_of_payments_is_answered_and_counted(house: House) -> None:

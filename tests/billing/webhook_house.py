@@ -105,7 +105,7 @@ def house_of(platform: Database, clock: FixedClock, stripe: FakeStripe, lemon: F
     providers = providers_of(stripe, lemon, clock)
     worlds = {name: World(one.store, is_test=False) for name, one in providers.items()}
     counts = Counts(platform, clock)
-    worker = WebhookWorker(providers, book, platform, clock, counts)
+    worker = WebhookWorker(providers, worlds, book, platform, clock, counts)
     return House(
         platform,
         clock,

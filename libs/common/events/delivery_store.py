@@ -28,13 +28,19 @@ _LOWEST: Final = """
         AND f.endpoint_id = lane.endpoint_id AND f.status IN ('WAITING', 'PENDING')
     ORDER BY f.sequence LIMIT 1"""
 
-# The queue's index in its order, which along a subject is that of the numbers. A second process waits for the first
-# one's rows and then passes over them, so that no number is dispatched before a lower one.
+# The queue's index in its order, which along a subject is that of the numbers.
 _UNDISPATCHED: Final = """
+    SELECT e.organization_id::text, e.event_id::text FROM events AS e WHERE NOT e.dispatched
+    ORDER BY e.event_time, e.organization_id, e.subject, e.sequence LIMIT $1
+"""
+# By primary key, in the order of the queue. A second process waits for the first one's rows and then passes over them,
+# so that no number is dispatched before a lower one.
+_LOCK_UNDISPATCHED: Final = """
     SELECT e.organization_id::text, e.event_id::text, e.subject, e.sequence, e.type, e.event_time, e.data::text,
         e.sealed_data
-    FROM events AS e WHERE NOT e.dispatched
-    ORDER BY e.event_time, e.organization_id, e.subject, e.sequence LIMIT $1 FOR UPDATE
+    FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, event_id) JOIN events AS e
+        ON e.organization_id = ANY (ARRAY[k.organization_id]) AND e.event_id = k.event_id
+    WHERE NOT e.dispatched ORDER BY e.event_time, e.organization_id, e.subject, e.sequence FOR UPDATE OF e
 """
 # By primary key; the rows are locked.
 _DISPATCHED: Final = """
@@ -187,6 +193,13 @@ class Lane(NamedTuple):
     endpoint_id: str
 
 
+class Key(NamedTuple):
+    """An event."""
+
+    organization_id: str
+    event_id: str
+
+
 Pair = tuple[Event, Endpoint]
 
 
@@ -196,9 +209,14 @@ def delivery_of(row: asyncpg.Record) -> Delivery:
     return Delivery(**{**fields, "status": Status(fields["status"])})
 
 
-async def lock_undispatched(connection: RawConnection, limit: int) -> list[Event]:
-    """Return the oldest events whose deliveries are not made, locked until the end of the transaction."""
-    return [event_of(row) for row in await connection.fetch(_UNDISPATCHED, limit)]
+async def undispatched(connection: RawConnection, limit: int) -> list[Key]:
+    """Return the oldest events whose deliveries are not made."""
+    return [Key(*row) for row in await connection.fetch(_UNDISPATCHED, limit)]
+
+
+async def lock_undispatched(connection: RawConnection, keys: Sequence[Key]) -> list[Event]:
+    """Return those events whose deliveries are still not made, locked until the end of the transaction."""
+    return [event_of(row) for row in await connection.fetch(_LOCK_UNDISPATCHED, *_columns(keys))]
 
 
 async def mark_dispatched(connection: RawConnection, events: Sequence[Event]) -> None:
@@ -220,8 +238,8 @@ async def add(connection: RawConnection, pairs: Sequence[Pair], now: datetime, *
     await connection.execute(_PROMOTE, *columns, now)
 
 
-def _columns(lanes: Sequence[Lane]) -> list[list[str]]:
-    return [list(column) for column in zip(*lanes, strict=True)]
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 class Capacity(NamedTuple):

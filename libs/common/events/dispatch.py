@@ -29,12 +29,15 @@ class Dispatcher:
 
     async def dispatch(self, home: Database) -> bool:
         """Make the deliveries of the oldest events of a database that have none; return whether there may be more."""
+        async with home.raw_connection() as connection:
+            waiting = await delivery_store.undispatched(connection, _AT_ONCE)
+        if not waiting:
+            return False
+        # Read after the events, and so with every endpoint that is older than one of them.
         async with self._homes.platform.raw_connection() as connection:
             everybodys = await store.endpoints_of(connection, [PLATFORM])
         async with home.raw_transaction() as connection:
-            events = await delivery_store.lock_undispatched(connection, _AT_ONCE)
-            if not events:
-                return False
+            events = await delivery_store.lock_undispatched(connection, waiting)
             organization_ids = sorted({event.organization_id for event in events} - {PLATFORM})
             own = await store.endpoints_of(connection, organization_ids) if organization_ids else []
             pairs = _wanted(events, [*everybodys, *own])
@@ -42,7 +45,7 @@ class Dispatcher:
             if pairs:
                 await delivery_store.add(connection, pairs, self._clock.now())
             await delivery_store.mark_dispatched(connection, events)
-        return len(events) == _AT_ONCE
+        return len(waiting) == _AT_ONCE
 
     async def release(self, home: Database, waiting_since: datetime) -> None:
         """Let go of what has waited for the event before it since before a moment."""

@@ -134,8 +134,10 @@ class Endpoints:
             _check_etag(before, etag)
             after = replace(before, **changes)
             if changes.get("enabled"):
+                after = replace(after, disabled_reason="")
+            if changes.get("enabled") or after.url != before.url:
                 # It starts anew, also where it was on and failing.
-                after = replace(after, disabled_reason="", failing_since=None)
+                after = replace(after, failing_since=None)
             if after == before:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)

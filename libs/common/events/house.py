@@ -33,4 +33,4 @@ def build_events(context: str, settings: ServiceSettings, homes: Homes, clock: C
     endpoints = Endpoints(homes, clock, options, mails=mailer is not None)
     sender = Sender(context, options.keys, poster, clock, mailer)
     deliverer = Deliverer(homes, clock, options, sender, endpoints)
-    return Events(EventServicer(context, endpoints, Replays(homes, clock)), deliverer, options)
+    return Events(EventServicer(context, endpoints, Replays(homes, clock, sender.built_in)), deliverer, options)

@@ -6,7 +6,7 @@ It is one more consumer of events, tried again like every other.
 import asyncio
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from typing import Final
 
@@ -24,6 +24,9 @@ _SUBJECT_MAX: Final = 120
 _LINE_MAX: Final = 500
 _LINES_MAX: Final = 50
 _PERMANENT: Final = 500
+_ENCODED: Final = "=?"
+"""How an encoded word begins (RFC 2047). `EmailMessage` decodes those in headers that it is given, so that they could
+hold line breaks, and with these headers of their own."""
 _SUBJECTS: Final[Mapping[str, str]] = {
     "tollhouse.invitation.created": "You are invited to {organization_name}",
     "tollhouse.api_key.expiring": "Your API key {name} expires soon",
@@ -107,9 +110,12 @@ class Mailer:
             recipient = str(data.pop("email", ""))
         if not recipient:
             return Outcome(True, Reason.NONE, "the event names nobody")
-        return await self._send(_mail(self._server, recipient, event, data))
+        if _ENCODED in recipient:
+            return Outcome(False, Reason.MAIL_REFUSED, "the address cannot be written in a mail", final=True)
+        recipient = _with_ascii_domain(recipient)
+        return await self._send(recipient, _mail(self._server, recipient, event, data))
 
-    async def _send(self, message: EmailMessage) -> Outcome:
+    async def _send(self, recipient: str, message: EmailMessage) -> Outcome:
         # Few installations send mail, and the import is a tenth of the start of a service.
         import aiosmtplib
 
@@ -119,6 +125,7 @@ class Mailer:
             async with asyncio.timeout(self._timeout_s):
                 await aiosmtplib.send(
                     message,
+                    recipients=[recipient],
                     hostname=server.host,
                     port=server.port,
                     username=server.user,
@@ -130,18 +137,40 @@ class Mailer:
         except aiosmtplib.SMTPRecipientsRefused as error:
             codes = [refused.code for refused in error.recipients]
             return _refused(min(codes, default=_PERMANENT))
-        except aiosmtplib.SMTPResponseException as error:
+        except aiosmtplib.SMTPNotSupported:
+            detail = "the mail server takes ASCII addresses alone (it has no SMTPUTF8)"
+            return Outcome(False, Reason.MAIL_REFUSED, detail, final=True)
+        except aiosmtplib.SMTPDataError as error:
             return _refused(error.code)
+        except aiosmtplib.SMTPResponseException as error:
+            # It refuses us, whatever we send: a wrong password or sender, or no service. Somebody will mend that.
+            return _not_taken(error.code)
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             return Outcome(False, Reason.MAIL_NOT_TAKEN, f"the mail server does not answer: {type(error).__name__}")
         return Outcome(True)
 
 
 def _refused(code: int) -> Outcome:
-    detail = f"the mail server answers {code}"
-    if code >= _PERMANENT:
-        return Outcome(False, Reason.MAIL_REFUSED, detail, final=True)
-    return Outcome(False, Reason.MAIL_NOT_TAKEN, detail)
+    """Return what came of a mail to whose recipient, or to which itself, the server has answered with a code."""
+    not_taken = _not_taken(code)
+    return replace(not_taken, reason=Reason.MAIL_REFUSED, final=True) if code >= _PERMANENT else not_taken
+
+
+def _not_taken(code: int) -> Outcome:
+    return Outcome(False, Reason.MAIL_NOT_TAKEN, f"the mail server answers {code}")
+
+
+def _with_ascii_domain(address: str) -> str:
+    """Return an address whose domain is in A-labels, so that also servers without SMTPUTF8 take it."""
+    local, _, domain = address.rpartition("@")
+    if domain.isascii():
+        return address
+    import idna
+
+    try:
+        return f"{local}@{idna.encode(domain, uts46=True).decode()}"
+    except idna.IDNAError:
+        return address
 
 
 def _mail(server: MailServer, recipient: str, event: Event, data: Mapping[str, object]) -> EmailMessage:
@@ -158,7 +187,7 @@ def _mail(server: MailServer, recipient: str, event: Event, data: Mapping[str, o
 
 def _subject(event_type: str, data: Mapping[str, object]) -> str:
     template = _SUBJECTS.get(event_type, event_type)
-    return _plain(template.format_map(_Values(data)), _SUBJECT_MAX)
+    return _plain(template.format_map(_Values(data)), _SUBJECT_MAX).replace(_ENCODED, "= ?")
 
 
 def _text(server: MailServer, event: Event, data: Mapping[str, object]) -> str:
@@ -168,10 +197,22 @@ def _text(server: MailServer, event: Event, data: Mapping[str, object]) -> str:
         lines.append(f"To accept, open {server.invitation_link.replace('{token}', str(token))}")
     elif token:
         lines.append(f"To accept, use this token: {token}")
-    lines += [f"{name}: {_plain(str(value), _LINE_MAX)}" for name, value in data.items() if name != "token"]
+    shown = {name: _shown(value) for name, value in data.items() if name != "token"}
+    lines += [f"{name}: {_plain(text, _LINE_MAX)}" for name, text in shown.items() if text]
     if event.organization_id != NIL:
         lines.append(f"organization: {event.organization_id}")
     return "\n".join([*lines[:_LINES_MAX], f"event: {event.type} {event.event_id}", ""])
+
+
+def _shown(value: object) -> str:
+    """Return a value for people: amounts as `12.5 USD`, and nothing for what is not known."""
+    if isinstance(value, Mapping):
+        return " ".join(filter(None, map(_shown, value.values())))
+    if isinstance(value, list):
+        return "; ".join(map(_shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 class _Values(dict[str, object]):

@@ -25,6 +25,7 @@ ANSWER_MAX: Final = 65_536
 _DRAIN_S: Final = 2.0
 _ADDRESSES_MAX: Final = 16
 _INTERIM_MAX: Final = 5
+_NO_CONTENT: Final = 204
 _GONE: Final = 410
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -63,8 +64,8 @@ class Poster:
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Post a body and return what came of it; never raises but for cancellation."""
         try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self._post(url, headers, body)
+            async with asyncio.timeout(self.timeout_s) as limit:
+                return await self._post(url, headers, body, limit)
         except Failed as failed:
             return failed.outcome
         except TimeoutError:
@@ -74,7 +75,7 @@ class Poster:
         except (OSError, EOFError) as error:
             return Outcome(False, Reason.CONNECTION_LOST, f"the connection ended: {type(error).__name__}")
 
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes, limit: asyncio.Timeout) -> Outcome:
         parts = urlsplit(url)
         host, encrypted = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if encrypted else 80)
@@ -93,7 +94,10 @@ class Poster:
             head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
             writer.write(f"POST {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
             status, answered = await _read_head(reader)
-            return _outcome(status, answered, complete=await _is_complete(reader, answered))
+            # It is answered. What is left to read has a limit of its own, and no body follows this status.
+            limit.reschedule(None)
+            complete = status == _NO_CONTENT or await _is_complete(reader, answered)
+            return _outcome(status, answered, complete=complete)
         finally:
             writer.transport.abort()
 

@@ -47,9 +47,11 @@ class Replayed:
 class Replays:
     """Lists events and deliveries, and replays events."""
 
-    def __init__(self, homes: Homes, clock: Clock) -> None:
+    def __init__(self, homes: Homes, clock: Clock, built_in: Sequence[Endpoint]) -> None:
+        """`built_in` is the endpoints that are in no table: they are sent the events that name somebody."""
         self._homes = homes
         self._clock = clock
+        self._built_in = built_in
 
     def now(self) -> datetime:
         """Return the moment before which events are replayed when nothing is said."""
@@ -104,7 +106,11 @@ class Replays:
             if not endpoint.enabled:
                 raise EventEndpointOff
             events = await _events_of(connection, organization_id, wanted, now)
-            done = await _send_again(connection, events, endpoint, wanted, now)
+            if endpoint in self._built_in:
+                liked = [event for event in events if event.sealed_data is not None]
+            else:
+                liked = [event for event in events if endpoint.wants(event.type)]
+            done = await _send_again(connection, events, liked, endpoint, wanted, now)
             if request is not None:
                 await store.keep_outcome(connection, request, json.dumps(asdict(done)))
             await record_event(
@@ -118,6 +124,9 @@ class Replays:
         return done, False
 
     async def _endpoint(self, organization_id: str, endpoint_id: str, *, of_platform: bool) -> Endpoint:
+        for built_in in self._built_in:
+            if of_platform and built_in.endpoint_id == endpoint_id:
+                return built_in
         homes = {organization_id, PLATFORM} if of_platform else {organization_id}
         for owner in sorted(homes, reverse=True):
             async with self._homes.of(owner).raw_connection() as connection:
@@ -137,10 +146,14 @@ async def _events_of(connection: RawConnection, organization_id: str, wanted: Wa
 
 
 async def _send_again(
-    connection: RawConnection, events: Sequence[Event], endpoint: Endpoint, wanted: Wanted, now: datetime
+    connection: RawConnection,
+    events: Sequence[Event],
+    liked: Sequence[Event],
+    endpoint: Endpoint,
+    wanted: Wanted,
+    now: datetime,
 ) -> Replayed:
-    """Make deliveries of events, as if they were new, where there is none under way."""
-    liked = [event for event in events if endpoint.wants(event.type)]
+    """Make deliveries of those events that the endpoint likes, as if they were new, where there is none under way."""
     under_way = await delivery_store.unfinished_of(connection, liked, endpoint.endpoint_id)
     due = [(event, endpoint) for event in liked if event.event_id not in under_way]
     if due:

@@ -23,6 +23,7 @@ from libs.common.events.dispatch import Dispatcher
 from libs.common.events.domain import Delivery, Endpoint, Event, Off, Outcome, Reason, delay_after
 from libs.common.events.endpoints import Endpoints
 from libs.common.events.homes import Homes
+from libs.common.events.mail import NOTIFIER_ID
 from libs.common.events.options import Options
 from libs.common.events.post import is_gone
 from libs.common.events.sending import Sender
@@ -40,6 +41,7 @@ _FAILING_AT_ONCE: Final = 1
 _FAILING_KNOWN_MAX: Final = 10_000
 _TRIED_FOR: Final = timedelta(hours=4)
 """For how long attempts of a process must have failed before it switches an endpoint off."""
+_NOT_TRIED: Final = frozenset({Reason.ENDPOINT_OFF, Reason.ENDPOINT_DELETED})
 _STATEMENTS_AT_ONCE: Final = 2
 """How many connections it uses at a time: calls share the pool, and must not wait for deliveries."""
 
@@ -206,7 +208,7 @@ class Deliverer:
         retry_time = self._retry_time(delivery, outcome, now)
         async with home.raw_transaction() as connection:
             await delivery_store.finish(connection, delivery, outcome, retry_time=retry_time, now=now)
-        if endpoint is None or outcome.final:
+        if endpoint is None or outcome.reason in _NOT_TRIED or (outcome.final and endpoint.endpoint_id == NOTIFIER_ID):
             return
         if outcome.delivered:
             self._failing.pop(endpoint.endpoint_id, None)

@@ -15,15 +15,17 @@ class Mailbox:
     port: int = 0
     mails: list[tuple[str, EmailMessage]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    """Answers to other commands than RCPT TO, by their verb; also to CONNECT."""
     delay_s: float = 0
     """How long each answer takes."""
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipient = ""
-        writer.write(b"220 mail.test ESMTP\r\n")
+        writer.write(f"{self.answers.get('CONNECT', '220 mail.test ESMTP')}\r\n".encode())
         while line := (await reader.readline()).decode().strip():
             verb = line.split()[0].upper()
-            answer = {"EHLO": "250 mail.test", "QUIT": "221 bye"}.get(verb, "250 ok")
+            answer = ({"EHLO": "250 mail.test", "QUIT": "221 bye"} | self.answers).get(verb, "250 ok")
             if verb == "RCPT":
                 recipient = line.partition("<")[2].partition(">")[0]
                 answer = self.refusals.pop(0) if self.refusals else "250 ok"

@@ -46,7 +46,7 @@ class House:
         self.endpoints = Endpoints(self.homes, self.clock, options, mails=self.mailer is not None)
         self.sender = Sender("identity", options.keys, poster, self.clock, self.mailer)
         self.deliverer = Deliverer(self.homes, self.clock, options, self.sender, self.endpoints)
-        self.replays = Replays(self.homes, self.clock)
+        self.replays = Replays(self.homes, self.clock, self.sender.built_in)
 
     def another(self, **options: object) -> "House":
         """Return another process on the same databases."""

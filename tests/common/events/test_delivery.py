@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from libs.common.events import worker
+from libs.common.database import RawConnection
+from libs.common.events import delivery_store, worker
 from libs.common.events.domain import Status, delay_after
 from libs.common.events.outbox import NewEvent, announce
 from libs.common.ids import new_id
@@ -87,6 +89,25 @@ async def test_only_endpoints_of_the_organization_and_of_the_platform_that_want_
         "other": 0,
     }
     assert len(receiver.received) == 3
+
+
+async def test_an_event_is_sent_to_an_endpoint_of_the_platform_that_is_older_whenever_it_is_dispatched(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoints of the platform are read in another transaction than the events."""
+    lock = delivery_store.lock_undispatched
+
+    async def lock_later(connection: RawConnection, *arguments: Any) -> Any:
+        monkeypatch.setattr(delivery_store, "lock_undispatched", lock)
+        await house.add_endpoint(PLATFORM, receiver.url)
+        await house.announce(new_id(), "thing/new")
+        return await lock(connection, *arguments)
+
+    monkeypatch.setattr(delivery_store, "lock_undispatched", lock_later)
+    await house.announce(new_id(), "thing/old")
+    await house.deliver()
+    await house.deliver()
+    assert ("thing/new", 1) in receiver.sequences
 
 
 async def test_usage_is_sent_only_to_endpoints_that_name_it(house: House, receiver: Receiver) -> None:
@@ -302,6 +323,25 @@ async def test_an_endpoint_is_switched_off_after_five_days_of_failures_and_other
         await house.pass_time(4 * HOUR)
     left = {one.status for one in await house.deliveries(org, made.endpoint.endpoint_id)}
     assert left == {Status.FAILED}
+
+
+async def test_an_endpoint_with_a_new_address_is_not_switched_off_for_the_failures_of_the_old_one(
+    house: House, receiver: Receiver
+) -> None:
+    org = new_id()
+    made = (await house.add_endpoint(org, receiver.url)).endpoint
+    receiver.answer = status(500)
+    for _ in range(29):
+        await house.announce(org)
+        await house.pass_time(4 * HOUR)
+    await house.endpoints.update(org, made.endpoint_id, {"url": f"{receiver.url}&new"}, etag="")
+    for _ in range(3):
+        await house.announce(org)
+        await house.pass_time(4 * HOUR)
+    endpoint = await house.endpoints.get(org, made.endpoint_id)
+    assert endpoint.enabled
+    assert endpoint.failing_since is not None
+    assert house.clock.now() - endpoint.failing_since <= 12 * HOUR
 
 
 async def test_time_in_which_no_process_ran_switches_no_endpoint_off(house: House, receiver: Receiver) -> None:

@@ -19,6 +19,7 @@ from libs.common.events.post import Poster, resolve_by_system
 from libs.common.ids import new_id
 from tests.common.events.receiver import (
     Answer,
+    Received,
     Receiver,
     endless,
     endless_without_length,
@@ -77,6 +78,23 @@ async def test_a_body_that_never_ends_after_a_good_status_counts_as_taken(receiv
     receiver.answer = raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\nContent-Length: 10\r\n\r\nabc")
     outcome = await Poster(LOOPBACK).post(receiver.url, {}, b"{}")
     assert (outcome.delivered, outcome.http_status) == (True, 202)
+
+
+@pytest.mark.parametrize(("code", "within_s"), [(200, 5), (204, 1.9)])
+async def test_a_status_that_came_in_time_counts_though_the_connection_stays_open(
+    receiver: Receiver, code: int, within_s: float
+) -> None:
+    """The time of an attempt ends with the status; a body is read for two seconds, and 204 has none."""
+
+    async def keep_open(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {code} x\r\nConnection: keep-alive\r\n\r\n".encode())
+        await asyncio.sleep(60)
+
+    receiver.answer = keep_open
+    began = monotonic()
+    outcome = await Poster(LOOPBACK, timeout_s=1.5).post(receiver.url, {}, b"{}")
+    assert (outcome.delivered, outcome.http_status) == (True, code)
+    assert monotonic() - began < within_s
 
 
 async def test_an_endpoint_whose_port_is_closed_is_not_connected() -> None:

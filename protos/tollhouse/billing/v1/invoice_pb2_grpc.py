@@ -219,8 +219,9 @@ class InvoiceServiceServicer:
         """Returns an invoice or credit note as a page of HTML or as a PDF.
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
-        installation lacks what makes it, and reason `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with
-        UNAVAILABLE when too many documents are being rendered.
+        installation lacks what makes it, reason `PDF_NOT_POSSIBLE` for a text that cannot be laid out in one, and reason
+        `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with UNAVAILABLE when too many documents are being
+        rendered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,8 +81,9 @@ class InvoiceServiceStub:
     """Returns an invoice or credit note as a page of HTML or as a PDF.
 
     Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
-    installation lacks what makes it, and reason `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with
-    UNAVAILABLE when too many documents are being rendered.
+    installation lacks what makes it, reason `PDF_NOT_POSSIBLE` for a text that cannot be laid out in one, and reason
+    `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with UNAVAILABLE when too many documents are being
+    rendered.
     """
     OpenInvoiceLink: _aio.UnaryUnaryMultiCallable[_invoice_pb2.OpenInvoiceLinkRequest, _invoice_pb2.OpenInvoiceLinkResponse]
     """Returns a document to whoever has its link, without credentials.
@@ -229,8 +230,9 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns an invoice or credit note as a page of HTML or as a PDF.
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `PDF_NOT_INSTALLED`, when a PDF is wanted and the
-        installation lacks what makes it, and reason `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with
-        UNAVAILABLE when too many documents are being rendered.
+        installation lacks what makes it, reason `PDF_NOT_POSSIBLE` for a text that cannot be laid out in one, and reason
+        `DOCUMENT_TOO_LARGE` for a document of about 4 MB or more; and with UNAVAILABLE when too many documents are being
+        rendered.
         """
 
     @_abc_1.abstractmethod

@@ -99,7 +99,9 @@ class EventEndpoint(_message.Message):
 
     @_builtins.property
     def failing_since_time(self) -> _timestamp_pb2.Timestamp:
-        """Since when every attempt has failed; absent where the last one has not."""
+        """Since when every attempt has failed; absent where the last one has not, and where none was made since the endpoint
+        was switched on or given another address.
+        """
 
     @_builtins.property
     def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:

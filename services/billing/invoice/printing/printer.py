@@ -75,6 +75,7 @@ class Printer:
 
         Raises:
             PdfNotInstalled: the extra `invoices` is not installed.
+            PdfNotPossible: typst cannot lay out a text of it.
             DocumentTooLarge: it does not fit into an answer.
             Overloaded: too many documents wait, of all or of the organization.
         """
@@ -116,9 +117,14 @@ def _template() -> "jinja2.Template":
 
 def _pdf(view: Printed) -> Page:
     typst, fonts = _typst(), _fonts()
-    compiled = typst.compile(
-        (_FOLDER / "document.typ").read_bytes(), font_paths=fonts, sys_inputs={"view": json.dumps(view.as_json())}
-    )
+    source, told = (_FOLDER / "document.typ").read_bytes(), json.dumps(view.as_json())
+    try:
+        compiled = typst.compile(source, font_paths=fonts, sys_inputs={"view": told})
+    except BaseException as error:
+        # A panic of typst is no Exception, and would pass by whatever keeps errors of ours from callers.
+        if isinstance(error, Exception):
+            raise
+        raise invoice_errors.PdfNotPossible from None
     if len(view.lines) >= _LONG:
         for _ in range(_FORGOTTEN_AFTER):
             typst.compile(b"", font_paths=fonts, sys_inputs={})

@@ -72,7 +72,7 @@ def printed(document: Document) -> Printed:
     title = words["credit_note" if is_note else "invoice"]
     tax = " ".join(part for part in (words["tax"], _percent(document.tax.percent), document.tax.place) if part)
     sums = [(words["subtotal"], money(code, amounts.subtotal))]
-    if document.tax.percent or document.tax.note:
+    if document.tax.percent or document.tax.place or document.tax.note:
         sums.append((f"{tax} {document.tax.note}".strip(), money(code, amounts.tax)))
     after = [] if is_note else _after_total(document, words)
     return Printed(

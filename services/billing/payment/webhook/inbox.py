@@ -91,7 +91,9 @@ class Inbox:
             parsed = configured.provider.parse(body)
         except Unreadable as flaw:
             self._counts.add(provider, Outcome.UNREADABLE)
-            raise InvalidArgument([FieldViolation("body", f"is not what the provider documents: {flaw}")]) from None
+            raise InvalidArgument(
+                [FieldViolation("body", f"is not what the provider documents: {str(flaw).rstrip('.')}")]
+            ) from None
         if isinstance(parsed, Ignored):
             self._counts.add(provider, Outcome.IGNORED, parsed.kind)
             return Received("", replayed=False)

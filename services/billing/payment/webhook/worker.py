@@ -25,6 +25,7 @@ from services.billing.payment.webhook.domain import (
     Decision,
     Outcome,
     State,
+    Worlds,
     after_applied,
     after_failure,
     subject_of,
@@ -55,9 +56,16 @@ class WebhookWorker:
     """Applies what is in the inbox as long as the process runs."""
 
     def __init__(
-        self, providers: Providers, payments: FactApplier, platform: Database, clock: Clock, counts: Counts
+        self,
+        providers: Providers,
+        worlds: Worlds,
+        payments: FactApplier,
+        platform: Database,
+        clock: Clock,
+        counts: Counts,
     ) -> None:
         self._providers = providers
+        self._worlds = worlds
         self._payments = payments
         self._platform = platform
         self._clock = clock
@@ -155,7 +163,7 @@ class WebhookWorker:
         return tasks
 
     def _read(self, due: Due) -> Sequence[Fact] | Decision:
-        """Return the facts of a webhook, or what becomes of one that cannot be read any more."""
+        """Return the facts of a webhook, or what becomes of one that cannot be read any more, or is not for us."""
         configured = self._providers.get(due.provider)
         if configured is None:
             return Decision(State.SET_ASIDE, "The provider is not configured any more.")
@@ -163,7 +171,11 @@ class WebhookWorker:
             parsed = configured.provider.parse(due.body)
         except Unreadable as flaw:
             return Decision(State.SET_ASIDE, f"It cannot be read any more: {flaw}")
-        return parsed.facts if isinstance(parsed, Event) else ()
+        if not isinstance(parsed, Event):
+            return ()
+        # One that was refused for it may be tried again, and what the installation takes may have changed.
+        objection = self._worlds[due.provider].objection(parsed.facts)
+        return parsed.facts if objection is None else Decision(State.REFUSED, objection.value)
 
     async def _decide(
         self, due: Due, read: Sequence[Fact] | Decision, before: asyncio.Task[_Decided] | None

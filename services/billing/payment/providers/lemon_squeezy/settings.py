@@ -1,6 +1,6 @@
 """The settings of Lemon Squeezy, among those of billing."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
@@ -12,9 +12,9 @@ class LemonSqueezySettings(BaseModel):
     """Lemon Squeezy's API key. Without it nothing is asked of Lemon Squeezy."""
     lemon_squeezy_store_id: str | None = Field(default=None, pattern="^[0-9]{1,20}$")
     """The number of the store at Lemon Squeezy; what is of another one is refused. Needed with the key or a secret."""
-    lemon_squeezy_webhook_secrets: list[SecretStr] = Field(default=[], max_length=2)
+    lemon_squeezy_webhook_secrets: list[Annotated[SecretStr, Field(min_length=6)]] = Field(default=[], max_length=2)
     """The signing secrets of Lemon Squeezy's webhook, as a JSON list: one, or two while it is replaced. Without one,
-    Lemon Squeezy's webhooks are refused."""
+    Lemon Squeezy's webhooks are refused. Each has 6 characters or more."""
     lemon_squeezy_top_up_variant_id: str | None = Field(default=None, pattern="^[0-9]{1,20}$")
     """The variant at Lemon Squeezy that top-ups of any amount are sold as."""
     lemon_squeezy_url: str = "https://api.lemonsqueezy.com"

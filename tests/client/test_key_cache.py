@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 
 from tests.client.conftest import House
 from tests.metering.support import eventually
-from tollhouse.identity.v1 import api_key_pb2, organization_pb2, service_account_pb2
+from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc, organization_pb2, service_account_pb2
 from tollhouse_client import ApiKey, KeyAnswer, KeyCache, Token, key_cache
 from tollhouse_client.errors import ClientClosed, TollhouseError
 
@@ -251,6 +251,21 @@ async def _gateway_key(house: House) -> str:
         scopes=["tollhouse:admission"],
     )
     return (await identity.create_key(key)).secret
+
+
+async def test_cache_whose_client_is_closed_first_ends_without_an_error(house: House) -> None:
+    client = house.client()
+    async with KeyCache(client) as keys:
+        await told(keys, 1)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await keys.verify(house.secret)
+        assert keys._follower is not None
+        await asyncio.wait([keys._follower], timeout=10)
+        assert keys._follower.exception() is None
+    stream = client.stub(api_key_pb2_grpc.ApiKeyServiceStub).WatchApiKeys(api_key_pb2.WatchApiKeysRequest())
+    with pytest.raises(ClientClosed):
+        await anext(aiter(stream))
 
 
 async def test_nobody_is_served_while_identity_is_away(house: House) -> None:

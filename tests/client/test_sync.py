@@ -17,7 +17,7 @@ from tests.client.test_meter import CHAT, COST, MODEL, BrokenStreamError
 from tests.client.test_recorder import usage
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 from tollhouse_client import SigningKey
-from tollhouse_client.errors import KeyDenied, UsageMissing
+from tollhouse_client.errors import ClientClosed, KeyDenied, UsageMissing
 from tollhouse_client.sync import Client, KeyCache, Recorder
 
 _Result = TypeVar("_Result")
@@ -159,5 +159,25 @@ async def test_closed_client_is_closed(ledger: FakeLedger) -> None:
     client = Client(billing=ledger.address)
     client.close()
     client.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ClientClosed):
         client.debit(debit("a"))
+
+
+async def test_closing_ends_what_other_threads_wait_for(ledger: FakeLedger) -> None:
+    client = Client(billing=ledger.address)
+    forever = asyncio.create_task(asyncio.to_thread(client.run, lambda _: asyncio.Event().wait()))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(client.close)
+        with pytest.raises(ClientClosed):
+            await forever
+
+
+async def test_callback_in_the_clients_own_thread_does_not_wait_for_itself(ledger: FakeLedger) -> None:
+    async def call_back(_: object) -> None:
+        client.debit(debit("from inside"))
+
+    with Client(billing=ledger.address) as client:
+        with pytest.raises(RuntimeError, match="client's own thread"):
+            client.run(call_back)
+        await asyncio.to_thread(client.debit, debit("from outside"))

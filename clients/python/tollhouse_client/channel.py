@@ -154,8 +154,9 @@ async def _translated(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
 
 
 async def _answers(open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterator[_Answer]:
-    stream = open_stream()
+    stream: _Stream[_Answer] | None = None
     try:
+        stream = open_stream()
         async for answer in stream:
             yield answer
     except grpc.aio.AioRpcError as error:
@@ -167,7 +168,8 @@ async def _answers(open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterat
             raise
         raise closed() from None
     finally:
-        stream.cancel()  # Whoever stops reading wants no more of it.
+        if stream is not None:
+            stream.cancel()  # Whoever stops reading wants no more of it.
 
 
 class _Stream(Protocol[_Message]):

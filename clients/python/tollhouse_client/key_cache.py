@@ -25,7 +25,7 @@ from google.protobuf import timestamp_pb2
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse_client.connection import closed, is_cancelled
-from tollhouse_client.errors import TollhouseError, named
+from tollhouse_client.errors import ClientClosed, TollhouseError, named
 
 STALE_MAX_S: Final = 5.0
 KEYS_MAX: Final = 100_000
@@ -314,7 +314,7 @@ class KeyCache:
                     del self._by_subject[subject]
 
     async def _follow(self) -> None:
-        """Follow the stream until cancelled, and open the next one when it ends, breaks or falls silent."""
+        """Follow the stream until the client is closed, and open the next one when it ends, breaks or falls silent."""
         stub = self._client.stub(api_key_pb2_grpc.ApiKeyServiceStub)
         delay_s = _OPEN_AGAIN_AFTER_S
         told = ""
@@ -325,6 +325,8 @@ class KeyCache:
                 async for message in _lively(aiter(stub.WatchApiKeys(request))):
                     self.take_in(message)
                     delay_s, told = _OPEN_AGAIN_AFTER_S, ""
+            except ClientClosed:
+                return
             except (TollhouseError, TimeoutError) as error:
                 if isinstance(error, TollhouseError) and error.code in _REFUSED:
                     delay_max_s = _REFUSED_AGAIN_AFTER_MAX_S

@@ -83,3 +83,18 @@ async def test_fault_of_the_spool_that_nobody_foresaw_reaches_its_callers(
             with pytest.raises(MemoryError):
                 await recorder.record(some_usage("broken"))
         await recorder.record(some_usage("mended"))
+
+
+def test_recorder_whose_event_loop_is_over_takes_nothing_that_nobody_would_send(tmp_path: Path) -> None:
+    recorder = Recorder(Away(), tmp_path)
+
+    async def record() -> None:
+        await recorder.record(some_usage("lost"))
+
+    asyncio.run(_enter(recorder))
+    with pytest.raises(ClientClosed):
+        asyncio.run(record())
+
+
+async def _enter(recorder: Recorder) -> None:
+    await recorder.__aenter__()

@@ -236,6 +236,13 @@ class RecorderFull(Unavailable):
     reason_of_class = "CLIENT_RECORDER_FULL"
 
 
+class UsedAfterFork(RuntimeError):
+    """A client was used in a process that was forked after the client was made, or after another was used.
+
+    Make a client in each process, and fork before the first is used: gRPC does not work in one that was forked later.
+    """
+
+
 _BY_CODE: Final[Mapping[grpc.StatusCode, type[TollhouseError]]] = {
     kind.code_of_class: kind
     for kind in (

@@ -189,8 +189,8 @@ class Recorder:
         entry = _entry_of(kind, request)
         if self.waiting >= self._waiting_max and not self._is_closing:
             await self._wait_for_room(timeout_s)
-        if self._spool is None or self._is_closing:
-            raise ClientClosed("The recorder is closed.")
+        if self._spool is None or self._is_closing or self._sender is None or self._sender.done():
+            raise ClientClosed("The recorder, or its event loop, is closed.")
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.append((*entry, written))
         if self._writer is None:

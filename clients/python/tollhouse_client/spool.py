@@ -92,7 +92,10 @@ class Spool:
 
         Raises:
             SpoolFull: the spool or its disk is full, or the disk fails. None of the messages was taken.
+            SpoolInUse: this process was forked from the one that has it open.
         """
+        if self._lock < 0:
+            raise SpoolInUse(f"The spool {self._folder} belongs to the process from which this one was forked.")
         lines = b"".join(_line(kind, message) for kind, message in messages)
         with self._busy:
             self._append(lines, len(messages))
@@ -156,6 +159,8 @@ class Spool:
 
     def close(self) -> None:
         """Let others open the folder. Safe to repeat."""
+        if self._lock < 0:
+            return  # In a forked process everything is the parent's.
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -4,7 +4,8 @@ A client has one thread of its own, in which an event loop runs. Any number of t
 travel together as those of tasks do.
 
 **Forks.** A client does not survive a fork, since neither its thread nor its connections do: make it in the child.
-After a fork each use raises `UsedAfterFork`. With gunicorn make it in `post_fork`, or without `--preload`.
+After a fork each use raises `UsedAfterFork`. With gunicorn make it in `post_fork`, or without `--preload`. Where the
+parent has used a client before the fork, gRPC does not work in the child: a new client raises it, too.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from tollhouse_client.batching import Batching
 from tollhouse_client.call import AuthorizedCall, Quantities
 from tollhouse_client.connection import Tls, closed
 from tollhouse_client.credentials import Credentials
+from tollhouse_client.errors import UsedAfterFork
 from tollhouse_client.key_cache import KeyAnswer
 from tollhouse_client.leases import Lease
 from tollhouse_client.meter import OnReplay
@@ -37,10 +39,6 @@ __all__ = ["Call", "Client", "KeyCache", "Meter", "Recorder", "UsedAfterFork"]
 
 _Result = TypeVar("_Result")
 _STOPPED_WITHIN_S: Final = 5.0
-
-
-class UsedAfterFork(RuntimeError):
-    """A client was used in a process that was forked after the client was made. Make one in each process."""
 
 
 class BlockInterrupted(Exception):

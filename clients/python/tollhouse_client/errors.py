@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.metering.v1 import admission_pb2, quota_pb2
 
+_DIGITS_MAX: Final = 15
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -186,7 +187,7 @@ class Denied(TollhouseError):
     def __init__(self, denial: admission_pb2.Denial, limits: Sequence[quota_pb2.LimitStatus] = ()) -> None:
         reason = named(admission_pb2.DenialReason, denial.reason, "DENIAL_REASON_")
         wait_ms = denial.facts.get("retry_after_ms", "")
-        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdecimal() else None
+        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdecimal() and len(wait_ms) <= _DIGITS_MAX else None
         super().__init__(denial.message, reason=reason, facts=denial.facts, retry_after_s=retry_after_s)
         self.denial = denial
         self.limits = tuple(limits)

@@ -26,6 +26,7 @@ from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse_client.connection import closed, is_cancelled
 from tollhouse_client.errors import ClientClosed, TollhouseError, named
+from tollhouse_client.routes import VERIFY_API_KEY, malformed
 
 STALE_MAX_S: Final = 5.0
 KEYS_MAX: Final = 100_000
@@ -110,6 +111,8 @@ class _Kept:
 
     def __init__(self, answer: api_key_pb2.VerifyApiKeyResponse) -> None:
         principal = answer.principal
+        if not principal.organization_id:
+            raise ValueError("A good key is one of an organization.")
         key = VerifiedKey(
             organization_id=principal.organization_id,
             project_id=principal.project_id,
@@ -285,7 +288,10 @@ class KeyCache:
         request = api_key_pb2.VerifyApiKeyRequest(key=secret, min_revision=min_revision, client_address=client_address)
         answer = await self._client.verify_api_key(request, timeout_s=_ASK_WITHIN_S)
         if answer.code == api_key_pb2.VERIFY_API_KEY_CODE_VALID:
-            kept = _Kept(answer)
+            try:
+                kept = _Kept(answer)
+            except ValueError:
+                raise malformed(VERIFY_API_KEY.path) from None
             if not answer.stale and answer.revision >= self._changed_revision:
                 self._keep(digest, kept)
             return kept

@@ -107,10 +107,15 @@ class Recorder:
             SpoolInUse: another process has the spool open.
             OSError: it cannot be opened.
         """
-        self._spool = await asyncio.to_thread(Spool, self._folder, self._spool_max_bytes)
-        # What was in memory when this was closed before is in the spool, too.
+        spool = await asyncio.to_thread(Spool, self._folder, self._spool_max_bytes)
+        try:
+            # What was in memory when this was closed before is in the spool, too.
+            self._unsent = deque(await asyncio.to_thread(spool.read))
+        except OSError:
+            spool.close()
+            raise
         self._failed.clear()
-        self._unsent = deque(await asyncio.to_thread(self._spool.read))
+        self._spool = spool
         self._is_closing = False
         self._has_ended.clear()
         self._sender = asyncio.create_task(self._send_on(), name="recorder")

@@ -282,7 +282,7 @@ class TooManyWatchers(Refusal):
 
     kind = Kind.UNAVAILABLE
     reason = "TOO_MANY_WATCHERS"
-    template = "This process serves {watchers} change streams, which is the maximum."
+    template = "This process serves {watchers} change streams, and no more to this caller."
     remedy = "Connect to another process of the service, or later."
     retry_after_ms = 1_000
 

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from tests.client.fake_service import FakeLedger, debit, fake_ledger, status
-from tollhouse.billing.v1 import account_pb2, ledger_pb2
+from tollhouse.billing.v1 import account_pb2, ledger_pb2, ledger_pb2_grpc
 from tollhouse.billing.v1.account_pb2_grpc import AccountServiceStub
 from tollhouse_client import Batching, Client, Retries
 from tollhouse_client.batching import Batcher
@@ -333,15 +333,28 @@ async def test_message_is_what_it_was_when_the_call_was_made(client: Client, led
 
 
 async def test_closing_answers_everybody(ledger: FakeLedger) -> None:
-    client = Client(billing=ledger.address)
+    client = Client(billing=ledger.address, timeout_s=LONG_S)
+    stub = client.stub(ledger_pb2_grpc.LedgerServiceStub)
     ledger.gate.clear()
     calls = [asyncio.create_task(client.debit(debit(one))) for one in ("a", "same", "same")]
-    await until(lambda: len(ledger.received) == 1)
+    calls.append(asyncio.create_task(stub.Debit(debit("by a stub"))))  # type: ignore[arg-type]  # a coroutine here
+    await until(lambda: len(ledger.received) == 2)
+    async with asyncio.timeout(LONG_S / 4):
+        await client.close()
+        assert [type(one) for one in await asyncio.gather(*calls, return_exceptions=True)] == [ClientClosed] * 4
+        for late in (client.debit(debit("b")), stub.Debit(debit("b"))):
+            with pytest.raises(ClientClosed):
+                await late
     await client.close()
-    assert [type(one) for one in await asyncio.gather(*calls, return_exceptions=True)] == [ClientClosed] * 3
-    with pytest.raises(ClientClosed):
-        await client.debit(debit("b"))
+
+
+async def test_first_call_of_its_kind_after_closing_is_answered_at_once(ledger: FakeLedger) -> None:
+    client = Client(billing=ledger.address, timeout_s=LONG_S)
+    await client.stub(ledger_pb2_grpc.LedgerServiceStub).Debit(debit("a"))
     await client.close()
+    async with asyncio.timeout(LONG_S / 4):
+        with pytest.raises(ClientClosed):
+            await client.debit(debit("b"))
 
 
 async def test_hundreds_of_callers_who_leave_at_any_moment_leave_nothing_behind(ledger: FakeLedger) -> None:

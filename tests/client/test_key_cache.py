@@ -10,8 +10,8 @@ from google.protobuf import timestamp_pb2
 
 from tests.client.conftest import House
 from tests.metering.support import eventually
-from tollhouse.identity.v1 import api_key_pb2
-from tollhouse_client import KeyAnswer, KeyCache, key_cache
+from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc, organization_pb2, service_account_pb2
+from tollhouse_client import ApiKey, KeyAnswer, KeyCache, Token, key_cache
 from tollhouse_client.errors import ClientClosed, TollhouseError
 
 
@@ -183,6 +183,89 @@ async def test_closed_cache_answers_nobody_from_memory(house: House) -> None:
         await keys.close()
         with pytest.raises(ClientClosed):
             await question
+
+
+async def test_gateway_of_one_organization_answers_from_memory_and_hears_of_its_changes(house: House) -> None:
+    key, revoked = await house.new_key(), await house.new_key()
+    credentials = ApiKey(await _gateway_key(house))
+    async with house.client(credentials=credentials) as client, KeyCache(client) as keys:
+        await told(keys, 1)
+        for one in (key, revoked):
+            assert (await keys.verify(one.secret)).is_valid
+        revision = await house.platform.identity.revoke(revoked.api_key)
+        await told(keys, revision)
+        assert keys.known(revoked.secret) is None
+        assert (await keys.verify(revoked.secret)).code == "REVOKED"
+        assert keys.known(key.secret) is not None
+        stranger = await house.platform.identity.create_key()
+        assert (await keys.verify(stranger.secret)).code == "NOT_FOUND"
+
+
+async def test_refused_stream_is_logged_once_and_asked_for_rarely(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[float] = []
+
+    class Counting(Token):
+        def bearer(self, audience: str) -> str:
+            opened.append(time.monotonic())
+            return super().bearer(audience)
+
+    monkeypatch.setattr(key_cache, "_OPEN_AGAIN_AFTER_S", 0.02)
+    monkeypatch.setattr(key_cache, "_OPEN_AGAIN_AFTER_MAX_S", 0.04)
+    monkeypatch.setattr(key_cache, "_REFUSED_AGAIN_AFTER_MAX_S", 0.16)
+    async with house.client(credentials=Counting("no.such.token")) as client, KeyCache(client):
+
+        async def openings() -> int:
+            return len(opened)
+
+        await eventually(openings, lambda count: count >= 6)
+    assert len([record for record in caplog.records if "stream of key changes" in record.message]) == 1
+    # The pauses grow beyond those after a stream that broke.
+    assert opened[-1] - opened[-2] >= 0.16
+
+
+async def test_code_of_a_newer_identity_is_an_answer(house: House) -> None:
+    class Newer:
+        stub = house.gateway.stub
+
+        async def verify_api_key(self, *_: object, **__: object) -> api_key_pb2.VerifyApiKeyResponse:
+            return api_key_pb2.VerifyApiKeyResponse(code=999)  # type: ignore[arg-type]  # not a code of today
+
+    answer = await KeyCache(Newer()).verify(house.secret)
+    assert (answer.code, answer.is_valid, answer.key) == ("UNKNOWN_999", False, None)
+
+
+async def _gateway_key(house: House) -> str:
+    """Make a key of a service account with which a gateway serves this organization alone."""
+    identity = house.platform.identity
+    request = service_account_pb2.CreateServiceAccountRequest(
+        organization_id=house.organization_id, name="gateway", role=organization_pb2.MEMBER_ROLE_ADMIN
+    )
+    account = (
+        await identity.service_accounts.CreateServiceAccount(request, metadata=identity.metadata)
+    ).service_account
+    key = api_key_pb2.CreateApiKeyRequest(
+        organization_id=house.organization_id,
+        service_account_id=account.service_account_id,
+        scopes=["tollhouse:admission"],
+    )
+    return (await identity.create_key(key)).secret
+
+
+async def test_cache_whose_client_is_closed_first_ends_without_an_error(house: House) -> None:
+    client = house.client()
+    async with KeyCache(client) as keys:
+        await told(keys, 1)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await keys.verify(house.secret)
+        assert keys._follower is not None
+        await asyncio.wait([keys._follower], timeout=10)
+        assert keys._follower.exception() is None
+    stream = client.stub(api_key_pb2_grpc.ApiKeyServiceStub).WatchApiKeys(api_key_pb2.WatchApiKeysRequest())
+    with pytest.raises(ClientClosed):
+        await anext(aiter(stream))
 
 
 async def test_nobody_is_served_while_identity_is_away(house: House) -> None:

@@ -17,7 +17,7 @@ from tests.client.test_meter import CHAT, COST, MODEL, BrokenStreamError
 from tests.client.test_recorder import usage
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 from tollhouse_client import SigningKey
-from tollhouse_client.errors import KeyDenied, UsageMissing
+from tollhouse_client.errors import ClientClosed, KeyDenied, UsageMissing
 from tollhouse_client.sync import Client, KeyCache, Recorder
 
 _Result = TypeVar("_Result")
@@ -130,34 +130,75 @@ async def test_keys_and_usage_work_without_asyncio(house: House, tmp_path: Path)
 
 
 FORKING = """
-import os, sys
+import asyncio, os, sys
 from tollhouse.billing.v1 import ledger_pb2
+from tollhouse_client import Client as AsynchronousClient
 from tollhouse_client.sync import Client, UsedAfterFork
 
-client = Client(billing=sys.argv[1])
-child = os.fork()
-if not child:
+def debit(name):
+    return ledger_pb2.DebitRequest(operation_id=name)
+
+async def debit_in_a_loop():
+    await AsynchronousClient(billing=sys.argv[1]).debit(debit("in a loop of a child"))
+
+def refused(call):
     try:
-        client.debit(ledger_pb2.DebitRequest(operation_id="in the child"))
+        call()
     except UsedAfterFork:
-        os._exit(7)
-    os._exit(1)
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return True
+
+def fork(in_child):
+    child = os.fork()
+    if not child:
+        os._exit(7 if in_child() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+client = Client(billing=sys.argv[1])
+fork(lambda: refused(lambda: client.debit(debit("in a child"))))
+fork(lambda: Client(billing=sys.argv[1]).debit(debit("in a child before the first use")))
+client.debit(debit("in the parent"))
+# gRPC would hang from here on, or crash if the parent has closed its client.
+fork(lambda: refused(lambda: Client(billing=sys.argv[1]).debit(debit("in a late child"))))
 client.close()
-sys.exit(status)
+fork(lambda: refused(lambda: asyncio.run(debit_in_a_loop())))
 """
 
 
-async def test_client_made_before_a_fork_refuses_to_be_used_after_it(ledger: FakeLedger) -> None:
+async def test_client_refuses_plainly_to_be_used_after_a_fork_where_it_would_hang(ledger: FakeLedger) -> None:
     # In a process of its own, for gRPC's own handlers do not survive a fork beside the servers of the tests.
     program = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKING, ledger.address)
-    assert await program.wait() == 7
-    assert ledger.received == []
+    try:
+        async with asyncio.timeout(30):
+            assert await program.wait() == 0
+    finally:
+        if program.returncode is None:
+            program.kill()
+    assert ledger.sent() == [["in a child before the first use"], ["in the parent"]]
 
 
 async def test_closed_client_is_closed(ledger: FakeLedger) -> None:
     client = Client(billing=ledger.address)
     client.close()
     client.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ClientClosed):
         client.debit(debit("a"))
+
+
+async def test_closing_ends_what_other_threads_wait_for(ledger: FakeLedger) -> None:
+    client = Client(billing=ledger.address)
+    forever = asyncio.create_task(asyncio.to_thread(client.run, lambda _: asyncio.Event().wait()))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(client.close)
+        with pytest.raises(ClientClosed):
+            await forever
+
+
+async def test_callback_in_the_clients_own_thread_does_not_wait_for_itself(ledger: FakeLedger) -> None:
+    async def call_back(_: object) -> None:
+        client.debit(debit("from inside"))
+
+    with Client(billing=ledger.address) as client:
+        with pytest.raises(RuntimeError, match="client's own thread"):
+            client.run(call_back)
+        await asyncio.to_thread(client.debit, debit("from outside"))

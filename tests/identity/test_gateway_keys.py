@@ -9,13 +9,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
+from services.identity.api_key.watch import watch
 from tests.identity.people import People, Person
 from tests.identity.refusals import DENIED, NOT_FOUND, refused, violated_fields
 from tests.identity.support import Identity
 from tests.support.callers import Metadata, bearer
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.identity.v1 import api_key_pb2 as pb
-from tollhouse.identity.v1 import organization_pb2, service_account_pb2
+from tollhouse.identity.v1 import organization_pb2, service_account_pb2, user_pb2
 
 SCOPE_NOT_HELD = ("PERMISSION_DENIED", "SCOPE_NOT_HELD")
 ADMISSION, USAGE = "tollhouse:admission", "tollhouse:usage.write"
@@ -214,22 +215,77 @@ async def test_gateway_verifies_the_keys_it_reaches_and_knows_no_others(
     assert await refused(code_of(identity, bearer(secrets[0]), asked[0])) == DENIED
 
 
-async def test_changes_of_keys_are_shown_to_gateways_of_all_organizations_alone(identity: Identity, site: Site) -> None:
+async def test_gateway_is_told_of_changes_in_the_organizations_it_reaches(
+    identity: Identity, people: People, site: Site
+) -> None:
+    mine, theirs = await Site.build(identity, people), await Site.build(identity, people)
     wide = await site.create(scopes=[ADMISSION], all_organizations=True)
-    narrow = await site.create(scopes=[ADMISSION], gateway_organization_id=site.organization_id)
-    request = pb.WatchApiKeysRequest()
-    watch = aiter(identity.api_keys.WatchApiKeys(request, metadata=bearer(wide.secret), timeout=20))
-    assert (await anext(watch)).revision
-    with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await anext(aiter(identity.api_keys.WatchApiKeys(request, metadata=bearer(narrow.secret), timeout=20)))
-    assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert "API keys of gateways that hold tollhouse:admission for all organizations" in str(refusal.value.details())
+    narrow = await site.create(scopes=[ADMISSION], gateway_organization_id=mine.organization_id)
+    recorder = await site.create(scopes=[USAGE])
+    live = _watch(identity, narrow.secret)
+    began = (await anext(live)).revision
+    keys = [await one.create() for one in (mine, theirs, mine)]
+    stranger = user_pb2.DeactivateUserRequest(user_id=theirs.owner.user_id)
+    await identity.users.DeactivateUser(stranger, metadata=identity.metadata)
+    revisions = [await identity.revoke(created.api_key) for created in keys]
 
-    # An open stream ends with the first message after its key is revoked.
-    await identity.api_keys.RevokeApiKey(site.revoke(wide), metadata=identity.metadata)
+    everything = await _changes(_watch(identity, wide.secret, began), revisions[-1])
+    assert [change.revision for change in everything] == list(range(began + 1, revisions[-1] + 1))
+    # Of others not even an id; a user's change could be one of a member.
+    unnamed = [change.revision for change in everything if change.user_id == theirs.owner.user_id]
+    assert len(unnamed) == 1
+    for stream in (live, _watch(identity, narrow.secret, began)):
+        told = await _changes(stream, revisions[-1])
+        assert [(change.revision, change.api_key_id) for change in told] == [
+            *((created.revision, created.api_key.api_key_id) for created in (keys[0], keys[2])),
+            (unnamed[0], ""),
+            *((revisions[number], keys[number].api_key.api_key_id) for number in (0, 2)),
+        ]
+        assert {change.organization_id for change in told} == {mine.organization_id}
+        assert told[2].changed_organization_id == mine.organization_id
+        assert told[2].kind == pb.API_KEY_CHANGE_KIND_UNSPECIFIED
+    assert await refused(anext(_watch(identity, recorder.secret))) == DENIED
+
+
+@pytest.mark.parametrize("reaches_all", [True, False])
+async def test_stream_of_changes_ends_when_its_key_is_revoked(
+    identity: Identity, site: Site, reaches_all: bool
+) -> None:
+    created = await site.create(scopes=[ADMISSION], all_organizations=reaches_all)
+    stream = _watch(identity, created.secret)
+    assert (await anext(stream)).revision
+    await identity.api_keys.RevokeApiKey(site.revoke(created), metadata=identity.metadata)
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await _read_on(watch)
+        await _read_on(stream)
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_gateways_of_one_organization_leave_streams_to_others(
+    identity: Identity, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_WATCHERS_OF_ONE_MAX", 2)
+    narrow = await site.create(scopes=[ADMISSION])
+    wide = await site.create(scopes=[ADMISSION], all_organizations=True)
+    streams = [_watch(identity, narrow.secret) for _ in range(2)]
+    for stream in streams:
+        await anext(stream)
+    assert await refused(anext(_watch(identity, narrow.secret))) == ("UNAVAILABLE", "TOO_MANY_WATCHERS")
+    assert (await anext(_watch(identity, wide.secret))).revision
+
+
+def _watch(identity: Identity, secret: str, after_revision: int = 0) -> AsyncIterator[pb.WatchApiKeysResponse]:
+    request = pb.WatchApiKeysRequest(after_revision=after_revision)
+    return aiter(identity.api_keys.WatchApiKeys(request, metadata=bearer(secret), timeout=20))
+
+
+async def _changes(stream: AsyncIterator[pb.WatchApiKeysResponse], until: int) -> list[pb.ApiKeyChange]:
+    changes: list[pb.ApiKeyChange] = []
+    async for message in stream:
+        assert not message.resync
+        changes += message.changes
+        if message.revision >= until:
+            break
+    return changes
 
 
 async def _read_on(watch: AsyncIterator[object]) -> None:

@@ -170,6 +170,33 @@ async def test_slow_subscriber_is_bounded_and_told_to_start_over(
     assert (news.resync, news.revision, len(news.changes)) == (True, 17, 1)
 
 
+async def test_backlog_for_one_organization_says_that_nothing_is_missing_with_its_last_message_alone(
+    identity: Identity, identity_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await identity.create_key()
+    organization_id = first.api_key.organization_id
+    request = pb.CreateApiKeyRequest(organization_id=organization_id, user_id=first.api_key.user_id)
+    created = []
+    for _ in range(4):
+        await identity.create_key()  # In an organization of its own.
+        created.append(await identity.create_key(request))
+    monkeypatch.setattr(watch_module, "CHANGES_AT_ONCE", 3)
+    watchers = Watchers(identity_database, watchers_max=1)
+    watchers.forget_all(seen_revision=created[-1].revision, confirmed_s=0)
+    stream = watchers.watch(first.revision, organization_id)
+
+    told = [await anext(stream) for _ in range(2)]
+
+    assert [[change.revision for change in news.changes] for news in told] == [
+        [one.revision for one in created[:3]],
+        [created[3].revision],
+    ]
+    assert [news.revision for news in told] == [created[2].revision, created[3].revision]
+    monkeypatch.setattr(watch_module, "_PENDING_MAX", 3)
+    await stream.aclose()  # type: ignore[attr-defined]  # which generators have
+    assert (await anext(watchers.watch(first.revision, organization_id))).resync
+
+
 async def _any_change(database: Database) -> Change:
     async with database.transaction() as tx:
         now = (await tx.execute(text("SELECT now()"))).scalar_one()

@@ -25,6 +25,7 @@ _MODULES: Final = (
     "tests.billing.dying_run",
     "tests.billing.dying_usage_charge",
     "tests.billing.organization_follower",
+    "tests.client.journaled_load",
     "tests.common.events.dying_deliverer",
     "tests.metering.export.dying_export",
     "tests.metering.leases.processes",

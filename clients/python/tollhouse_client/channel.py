@@ -9,6 +9,7 @@ import grpc
 from tollhouse_client.connection import Connection, Metadata, closed, is_cancelled
 from tollhouse_client.errors import TollhouseError, error_of_call
 from tollhouse_client.retries import Retries
+from tollhouse_client.routes import malformed
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
@@ -38,7 +39,7 @@ class StubChannel:
         rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer] = connection.channel.unary_unary(
             path, request_serializer, response_deserializer
         )
-        return UnaryCalls(rpc, connection, self._timeout_s, self._retries)
+        return UnaryCalls(path, rpc, connection, self._timeout_s, self._retries)
 
     def unary_stream(
         self,
@@ -53,7 +54,7 @@ class StubChannel:
         )
 
         def call(request: _Request, *, timeout: float | None = None, metadata: Metadata = ()) -> AsyncIterator[_Answer]:
-            return _answers(lambda: rpc(request, timeout=timeout, metadata=(*metadata, *connection.metadata())))
+            return _answers(path, lambda: rpc(request, timeout=timeout, metadata=(*metadata, *connection.metadata())))
 
         return call
 
@@ -76,7 +77,7 @@ class StubChannel:
             metadata: Metadata = (),
         ) -> _Answer:
             sent = (*metadata, *connection.metadata())
-            return await _translated(lambda: rpc(requests, timeout=timeout or self._timeout_s, metadata=sent))
+            return await _translated(path, lambda: rpc(requests, timeout=timeout or self._timeout_s, metadata=sent))
 
         return call
 
@@ -98,7 +99,7 @@ class StubChannel:
             timeout: float | None = None,
             metadata: Metadata = (),
         ) -> AsyncIterator[_Answer]:
-            return _answers(lambda: rpc(requests, timeout=timeout, metadata=(*metadata, *connection.metadata())))
+            return _answers(path, lambda: rpc(requests, timeout=timeout, metadata=(*metadata, *connection.metadata())))
 
         return call
 
@@ -108,11 +109,13 @@ class UnaryCalls(Generic[_Request, _Answer]):
 
     def __init__(
         self,
+        path: str,
         rpc: grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer],
         connection: Connection,
         timeout_s: float,
         retries: Retries,
     ) -> None:
+        self._path = path
         self._rpc = rpc
         self._connection = connection
         self._timeout_s = timeout_s
@@ -132,7 +135,10 @@ class UnaryCalls(Generic[_Request, _Answer]):
             left_s = deadline_s - loop.time()
             sent = (*metadata, *self._connection.metadata())
             try:
-                return await _translated(lambda: self._rpc(request, timeout=left_s, metadata=sent))  # noqa: B023 -- called at once.
+                return await _translated(
+                    self._path,
+                    lambda: self._rpc(request, timeout=left_s, metadata=sent),  # noqa: B023 -- called at once.
+                )
             except TollhouseError as error:
                 pause_s = self._retries.pause_before(attempts, error, deadline_s - loop.time())
                 if pause_s is None:
@@ -140,9 +146,9 @@ class UnaryCalls(Generic[_Request, _Answer]):
             await asyncio.sleep(pause_s)
 
 
-async def _translated(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+async def _translated(path: str, call: Callable[[], Awaitable[_Answer | None]]) -> _Answer:
     try:
-        return await call()
+        answer = await call()
     except grpc.aio.AioRpcError as error:
         raise error_of_call(error) from None
     except grpc.aio.UsageError:
@@ -151,13 +157,22 @@ async def _translated(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         if is_cancelled():
             raise
         raise closed() from None
+    return _read(path, answer)
 
 
-async def _answers(open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterator[_Answer]:
-    stream = open_stream()
+def _read(path: str, answer: _Answer | None) -> _Answer:
+    """Return an answer. For one that it cannot read gRPC gives None."""
+    if answer is None:
+        raise malformed(path)
+    return answer
+
+
+async def _answers(path: str, open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterator[_Answer]:
+    stream: _Stream[_Answer] | None = None
     try:
+        stream = open_stream()
         async for answer in stream:
-            yield answer
+            yield _read(path, answer)
     except grpc.aio.AioRpcError as error:
         raise error_of_call(error) from None
     except grpc.aio.UsageError:
@@ -167,7 +182,8 @@ async def _answers(open_stream: Callable[[], "_Stream[_Answer]"]) -> AsyncIterat
             raise
         raise closed() from None
     finally:
-        stream.cancel()  # Whoever stops reading wants no more of it.
+        if stream is not None:
+            stream.cancel()  # Whoever stops reading wants no more of it.
 
 
 class _Stream(Protocol[_Message]):
@@ -200,7 +216,13 @@ class CredentialChannel:
             path, request_serializer, response_deserializer
         )
 
-        def call(request: _Request, *, timeout: float | None = None, metadata: Metadata = ()) -> Awaitable[_Answer]:
-            return rpc(request, timeout=timeout, metadata=(*metadata, *self._connection.metadata()))
+        async def call(request: _Request, *, timeout: float | None = None, metadata: Metadata = ()) -> _Answer:
+            sent = (*metadata, *self._connection.metadata())
+            answer: _Answer | None = await rpc(request, timeout=timeout, metadata=sent)
+            if answer is None:
+                raise grpc.aio.AioRpcError(
+                    grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), malformed(path).message
+                )
+            return answer
 
         return call

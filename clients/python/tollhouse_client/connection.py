@@ -1,6 +1,7 @@
 """The connection to one service: address, TLS and credentials, and single RPCs on it as bytes."""
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -8,7 +9,14 @@ from typing import Final, TypeAlias
 import grpc
 
 from tollhouse_client.credentials import Credentials
-from tollhouse_client.errors import ClientClosed, InvalidArgument, TollhouseError, Unauthenticated, error_of_call
+from tollhouse_client.errors import (
+    ClientClosed,
+    InvalidArgument,
+    TollhouseError,
+    Unauthenticated,
+    UsedAfterFork,
+    error_of_call,
+)
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Rpc: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
@@ -46,6 +54,22 @@ class Tls:
             raise ValueError("certificate_file and key_file belong together: give both or none")
 
 
+class _Process:
+    """What is to be known of this process before gRPC is used in it."""
+
+    has_connected = False
+    is_forked_too_late = False
+    """Whether it was forked from one that had connected: gRPC would hang or crash here."""
+
+
+def _note_fork() -> None:
+    _Process.is_forked_too_late = _Process.has_connected
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 class Connection:
     """One service. The connection itself is made with the first call, and again whenever it is lost."""
 
@@ -54,7 +78,9 @@ class Connection:
 
         Raises:
             OSError: a file of `tls` cannot be read.
+            UsedAfterFork: this process was forked from one in which a client was used.
         """
+        require_no_fork()
         self.context = context
         self._audience = f"{context}.tollhouse"
         self._credentials = credentials
@@ -70,8 +96,9 @@ class Connection:
 
         Raises:
             Unauthenticated: the credentials cannot be sent.
-            RuntimeError: the client is used in another event loop than before.
+            RuntimeError: the client is used in another event loop than before, or after a fork.
         """
+        require_no_fork()
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         require_loop(self._loop)
@@ -118,6 +145,14 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
         raise RuntimeError("A client works within one event loop: make one in each, such as in each asyncio.run.")
 
 
+def require_no_fork() -> None:
+    """Raise UsedAfterFork where gRPC does not work, since this process was forked from one that had used it."""
+    if _Process.is_forked_too_late:
+        raise UsedAfterFork(
+            "A client was used before this process was forked: fork first, or start processes by spawn."
+        )
+
+
 def is_cancelled() -> bool:
     """Tell whether the present task is being cancelled, as opposed to the call it waits for."""
     task = asyncio.current_task()
@@ -129,6 +164,7 @@ def closed() -> TollhouseError:
 
 
 def _open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    _Process.has_connected = True
     if tls is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS)
     credentials = grpc.ssl_channel_credentials(

@@ -5,7 +5,7 @@ batch, into the exception for its reason, or else for its code. docs/errors.md h
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,8 +13,23 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.metering.v1 import admission_pb2, quota_pb2
 
+_DIGITS_MAX: Final = 15
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class _Names(Protocol):
+    """The names of an enum's values."""
+
+    def Name(self, number: Any) -> str: ...  # noqa: N802 -- as generated code has it.
+
+
+def named(names: _Names, number: int, prefix: str) -> str:
+    """Return the name of a value without its prefix; `UNKNOWN_7` where a newer service has sent what is not known."""
+    try:
+        return names.Name(number).removeprefix(prefix)
+    except ValueError:
+        return f"UNKNOWN_{number}"
 
 
 class TollhouseError(Exception):
@@ -170,9 +185,9 @@ class Denied(TollhouseError):
     code_of_class = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self, denial: admission_pb2.Denial, limits: Sequence[quota_pb2.LimitStatus] = ()) -> None:
-        reason = admission_pb2.DenialReason.Name(denial.reason).removeprefix("DENIAL_REASON_")
+        reason = named(admission_pb2.DenialReason, denial.reason, "DENIAL_REASON_")
         wait_ms = denial.facts.get("retry_after_ms", "")
-        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdecimal() else None
+        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdecimal() and len(wait_ms) <= _DIGITS_MAX else None
         super().__init__(denial.message, reason=reason, facts=denial.facts, retry_after_s=retry_after_s)
         self.denial = denial
         self.limits = tuple(limits)
@@ -222,6 +237,13 @@ class RecorderFull(Unavailable):
     reason_of_class = "CLIENT_RECORDER_FULL"
 
 
+class UsedAfterFork(RuntimeError):
+    """A client was used in a process that was forked after the client was made, or after another was used.
+
+    Make a client in each process, and fork before the first is used: gRPC does not work in one that was forked later.
+    """
+
+
 _BY_CODE: Final[Mapping[grpc.StatusCode, type[TollhouseError]]] = {
     kind.code_of_class: kind
     for kind in (
@@ -238,7 +260,7 @@ def denied_of(answer: admission_pb2.AuthorizeResponse) -> Denied:
     """Return the exception for a denial."""
     reason = answer.denial.reason
     kind: type[Denied] = Denied
-    if admission_pb2.DenialReason.Name(reason).startswith("DENIAL_REASON_KEY_"):
+    if named(admission_pb2.DenialReason, reason, "DENIAL_REASON_").startswith("KEY_"):
         kind = KeyDenied
     elif reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE:
         kind = BalanceDenied

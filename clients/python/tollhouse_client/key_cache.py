@@ -1,9 +1,10 @@
 """Keys verified in memory, as fresh as the service's own answers.
 
-The cache follows `WatchApiKeys`. An answer is used while no change names its key, user, service account, project or
-organization, and while the last message of the stream is less than five seconds old: one comes every second. When the
-stream is lost, each verification asks identity from then on, and fails where identity cannot be reached. An answer that
-is older than a change already seen is used once and not kept.
+The cache follows `WatchApiKeys`, with an API key of one organization as with one of all. An answer is used while no
+change names its key, user, service account, project or organization, and while the last message of the stream is less
+than five seconds old: one comes every second. When the stream is lost or refused, each verification asks identity from
+then on, and fails where identity cannot be reached. An answer that is older than a change already seen is used once and
+not kept.
 
 Only answers that a key is good are kept, under the SHA-256 digest of the secret. No secret is kept or logged.
 """
@@ -24,7 +25,8 @@ from google.protobuf import timestamp_pb2
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse_client.connection import closed, is_cancelled
-from tollhouse_client.errors import TollhouseError
+from tollhouse_client.errors import ClientClosed, TollhouseError, named
+from tollhouse_client.routes import VERIFY_API_KEY, malformed
 
 STALE_MAX_S: Final = 5.0
 KEYS_MAX: Final = 100_000
@@ -34,8 +36,14 @@ _SECRET_MAX: Final = 512
 _ASK_WITHIN_S: Final = 5.0
 _OPEN_AGAIN_AFTER_S: Final = 0.1
 _OPEN_AGAIN_AFTER_MAX_S: Final = 5.0
+_REFUSED_AGAIN_AFTER_MAX_S: Final = 60.0
+_REFUSED: Final = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""What a stream ends with that this client may not open: somebody has to change that, so it is asked for rarely."""
 _MAPPED_BITS: Final = 96
-_CODE_PREFIX: Final = len("VERIFY_API_KEY_CODE_")
 
 _Network: TypeAlias = IPv4Network | IPv6Network
 _log: Final = logging.getLogger("tollhouse_client")
@@ -103,6 +111,8 @@ class _Kept:
 
     def __init__(self, answer: api_key_pb2.VerifyApiKeyResponse) -> None:
         principal = answer.principal
+        if not principal.organization_id:
+            raise ValueError("A good key is one of an organization.")
         key = VerifiedKey(
             organization_id=principal.organization_id,
             project_id=principal.project_id,
@@ -278,11 +288,14 @@ class KeyCache:
         request = api_key_pb2.VerifyApiKeyRequest(key=secret, min_revision=min_revision, client_address=client_address)
         answer = await self._client.verify_api_key(request, timeout_s=_ASK_WITHIN_S)
         if answer.code == api_key_pb2.VERIFY_API_KEY_CODE_VALID:
-            kept = _Kept(answer)
+            try:
+                kept = _Kept(answer)
+            except ValueError:
+                raise malformed(VERIFY_API_KEY.path) from None
             if not answer.stale and answer.revision >= self._changed_revision:
                 self._keep(digest, kept)
             return kept
-        code = api_key_pb2.VerifyApiKeyCode.Name(answer.code)[_CODE_PREFIX:]
+        code = named(api_key_pb2.VerifyApiKeyCode, answer.code, "VERIFY_API_KEY_CODE_")
         if code != "ADDRESS_NOT_ALLOWED":
             self._forget(digest)
         return KeyAnswer(code, None, answer.stale)
@@ -307,19 +320,25 @@ class KeyCache:
                     del self._by_subject[subject]
 
     async def _follow(self) -> None:
-        """Follow the stream until cancelled, and open the next one when it ends, breaks or falls silent."""
+        """Follow the stream until the client is closed, and open the next one when it ends, breaks or falls silent."""
         stub = self._client.stub(api_key_pb2_grpc.ApiKeyServiceStub)
         delay_s = _OPEN_AGAIN_AFTER_S
+        told = ""
         while True:
             request = api_key_pb2.WatchApiKeysRequest(after_revision=self._watched_revision)
+            delay_max_s = _OPEN_AGAIN_AFTER_MAX_S
             try:
                 async for message in _lively(aiter(stub.WatchApiKeys(request))):
                     self.take_in(message)
-                    delay_s = _OPEN_AGAIN_AFTER_S
+                    delay_s, told = _OPEN_AGAIN_AFTER_S, ""
+            except ClientClosed:
+                return
             except (TollhouseError, TimeoutError) as error:
-                _log.warning("The stream of key changes broke; it is opened again in %.1f s: %s", delay_s, error)
+                if isinstance(error, TollhouseError) and error.code in _REFUSED:
+                    delay_max_s = _REFUSED_AGAIN_AFTER_MAX_S
+                told = _tell_broken(error, told)
             await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _OPEN_AGAIN_AFTER_MAX_S)
+            delay_s = min(delay_s * 2, delay_max_s)
 
     def take_in(self, message: api_key_pb2.WatchApiKeysResponse) -> None:
         """Apply a message of the stream."""
@@ -356,6 +375,14 @@ async def _lively(
         except StopAsyncIteration:
             return
         yield message
+
+
+def _tell_broken(error: TollhouseError | TimeoutError, told: str) -> str:
+    """Log why there is no stream, once for each cause in a row. Return what has been logged."""
+    cause = error.reason or error.code.name if isinstance(error, TollhouseError) else "it fell silent"
+    if cause != told:
+        _log.warning("The stream of key changes broke and is opened again; until then each key is asked for: %s", error)
+    return cause
 
 
 def _digest(secret: str) -> bytes:

@@ -1,20 +1,27 @@
 """Calls that are decided within leases: no RPC before the work, and one settlement for many calls after it."""
 
+import asyncio
+import logging
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import grpc
-from google.rpc import status_pb2
 
 from tollhouse.metering.v1 import admission_pb2, lease_pb2, usage_pb2
 from tollhouse.metering.v1.lease_holder import LeaseHolder, Taken
 from tollhouse_client.call import AuthorizedCall, Quantities, Rpcs
-from tollhouse_client.errors import FailedPrecondition, TollhouseError, UsageMissing, error_of
+from tollhouse_client.errors import FailedPrecondition, TollhouseError, UsageMissing, error_of, error_of_call
 from tollhouse_client.usage import Kind, UsageObject, Used
 
 OnRefused: TypeAlias = Callable[[usage_pb2.RecordUsageRequest, TollhouseError], None]
+
+_log: Final = logging.getLogger("tollhouse_client")
+_PAUSE_S: Final = 0.5
+_LOST_RIGHTS: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""What waiting for some seconds does not help."""
 
 
 class Lease:
@@ -52,7 +59,7 @@ class Lease:
         try:
             await self._holder.flush()
         except grpc.aio.AioRpcError as error:
-            raise error_of(status_pb2.Status(code=error.code().value[0], message=error.details() or "")) from None
+            raise error_of_call(error) from None
 
 
 class LeasedCall(AuthorizedCall):
@@ -159,18 +166,44 @@ def principal_within(
 
 @asynccontextmanager
 async def holding(
-    channel: Callable[[], grpc.aio.Channel], request: lease_pb2.AcquireLeaseRequest, on_refused: OnRefused
+    channel: Callable[[], grpc.aio.Channel],
+    request: lease_pb2.AcquireLeaseRequest,
+    on_refused: OnRefused,
+    within_s: float,
 ) -> AsyncIterator[Lease]:
-    """Hold leases for as long as the block lasts, and give everything back at its end.
+    """Hold leases for as long as the block lasts, and give everything back at its end, which is tried for `within_s`.
 
     Raises:
-        TollhouseError: at the end metering could not be reached. The leases then end by themselves.
+        TollhouseError: at the end metering could not be reached. The leases then end by themselves, and
+            `on_refused` got the usage that was not settled.
     """
     kept = lease_pb2.AcquireLeaseRequest()
     kept.CopyFrom(request)
     holder = LeaseHolder(channel(), kept, on_refused=lambda usage, status: on_refused(usage, error_of(status)))
+    await holder.__aenter__()
     try:
-        async with holder:
-            yield Lease(holder, kept)
-    except grpc.aio.AioRpcError as error:
-        raise error_of(status_pb2.Status(code=error.code().value[0], message=error.details() or "")) from None
+        yield Lease(holder, kept)
+    finally:
+        await _give_back(holder, on_refused, within_s)
+
+
+async def _give_back(holder: LeaseHolder, on_refused: OnRefused, within_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + within_s
+    while True:
+        try:
+            await holder.close()
+            return
+        except grpc.aio.AioRpcError as error:
+            failed = error_of_call(error)
+        except TollhouseError as error:
+            failed = error
+        if failed.code in _LOST_RIGHTS or loop.time() >= give_up_s:
+            break
+        await asyncio.sleep(random.uniform(0.5, 1) * min(_PAUSE_S, within_s / 4))
+    for usage in holder.unsettled():
+        try:
+            on_refused(usage, failed)
+        except Exception:  # noqa: BLE001 -- the caller's function must not keep the others from being told.
+            _log.exception("What was to be told of the usage %s failed.", usage.operation_id)
+    raise failed

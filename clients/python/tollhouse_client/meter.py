@@ -144,9 +144,10 @@ class Meter:
     ) -> AbstractAsyncContextManager[Lease]:
         """Hold leases that are acquired with this request, for as long as the block lasts.
 
-        `on_refused` gets usage that metering refuses for good. docs/limits.md says what a lease is.
+        `on_refused` gets usage that metering refuses for good, and what could not be settled at the end of the block,
+        where that is tried for `settle_within_s`. docs/limits.md says what a lease is.
         """
-        return holding(self._channel, request, on_refused)
+        return holding(self._channel, request, on_refused, self.settle_within_s)
 
     @asynccontextmanager
     async def ending(self, call: Call, end: Callable[[bool], Awaitable[None]]) -> AsyncIterator[None]:

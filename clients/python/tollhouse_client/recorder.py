@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeAlias
@@ -18,7 +19,7 @@ from typing import Final, Protocol, Self, TypeAlias
 from google.protobuf.message import DecodeError
 
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
-from tollhouse_client.errors import ClientClosed, OperationIdReused, RecorderFull, TollhouseError
+from tollhouse_client.errors import ClientClosed, OperationIdReused, RecorderFull, SpoolFull, TollhouseError
 from tollhouse_client.retries import REFUSED_FOR_GOOD
 from tollhouse_client.spool import Entry, Spool
 
@@ -96,6 +97,8 @@ class Recorder:
         self._retrier: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._room = asyncio.Condition()
+        self._has_ended = asyncio.Event()
+        self._keeping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Open the spool, and begin to send what an earlier process has left.
@@ -104,9 +107,17 @@ class Recorder:
             SpoolInUse: another process has the spool open.
             OSError: it cannot be opened.
         """
-        self._spool = await asyncio.to_thread(Spool, self._folder, self._spool_max_bytes)
-        self._unsent.extend(await asyncio.to_thread(self._spool.read))
+        spool = await asyncio.to_thread(Spool, self._folder, self._spool_max_bytes)
+        try:
+            # What was in memory when this was closed before is in the spool, too.
+            self._unsent = deque(await asyncio.to_thread(spool.read))
+        except OSError:
+            spool.close()
+            raise
+        self._failed.clear()
+        self._spool = spool
         self._is_closing = False
+        self._has_ended.clear()
         self._sender = asyncio.create_task(self._send_on(), name="recorder")
         return self
 
@@ -131,11 +142,24 @@ class Recorder:
         await self._take(_USAGE, request, timeout_s)
 
     async def settle_later(self, request: admission_pb2.SettleRequest, *, timeout_s: float = 10.0) -> None:
-        """Take a settlement as `record` takes usage. `client.meter.settlements = recorder` does it for all blocks."""
-        await self._take(_SETTLEMENT, request, timeout_s)
+        """Take a settlement as `record` takes usage. `client.meter.settlements = recorder` does it for all blocks.
+
+        A recorder that is closed keeps it in the spool for the next process: it is closed before its client, and that
+        brings to an end what blocks have begun.
+        """
+        if self._is_closing:
+            await self._keep(_SETTLEMENT, request, timeout_s)
+        else:
+            await self._take(_SETTLEMENT, request, timeout_s)
 
     async def flush(self) -> None:
-        """Return when all that was taken until now is sent, or refused for good."""
+        """Return when all that was taken until now is sent, or refused for good.
+
+        Raises:
+            ClientClosed: the recorder is closed.
+        """
+        if self._spool is None:
+            raise ClientClosed("The recorder is closed.")
         async with self._room:
             await self._room.wait_for(lambda: not self.waiting)
 
@@ -145,11 +169,16 @@ class Recorder:
             return
         self._is_closing = True
         self._look.set()
+        await self._tell_room()
         try:
             async with asyncio.timeout(self._close_within_s):
                 await self.flush()
         except TimeoutError:
             _log.warning("%d usages wait in the spool %s for the next process.", self.waiting, self._folder)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
         senders = [task for task in (self._sender, self._retrier) if task is not None]
         for task in senders:
             task.cancel()
@@ -157,21 +186,18 @@ class Recorder:
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
         spool, self._spool = self._spool, None
-        await asyncio.to_thread(spool.close)
+        if spool is not None:
+            await asyncio.to_thread(spool.close)
+        self._has_ended.set()
 
     async def _take(self, kind: str, request: UsageRequest, timeout_s: float) -> None:
-        if self._spool is None or self._is_closing:
-            raise ClientClosed("The recorder is closed.")
-        taken = type(request)()
-        taken.CopyFrom(request)  # type: ignore[arg-type]  # of the same type
-        if not taken.HasField("occur_time"):
-            # It would be the time at which it is sent.
-            taken.occur_time.FromNanoseconds(time.time_ns())
-            kind = kind.lower()
-        if self.waiting >= self._waiting_max:
+        entry = _entry_of(kind, request)
+        if self.waiting >= self._waiting_max and not self._is_closing:
             await self._wait_for_room(timeout_s)
+        if self._spool is None or self._is_closing or self._sender is None or self._sender.done():
+            raise ClientClosed("The recorder, or its event loop, is closed.")
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unwritten.append((kind, taken.SerializeToString(), written))
+        self._unwritten.append((*entry, written))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(self._spool))
         await written
@@ -179,9 +205,26 @@ class Recorder:
     async def _wait_for_room(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s), self._room:
-                await self._room.wait_for(lambda: self.waiting < self._waiting_max)
+                await self._room.wait_for(lambda: self.waiting < self._waiting_max or self._is_closing)
         except TimeoutError:
             raise RecorderFull(f"{self.waiting} usages wait to be sent.") from None
+
+    async def _keep(self, kind: str, request: UsageRequest, timeout_s: float) -> None:
+        """Write what comes after the end for the next process.
+
+        Raises:
+            SpoolFull: the spool or its disk is full.
+            SpoolInUse: the next process has the spool open already.
+            ClientClosed: the recorder is being closed, and that takes too long.
+        """
+        entry = _entry_of(kind, request)
+        try:
+            async with asyncio.timeout(self._close_within_s + timeout_s):
+                await self._has_ended.wait()
+        except TimeoutError:
+            raise ClientClosed("The recorder is closed.") from None
+        async with self._keeping:
+            await asyncio.to_thread(_keep_in, self._folder, self._spool_max_bytes, entry)
 
     async def _write(self, spool: Spool) -> None:
         """Write what callers wait for, all that has gathered at a time."""
@@ -191,10 +234,10 @@ class Recorder:
                 self._under_way += len(batch)
                 try:
                     entries = await asyncio.to_thread(spool.append, [(kind, data) for kind, data, _ in batch])
-                except TollhouseError as error:
+                except Exception as error:  # noqa: BLE001 -- whatever it is, callers must not wait for ever.
                     for _, _, written in batch:
                         if not written.done():
-                            written.set_exception(type(error)(error.message))
+                            written.set_exception(copy(error))
                 else:
                     self._unsent.extend(entries)
                     for _, _, written in batch:
@@ -313,6 +356,28 @@ class Recorder:
             _log.exception("What was to be told of the refused usage %s failed.", request.operation_id)
             return False
         return True
+
+
+def _entry_of(kind: str, request: UsageRequest) -> tuple[str, bytes]:
+    """Return the kind of an entry, and its message with the time at which it is taken, if it has none yet."""
+    taken = type(request)()
+    taken.CopyFrom(request)  # type: ignore[arg-type]  # of the same type
+    if not taken.HasField("occur_time"):
+        # It would be the time at which it is sent.
+        taken.occur_time.FromNanoseconds(time.time_ns())
+        kind = kind.lower()
+    return kind, taken.SerializeToString()
+
+
+def _keep_in(folder: Path, bytes_max: int, entry: tuple[str, bytes]) -> None:
+    spool = Spool(folder, bytes_max)
+    try:
+        spool.read()
+        spool.append([entry])
+    except OSError as error:
+        raise SpoolFull(f"The spool {folder} cannot be read: {error.strerror}.") from error
+    finally:
+        spool.close()
 
 
 def _backoff_s(failures: int) -> float:

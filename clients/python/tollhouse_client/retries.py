@@ -11,7 +11,7 @@ from typing import Final
 
 import grpc
 
-from tollhouse_client.errors import TollhouseError
+from tollhouse_client.errors import ClientClosed, TollhouseError
 
 _HELPED_BY_WAITING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 REFUSED_FOR_GOOD: Final = (
@@ -45,7 +45,7 @@ class Retries:
         `attempts` are made already, the last of them failed with `error`, and `left_s` is what is left of the call's
         time. Where the service says how long to wait, the pause is at least that.
         """
-        if attempts >= self.attempts_max or error.code not in _HELPED_BY_WAITING:
+        if attempts >= self.attempts_max or error.code not in _HELPED_BY_WAITING or isinstance(error, ClientClosed):
             return None
         pause_s = min(self.pause_max_s, self.pause_s * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)
         if error.retry_after_s is not None:

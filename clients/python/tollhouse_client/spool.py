@@ -47,17 +47,10 @@ class Spool:
             SpoolInUse: another process, or another recorder of this one, has it open.
             OSError: it cannot be opened.
         """
-        import fcntl  # Not on Windows, where the rest of the package works.
-
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._bytes_max = bytes_max
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise SpoolInUse(f"Another recorder has the spool {folder} open.") from None
+        self._locks = _lock(folder)
         self._sizes: dict[int, int] = {}
         self._open_entries: dict[int, int] = {}
         """How many entries of each segment are not confirmed."""
@@ -92,7 +85,10 @@ class Spool:
 
         Raises:
             SpoolFull: the spool or its disk is full, or the disk fails. None of the messages was taken.
+            SpoolInUse: this process was forked from the one that has it open.
         """
+        if not self._locks:
+            raise SpoolInUse(f"The spool {self._folder} belongs to the process from which this one was forked.")
         lines = b"".join(_line(kind, message) for kind, message in messages)
         with self._busy:
             self._append(lines, len(messages))
@@ -156,6 +152,8 @@ class Spool:
 
     def close(self) -> None:
         """Let others open the folder. Safe to repeat."""
+        if not self._locks:
+            return  # In a forked process everything is the parent's.
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -164,9 +162,8 @@ class Spool:
         self._leave()
 
     def _leave(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _begin_segment(self) -> None:
         if self._file >= 0:
@@ -224,6 +221,27 @@ class Spool:
                 _log.error("A line of %s is damaged; the file is kept as .damaged.", path)
             else:
                 yield entry
+
+
+def _lock(folder: Path) -> list[int]:
+    """Lock a folder, and the file in it that versions before have locked; return what keeps the locks.
+
+    The file alone is not enough: what cleans up old files may remove it, and another process would lock a new one.
+    """
+    import fcntl  # Not on Windows, where the rest of the package works.
+
+    locks: list[int] = []
+    try:
+        for path, flags in ((folder / "lock", os.O_RDWR | os.O_CREAT), (folder, os.O_RDONLY)):
+            locks.append(os.open(path, flags | os.O_CLOEXEC, 0o600))
+            fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        for lock in locks:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise SpoolInUse(f"Another recorder has the spool {folder} open.") from None
+        raise
+    return locks
 
 
 _open: Final[WeakSet[Spool]] = WeakSet()

@@ -4,13 +4,15 @@ A client has one thread of its own, in which an event loop runs. Any number of t
 travel together as those of tasks do.
 
 **Forks.** A client does not survive a fork, since neither its thread nor its connections do: make it in the child.
-After a fork each use raises `UsedAfterFork`. With gunicorn make it in `post_fork`, or without `--preload`.
+After a fork each use raises `UsedAfterFork`. With gunicorn make it in `post_fork`, or without `--preload`. Where the
+parent has used a client before the fork, gRPC does not work in the child: a new client raises it, too.
 """
 
 import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +25,9 @@ from tollhouse_client import client as asynchronous
 from tollhouse_client import key_cache, leases, recorder
 from tollhouse_client.batching import Batching
 from tollhouse_client.call import AuthorizedCall, Quantities
-from tollhouse_client.connection import Tls
+from tollhouse_client.connection import Tls, closed
 from tollhouse_client.credentials import Credentials
+from tollhouse_client.errors import UsedAfterFork
 from tollhouse_client.key_cache import KeyAnswer
 from tollhouse_client.leases import Lease
 from tollhouse_client.meter import OnReplay
@@ -38,10 +41,6 @@ _Result = TypeVar("_Result")
 _STOPPED_WITHIN_S: Final = 5.0
 
 
-class UsedAfterFork(RuntimeError):
-    """A client was used in a process that was forked after the client was made. Make one in each process."""
-
-
 class BlockInterrupted(Exception):
     """A metered block was left by KeyboardInterrupt or SystemExit, which go on in the thread they belong to."""
 
@@ -52,30 +51,54 @@ class _LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._process_id = os.getpid()
+        self._submitting = threading.Lock()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="tollhouse client", daemon=True)
         self._thread.start()
 
     def run(self, make: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Make a coroutine in the loop's thread, and return what it returns."""
+        """Make a coroutine in the loop's thread, and return what it returns.
+
+        Raises:
+            ClientClosed: the thread was stopped before it had ended.
+            RuntimeError: this is the loop's thread, which would wait for itself.
+        """
         if os.getpid() != self._process_id:
             raise UsedAfterFork("The client was made before this process was forked: make one in each process.")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("This is the client's own thread, as in on_refused: call the client from another one.")
 
         async def run() -> _Result:
             return await make()
 
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        with self._submitting:
+            if self._is_stopped:
+                raise closed()
+            future = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise closed() from None
         except BaseException:
             # An interrupt of this thread ends the call, too. It changes nothing where the call has ended.
             future.cancel()
             raise
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Cancel what still runs in the loop, and end the thread."""
+        with self._submitting:
+            self._is_stopped = True
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
         self._thread.join(_STOPPED_WITHIN_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        self._loop.call_soon(self._loop.stop)
 
 
 class Client:
@@ -129,7 +152,7 @@ class Client:
         `client.run(lambda client: client.stub(ModelServiceStub).GetModel(request))`
         """
         if self._is_closed:
-            raise RuntimeError("The client is closed.")
+            raise closed()
         return self._thread.run(lambda: call(self._client))
 
     def authorize(

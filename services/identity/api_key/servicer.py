@@ -235,7 +235,9 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     async def WatchApiKeys(
         self, request: pb.WatchApiKeysRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchApiKeysResponse]:
-        async for news in self._watchers.watch(request.after_revision):
+        rights = current_rights()
+        reached = rights.gateway_organization_id if rights is not None else ""
+        async for news in self._watchers.watch(request.after_revision, reached):
             yield render_news(news, self._clock.now())
 
     async def _change(

@@ -19,6 +19,12 @@ SEARCHES: Final = "search_context_cost_per_query"
 OFF_PEAK: Final = "off_peak_pricing"
 ALIAS_OF: Final = "alias_of"
 
+CONTAINER_ENTRY: Final = "{provider}/container"
+CONTAINER_PRICE: Final = "code_interpreter_cost_per_session"
+CONTAINER_MODES: Final = frozenset({"chat", "responses"})
+"""The map has the price of a provider's code sessions once, in an entry of its own. It holds for each model of the
+provider that can be talked to, as LiteLLM charges it."""
+
 UNITS_OF_BASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "input_cost_per_token": "input_tokens",
@@ -72,7 +78,7 @@ UNITS_OF_BASES: Final[Mapping[str, str]] = MappingProxyType(
         "input_cost_per_request": "requests",
         "input_cost_per_text_message": "text_messages",
         "google_maps_grounding_cost_per_query": "map_searches",
-        "code_interpreter_cost_per_session": "code_sessions",
+        CONTAINER_PRICE: "code_sessions",
     }
 )
 

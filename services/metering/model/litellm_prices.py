@@ -20,6 +20,9 @@ from services.metering.model.litellm_hours import KEYS, NAME, read_schedule
 from services.metering.model.litellm_keys import (
     ALIAS_OF,
     CONDITIONS,
+    CONTAINER_ENTRY,
+    CONTAINER_MODES,
+    CONTAINER_PRICE,
     FALLBACKS,
     MADE_BY_IMAGE_MODELS,
     NAMES_A_PRICE,
@@ -83,16 +86,35 @@ def read_price_map(
     """Return the prices of each entry by its name. An alias has the prices of the entry it names."""
     read: dict[str, ListedPrices] = {}
     targets: dict[str, str] = {}
+    containers: dict[str, str] = {}
     for name, listed in entries:
         if name in read:
             read[name] = ListedPrices(None, "stands twice in the list")
             targets.pop(name, None)
+            containers.pop(name, None)
             continue
         read[name] = read_prices(listed, allow_partial=allow_partial)
         target = listed.get(ALIAS_OF)
         if isinstance(target, str) and not any(_price_keys(listed)):
             targets[name] = target
+        if listed.get("mode") in CONTAINER_MODES and listed.get(CONTAINER_PRICE) is None:
+            containers[name] = CONTAINER_ENTRY.format(provider=listed.get("litellm_provider"))
+    read |= {
+        name: _with_container(read[name], entry, read[entry]) for name, entry in containers.items() if entry in read
+    }
     return {name: _of_alias(name, targets, read) if name in targets else one for name, one in read.items()}
+
+
+def _with_container(one: ListedPrices, entry: str, container: ListedPrices) -> ListedPrices:
+    """Return the prices of an entry with that of its provider's code sessions."""
+    if one.card is None or "code_sessions" in one.card.rated_units:
+        return one
+    rates = [] if container.card is None else [rate for rate in container.card.rates if rate.unit_id == "code_sessions"]
+    if not rates:
+        reason = container.reason or "has none"
+        return replace(one, notes=(*one.notes, Remark(entry, f"gives no price of code_sessions: it {reason}")))
+    card = replace(one.card, rates=tuple(sorted((*one.card.rates, *rates), key=_order)))
+    return replace(one, card=card, notes=(*one.notes, Remark(entry, "gives the price of code_sessions")))
 
 
 def _of_alias(name: str, targets: Mapping[str, str], read: Mapping[str, ListedPrices]) -> ListedPrices:

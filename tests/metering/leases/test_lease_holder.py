@@ -191,9 +191,15 @@ async def test_refused_usage_is_handed_back_and_the_rest_is_settled(
     await platform.fund(organization_id, "10")
     await limits.set(organization_id, "1000", name="requests")
     refused: Refused = []
+
+    class Failing(Refused):
+        def append(self, told: tuple[usage_pb2.RecordUsageRequest, status_pb2.Status]) -> None:
+            refused.append(told)
+            raise ValueError("what is told of refused usage fails")
+
     bad = usage(new_id(), "foreign")
-    async with holder_of(metering, organization_id, refused) as holder:
-        for one in (usage(organization_id, "good"), bad):
+    async with holder_of(metering, organization_id, Failing()) as holder:
+        for one in (bad, usage(organization_id, "good")):
             taken = holder.take(CALL)
             assert taken is not None
             holder.done(taken, one)

@@ -151,8 +151,12 @@ class ApiKeyServiceStub:
     account, project or organization, and while the last message is less than five seconds old. A stream
     ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
     from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
-    any more, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason `TOO_MANY_WATCHERS` when
-    a process serves as many streams as it may.
+    any more or more than 10,000, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason
+    `TOO_MANY_WATCHERS` when a process serves as many streams as it may, or 64 to gateways of one organization.
+
+    A gateway whose key reaches one organization gets the changes that concern this organization; revisions between
+    them are left out. A change of a user who may belong to several organizations comes as a change of the
+    organization, without the user's id.
     """
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -370,8 +374,12 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         account, project or organization, and while the last message is less than five seconds old. A stream
         ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
         from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
-        any more, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason `TOO_MANY_WATCHERS` when
-        a process serves as many streams as it may.
+        any more or more than 10,000, gets `resync` and must drop its cache. Fails with UNAVAILABLE and reason
+        `TOO_MANY_WATCHERS` when a process serves as many streams as it may, or 64 to gateways of one organization.
+
+        A gateway whose key reaches one organization gets the changes that concern this organization; revisions between
+        them are left out. A change of a user who may belong to several organizations comes as a change of the
+        organization, without the user's id.
         """
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _aio.Server) -> None: ...

@@ -1,18 +1,24 @@
-"""The subscribers of WatchApiKeys: each gets every change in order, to keep its own cache valid."""
+"""The subscribers of WatchApiKeys: each gets every change in order, to keep its own cache valid.
+
+One that may know of a single organization gets the changes that can concern keys there, and learns nothing of others.
+"""
 
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from libs.common.database import Database
 from libs.common.deadline import STREAM_LIFE_S
+from libs.common.errors import TooManyWatchers
 from libs.common.streams import Stream, Streams
 from services.identity.api_key.verify.store import read_changes
 from services.identity.api_key.watch.feed import CHANGES_AT_ONCE
-from services.identity.revisions import Change
+from services.identity.revisions import Change, ChangeKind, SubjectType
 
 _PENDING_MAX: Final = 10_000
+_WATCHERS_OF_ONE_MAX: Final = 64
+"""Streams of one organization at a time, so that its gateway leaves some to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +30,46 @@ class News:
     resync: bool = False
 
 
+def shown_to(organization_id: str, changes: Iterable[Change]) -> list[Change]:
+    """Return the changes as somebody may know them who reaches one organization; all of them where it is empty.
+
+    A change of a user belongs to no organization. Whether the user has keys in this one is not told, so it comes as an
+    unnamed change of the organization.
+    """
+    if not organization_id:
+        return list(changes)
+    return [
+        change
+        if change.organization_id == organization_id
+        else replace(
+            change,
+            kind=ChangeKind.OTHER,
+            subject_type=SubjectType.ORGANIZATION,
+            subject_id=organization_id,
+            organization_id=organization_id,
+        )
+        for change in changes
+        if change.organization_id in (organization_id, None)
+    ]
+
+
 class _Watcher(Stream):
     """The undelivered changes of one subscriber. Bounded: a subscriber that falls behind is told to start over."""
 
-    __slots__ = ("known_revision", "pending", "resync", "revision")
+    __slots__ = ("known_revision", "organization_id", "pending", "resync", "revision")
 
-    def __init__(self, revision: int, known_revision: int) -> None:
+    def __init__(self, revision: int, known_revision: int, organization_id: str) -> None:
         super().__init__()
         self.revision = revision
         self.known_revision = known_revision
+        self.organization_id = organization_id
         self.pending: list[Change] = []
         self.resync = False
 
     def tell(self, changes: list[Change], revision: int) -> None:
         # A subscriber that came from another process may know changes this process has not seen yet.
-        self.pending.extend(change for change in changes if change.revision > self.known_revision)
+        new = (change for change in changes if change.revision > self.known_revision)
+        self.pending += shown_to(self.organization_id, new)
         self.revision = revision
         if len(self.pending) > _PENDING_MAX:
             self.start_over(revision)
@@ -90,37 +121,47 @@ class Watchers:
         """End all streams, so that a stopping server does not wait for them."""
         self._watchers.close()
 
-    async def watch(self, after_revision: int) -> AsyncIterator[News]:
+    async def watch(self, after_revision: int, organization_id: str = "") -> AsyncIterator[News]:
         """Yield the changes after a revision, then every new one, until the stream has lasted for its time.
 
+        With an `organization_id` they are the changes that concern it.
+
         Raises:
-            TooManyWatchers: this process serves as many as it may.
+            TooManyWatchers: this process serves as many as it may, in all or of this organization.
             Unavailable: this process has no news of changes yet, or is stopping.
         """
         await self._watchers.started()
-        watcher = _Watcher(self._seen_revision, after_revision)
+        watcher = _Watcher(self._seen_revision, after_revision, organization_id)
+        others = sum(one.organization_id == organization_id for one in self._watchers)
+        if organization_id and others >= _WATCHERS_OF_ONE_MAX:
+            raise TooManyWatchers(watchers=others)
         with self._watchers.opened(watcher) as end_s:
-            async for news in self._backlog(after_revision, watcher.revision):
+            async for news in self._backlog(watcher):
                 yield news
             while watcher.pending or time.monotonic() < end_s:
                 await watcher.sleep()
                 yield watcher.take()
 
-    async def _backlog(self, after_revision: int, until: int) -> AsyncIterator[News]:
+    async def _backlog(self, watcher: _Watcher) -> AsyncIterator[News]:
         """Deliver the changes between the subscriber's revision and the one at which it subscribed."""
-        if after_revision == 0:
+        after, until = watcher.known_revision, watcher.revision
+        if after == 0:
             yield News(until)
             return
-        after = after_revision
+        shown: list[Change] = []
         while after != until:
             async with self._database.raw_connection() as connection:
                 read = await read_changes(connection, after, CHANGES_AT_ONCE)
             if after > until and after <= read.current:
                 return  # The subscriber knows a later revision than this process, whose feed will reach it.
             missed = [change for change in read.changes if change.revision <= until]
-            if not missed or missed[0].revision != after + 1:
+            if not missed or missed[0].revision != after + 1 or until - after > _PENDING_MAX:
                 yield News(until, resync=True)
                 return
             after = missed[-1].revision
-            yield News(after, tuple(missed))
-        yield News(until)
+            shown += shown_to(watcher.organization_id, missed)
+            # A message with fewer says that nothing is missing until now.
+            if len(shown) >= CHANGES_AT_ONCE:
+                told, shown = shown[:CHANGES_AT_ONCE], shown[CHANGES_AT_ONCE:]
+                yield News(told[-1].revision, tuple(told))
+        yield News(until, tuple(shown))

@@ -8,6 +8,7 @@ metering refuses is handed to `on_refused`.
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 import uuid
@@ -21,6 +22,7 @@ from google.rpc import status_pb2
 from tollhouse.metering.v1 import lease_pb2, lease_pb2_grpc, usage_pb2
 from tollhouse.metering.v1.lease_holder.local import LocalLease, Value
 
+_log: Final = logging.getLogger("tollhouse.lease_holder")
 BATCH_MAX: Final = 500
 _BATCH_BYTES_MAX: Final = 3_000_000
 _PAUSE_MAX_S: Final = 5.0
@@ -175,6 +177,10 @@ class LeaseHolder:
                 held.local.end_s = min(held.local.end_s, time.monotonic())
                 await self._settle(held, end=not held.open_calls)
 
+    def unsettled(self) -> list[usage_pb2.RecordUsageRequest]:
+        """Return what was reported and is not settled."""
+        return [usage for held in self._held.values() for usage in held.usages]
+
     async def _renew(self) -> None:
         """Acquire a lease whenever the newest is low. After a refusal, wait longer and longer."""
         refused = 0
@@ -249,11 +255,17 @@ class LeaseHolder:
             del held.usages[: len(batch)]
             self._waiting -= len(batch)
             for usage, status in refused:
-                self._on_refused(usage, status)
+                self._tell(usage, status)
             if last:
                 if not held.usages:
                     self._held.pop(held.local.lease_id, None)
                 return
+
+    def _tell(self, usage: usage_pb2.RecordUsageRequest, status: status_pb2.Status) -> None:
+        try:
+            self._on_refused(usage, status)
+        except Exception:  # noqa: BLE001 -- the caller's function must not stop what others have used.
+            _log.exception("What was to be told of the refused usage %s failed.", usage.operation_id)
 
 
 def _batch(usages: Sequence[usage_pb2.RecordUsageRequest]) -> list[usage_pb2.RecordUsageRequest]:

@@ -26,6 +26,7 @@ _MODULES: Final = (
     "tests.billing.dying_usage_charge",
     "tests.billing.organization_follower",
     "tests.common.events.dying_deliverer",
+    "tests.metering.corrections.sleeping_sender",
     "tests.metering.export.dying_export",
     "tests.metering.leases.processes",
     "tests.metering.rerates.dying_worker",

@@ -114,12 +114,6 @@ class Usages:
                 await dropped_store.link(connection, some)
         return outcomes
 
-    async def corrects(self, usage: Recorded) -> str:
-        """Return the operation id of the dropped usage that a usage corrects; empty for none."""
-        key = usage.work.organization_id, usage.work.operation_id
-        async with self._shards.of(key[0]).raw_connection() as connection:
-            return await dropped_store.find_link(connection, key) or ""
-
     async def refused(self, works: Sequence[Work], backfilled: Collection[int] = ()) -> dict[int, Outcome]:
         """Return the refusals of works that may not be recorded, by place: for their time, units or organization.
 

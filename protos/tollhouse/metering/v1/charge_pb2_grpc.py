@@ -77,8 +77,9 @@ class ChargeServiceServicer:
         Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
         Billing sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
         fewer charges than asked for, even none, when more follow: only an empty next_page_token ends the list.
-        Usage that costs nothing and usage that waits for its price are left out. A part of a call is a charge of its own,
-        and the charge of the call's usage is what its parts have not captured.
+        Usage that costs nothing and usage that waits for its price are left out, and so are refused charges that a
+        correction gave up. A part of a call is a charge of its own, and the charge of the call's usage is what its parts
+        have not captured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +95,9 @@ class ChargeServiceServicer:
     def RetryCharges(self, request, context):
         """Schedules charges to be sent again at once, including refused ones.
 
-        Safe to repeat: a charge that is sent again is still made only once.
+        Safe to repeat: a charge that is sent again is still made only once. A charge that a correction gave up is sent again
+        only where it is named. If billing makes it then, or has made it before, it is given back within seconds; if billing
+        refuses it, it is given up again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -94,7 +94,6 @@ class CorrectionServicer(rpc.UsageServiceServicer):
     async def _with_corrections(self, record: pb.UsageRecord, usage: Recorded) -> pb.GetUsageResponse:
         """Return the answer to GetUsage: the usage, and its corrections, the latest first."""
         await self._mark([record], [usage])
-        record.corrects_operation_id = await self._usages.corrects(usage)
         found: Sequence[Correction] = ()
         if record.correction_count:
             organization_id, usage_id = usage.work.organization_id, usage.usage_id
@@ -102,12 +101,13 @@ class CorrectionServicer(rpc.UsageServiceServicer):
         return pb.GetUsageResponse(usage=record, corrections=await self._rendered_corrections(found))
 
     async def _mark(self, records: Sequence[pb.UsageRecord], usages: Sequence[Recorded]) -> None:
-        """Write into the records of usages how many corrections each had, and whether it is voided.
+        """Write into the records of usages how many corrections each had, whether it is voided, and what it corrects.
 
         Usage that was recorded without a price gets the cost and the settlement that corrections gave it.
         """
-        marks = await self._corrections.marks(usages)
+        marks, links = await self._corrections.marks(usages)
         for record in records:
+            record.corrects_operation_id = links.get((record.organization_id, record.operation_id), "")
             mark = marks.get(record.usage_id)
             if mark is None:
                 continue

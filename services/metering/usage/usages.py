@@ -199,6 +199,13 @@ class Usages:
         async with database.raw_connection() as connection:
             return await dropped_months(connection, organization_id, start_time, end_time)
 
+    async def model_of(self, organization_id: str, operation_id: str) -> str | None:
+        """Return the model with which usage was recorded, whoever asks; None where there is none."""
+        key = (organization_id, operation_id)
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            found = await store.find(connection, [key])
+        return found[key][0].work.model if found else None
+
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)
         async with self._shards.of(organization_id).raw_connection() as connection:

@@ -16,10 +16,10 @@ from services.metering.charge.domain import Charge, PendingCharge, Window
 from services.metering.tables import GIVEN_UP_TIME
 
 # Usage with what is charged for it, parts of calls with what they capture, and movements of corrections, of which those
-# that give something back are below zero; and whether billing has confirmed it, or null where it was given up.
+# that give something back are below zero; and whether billing has confirmed it.
 # What has no charge has a row all the same, so that a page has as many rows as operations were looked at.
 _SIGNED: Final = "(CASE WHEN c.reverses_operation_id IS NULL THEN c.amount ELSE -c.amount END)"
-_STATE: Final = f"""CASE WHEN x.next_attempt_time = {GIVEN_UP_TIME} THEN NULL
+_STATE: Final = f"""CASE WHEN x.next_attempt_time = {GIVEN_UP_TIME} THEN 'GIVEN_UP'
         ELSE coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED') END"""
 _OF_PAGE: Final = f"""
 SELECT page.organization_id::text, page.operation_id,
@@ -124,15 +124,14 @@ async def charges_of(
 
 
 def _charges(rows: Sequence[asyncpg.Record], wanted: ChargeFilter) -> list[Charge]:
-    """A capture of nothing only gives the hold back: it is no charge. Nor is usage that waits for its price, a call of
-    which only parts are settled, or a charge that was given up.
+    """A capture of nothing only gives the hold back: it is no charge. Nor is usage that waits for its price, or a call
+    of which only parts are settled.
     """
     return [
         Charge(*row[:6])
         for row in rows
         if row[6] is not None
         and row[2]
-        and row[4] is not None
         and (wanted.since_time is None or row[5] >= wanted.since_time)
         and (wanted.until_time is None or row[7] <= wanted.until_time)
     ]

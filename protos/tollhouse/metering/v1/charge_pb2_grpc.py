@@ -77,9 +77,8 @@ class ChargeServiceServicer:
         Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
         Billing sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
         fewer charges than asked for, even none, when more follow: only an empty next_page_token ends the list.
-        Usage that costs nothing and usage that waits for its price are left out, and so are refused charges that a
-        correction gave up. A part of a call is a charge of its own, and the charge of the call's usage is what its parts
-        have not captured.
+        Usage that costs nothing and usage that waits for its price are left out. A part of a call is a charge of its own,
+        and the charge of the call's usage is what its parts have not captured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

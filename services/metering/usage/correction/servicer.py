@@ -6,8 +6,16 @@ from typing import Final, TypeVar
 
 import grpc
 
-from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
-from libs.common.timestamps import time_of_text, time_text
+from libs.common.pages import (
+    decode_page_token,
+    encode_page_token,
+    foreign_token,
+    number_in_key,
+    page_size,
+    that_fit,
+    time_in_key,
+)
+from libs.common.timestamps import time_text
 from libs.common.validation import Reader
 from services.metering.usage.correction.corrections import Corrected, Corrections
 from services.metering.usage.correction.domain import CORRECTIONS_MAX, Correction
@@ -141,12 +149,12 @@ class CorrectionServicer(rpc.UsageServiceServicer):
 
 
 def _number(parts: Sequence[str]) -> int:
-    if len(parts) != 1 or not parts[0].isdigit() or len(parts[0]) > len(str(CORRECTIONS_MAX)):
+    if len(parts) != 1:
         raise foreign_token()
-    return int(parts[0])
+    return number_in_key(parts[0], CORRECTIONS_MAX)
 
 
 def _place(parts: Sequence[str]) -> tuple[datetime, str]:
-    if len(parts) != 2 or not parts[0].isdigit():
+    if len(parts) != 2:
         raise foreign_token()
-    return time_of_text(parts[0]), parts[1]
+    return time_in_key(parts[0]), parts[1]

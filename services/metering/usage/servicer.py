@@ -41,7 +41,7 @@ from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_corrects, read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations
-from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage, shorten
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.servicer import RerateServicer
@@ -104,6 +104,7 @@ class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, Streamin
     ) -> pb.BatchRecordUsageResponse:
         response = pb.BatchRecordUsageResponse()
         await self._record(request.usages, [response.outcomes.add() for _ in request.usages])
+        shorten(response, (one.recorded.usage for one in response.outcomes if one.HasField("recorded")))
         return response
 
     async def StreamUsage(

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from libs.common.ids import NIL, first_id_of, is_id
+from libs.common.timestamps import time_text
+from services.metering.usage.correction.domain import Correction
 
 LAG_MAX: Final = timedelta(minutes=2)
 """The longest from the making of a usage's id to its commit. Statements are given up after two seconds; the rest is for
@@ -39,6 +41,10 @@ class Position(NamedTuple):
     def parts(self) -> tuple[str, ...]:
         """Return the texts that say it."""
         return *self[:5], *self.correction
+
+    def after(self, told: Correction) -> "Position":
+        """Return the place after a correction of the step."""
+        return self._replace(correction=(time_text(told.create_time), told.operation_id))
 
     def begun(self, until: str, now: datetime) -> "Position":
         """Return the place at the beginning of a step up to a snapshot, which was taken at a moment or later."""

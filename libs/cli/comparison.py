@@ -228,7 +228,7 @@ class Comparison:
                 detail = f"is settled for {mine.amount:f}, but billing has no such charge"
                 self.verdict.report(self.settled, organization_id, operation_id, detail)
             elif mine is None and other is not None:
-                detail = f"was charged {other.amount:f}, but metering has no such usage"
+                detail = f"was charged {other.amount:f}, but metering has no such charge, or gave it up"
                 self.verdict.report(self.amounts, organization_id, operation_id, detail)
             elif mine is not None and other is not None:
                 detail = (
@@ -259,8 +259,9 @@ class Comparison:
             with naming("metering"):
                 page = await self.peers.metering.ListCharges(request)
             for charge in page.charges:
-                amount, settled = charge.amount, charge.state == metering_pb2.CHARGE_STATE_SETTLED
-                yield Charged(charge.operation_id, Decimal(amount.value), amount.currency_code, settled)
+                if charge.state != metering_pb2.CHARGE_STATE_GIVEN_UP:
+                    amount, settled = charge.amount, charge.state == metering_pb2.CHARGE_STATE_SETTLED
+                    yield Charged(charge.operation_id, Decimal(amount.value), amount.currency_code, settled)
             request.page_token = page.next_page_token
             if not request.page_token:
                 return

@@ -7,10 +7,12 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
+from libs.common.timestamps import time_of_text
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
@@ -86,6 +88,29 @@ def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
     except (ValueError, binascii.Error, RecursionError) as error:
         raise foreign_token() from error
     return tuple(parts[1:])
+
+
+def time_in_key(text: str) -> datetime:
+    """Return the moment that a part of a token's key stands for, as `time_text` writes it.
+
+    Raises:
+        InvalidArgument: it stands for none.
+    """
+    try:
+        return time_of_text(text)
+    except ValueError as error:
+        raise foreign_token() from error
+
+
+def number_in_key(text: str, most: int) -> int:
+    """Return the number from zero that a part of a token's key stands for.
+
+    Raises:
+        InvalidArgument: it is no number, or above `most`.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+        raise foreign_token()
+    return int(text)
 
 
 def text_in_token(token: str, fingerprint: str) -> str | None:

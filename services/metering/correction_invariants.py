@@ -10,7 +10,7 @@ from typing import Final
 
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Walk
 from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
-from services.metering.tables import TOKEN_CLASSES
+from services.metering.tables import GIVEN_UP_TIME, TOKEN_CLASSES
 
 _FOLLOW: Final = Invariant(
     "corrections_follow_usage",
@@ -213,22 +213,22 @@ _CHARGES: Final = f"""
 
 # Charges that were given up: corrections give all of each back, by movements that were given up too. Of usage that was
 # dropped the operation is there.
-GIVEN_UP: Final = """
+GIVEN_UP: Final = f"""
     SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
         CASE WHEN x.kind = 'REVERSAL' THEN 'it was given up, but not what it gives back'
             ELSE 'it was given up, but corrections do not give all of it back, or by movements that are sent' END
-    FROM (SELECT * FROM outbox WHERE {range} AND next_attempt_time = 'infinity') AS x
+    FROM (SELECT * FROM outbox WHERE {{range}} AND next_attempt_time = {GIVEN_UP_TIME}) AS x
     LEFT JOIN settlement_parts AS s ON s.organization_id = x.organization_id AND s.part_id = x.operation_id
     LEFT JOIN usage_correction_charges AS c
         ON c.organization_id = x.organization_id AND c.operation_id = x.operation_id
     LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id
         AND o.operation_id = coalesce(x.corrects, s.operation_id, x.operation_id)
     LEFT JOIN outbox AS y ON y.organization_id = x.organization_id AND y.operation_id = x.reverses_operation_id
-    WHERE CASE WHEN x.kind = 'REVERSAL' THEN y.next_attempt_time IS DISTINCT FROM 'infinity'
+    WHERE CASE WHEN x.kind = 'REVERSAL' THEN y.next_attempt_time IS DISTINCT FROM {GIVEN_UP_TIME}
         ELSE x.amount IS DISTINCT FROM (
         SELECT sum(v.amount) FROM usage_correction_charges AS v
         JOIN outbox AS z ON z.organization_id = v.organization_id AND z.operation_id = v.operation_id
-            AND z.next_attempt_time = 'infinity'
+            AND z.next_attempt_time = {GIVEN_UP_TIME}
         WHERE v.organization_id = x.organization_id AND v.usage_id = coalesce(c.usage_id, o.usage_id)
             AND v.reverses_operation_id = x.operation_id) END
 """

@@ -17,7 +17,7 @@ from services.metering.correction_invariants import CORRECTIONS, GIVEN_UP
 from services.metering.cost_checks import COST_DETAIL, EXACT, IS_OFF
 from services.metering.dropped_invariants import DROPPED, dropped_operations, operations_digests
 from services.metering.limit_invariants import COUNTERS
-from services.metering.tables import HOUR_KEY
+from services.metering.tables import GIVEN_UP_TIME, HOUR_KEY
 from services.metering.usage.dropped_store import COUNTS
 from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
 from services.metering.usage_suspects import usage_suspects
@@ -233,8 +233,7 @@ _USAGE_OPERATIONS: Final = f"""
                 WHERE s.organization_id = o.organization_id AND s.operation_id = o.operation_id) END
 """
 
-# Whether a charge is not given up.
-_IS_SENT: Final = "next_attempt_time < 'infinity'"
+_IS_SENT: Final = f"next_attempt_time < {GIVEN_UP_TIME}"
 _OUTBOX: Final = f"""
     SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
         CASE WHEN r.usage_id IS NULL THEN 'the charge has no usage'

@@ -27,6 +27,7 @@ _MODULES: Final = (
     "tests.billing.organization_follower",
     "tests.client.journaled_load",
     "tests.common.events.dying_deliverer",
+    "tests.metering.corrections.sleeping_sender",
     "tests.metering.export.dying_export",
     "tests.metering.leases.processes",
     "tests.metering.rerates.dying_worker",

@@ -1,19 +1,30 @@
 """Checks a file against its manifest, its manifest against what metering has, and its charges against the ledger.
 
-What is not charged yet is no difference: metering says that it waits. A charge that billing refuses is one.
+What is not charged yet is no difference: metering says that it waits. Nor is a charge that a correction gave up. One
+that billing refuses is a difference.
 """
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
-from libs.cli.exports.reading import FORMS, PARQUET, Movement, Sums, digest_of, movements_of, rows_of, sums_in
+from libs.cli.exports.reading import (
+    FORMS,
+    NOT_EXPORTED,
+    PARQUET,
+    Movement,
+    Sums,
+    digest_of,
+    movements_of,
+    rows_of,
+    sums_in,
+)
 from libs.cli.exports.writing import manifest_of, sha256_of
 from libs.cli.failures import CommandFailed
 from libs.cli.terminal.connection import Channels
@@ -79,10 +90,12 @@ def read_manifest(file: Path) -> dict[str, object]:
     path = manifest_of(file)
     try:
         manifest = json.loads(path.read_bytes())
+        json.dumps(manifest, ensure_ascii=False).encode()  # Without lone surrogates.
         stated = manifest["file"]["size"], manifest["file"]["sha256"], manifest["file_format"], manifest["version"]
+        sums_in(manifest, PARQUET)
     except OSError as error:
         raise CommandFailed(f"The manifest {path} cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError):
+    except NOT_EXPORTED:
         raise CommandFailed(f"{path} is not a manifest of an export.") from None
     if stated[2] not in FORMS or stated[3] != _VERSION:
         raise CommandFailed(f"{path} is a manifest of another version: {stated[2]}, {stated[3]}.")
@@ -103,7 +116,7 @@ async def check_export(file: Path, channels: Channels | None, progress: Progress
             try:
                 movements = movements_of(row, form, guarded=guarded)
                 sums.add(row, movements)
-            except (KeyError, ValueError, TypeError, AttributeError, InvalidOperation):
+            except NOT_EXPORTED:
                 raise CommandFailed(f"row {sums.rows + 1} of the file is not a row of an export") from None
             if ledger is not None:
                 await ledger.expect(movements)
@@ -198,7 +211,7 @@ class _Ledger:
                     self._found.differ(f"{organization_id} {operation_id}: the file has {wanted}, the ledger has {had}")
             elif states.get(operation_id) == metering_pb2.CHARGE_STATE_PENDING:
                 self._found.waiting += 1
-            else:
+            elif states.get(operation_id) != metering_pb2.CHARGE_STATE_GIVEN_UP:
                 is_refused = states.get(operation_id) == metering_pb2.CHARGE_STATE_REFUSED
                 why = "billing refuses it" if is_refused else "the ledger has no such charge"
                 self._found.differ(f"{organization_id} {operation_id}: the file has {wanted}, but {why}")

@@ -20,6 +20,8 @@ FORMS: Final = (CSV, JSON_LINES, PARQUET, FOCUS)
 _EXACT: Final = Context(prec=200)
 _FIELD_MAX: Final = 10_000_000
 _TOKENS: Final = "_tokens"
+NOT_EXPORTED: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a row or a manifest raises that no export has written."""
 _Sums = dict[str, Decimal]
 _Row = Mapping[str, object]
 
@@ -88,14 +90,19 @@ class Sums:
 
 
 def sums_in(manifest: Mapping[str, object], form: str) -> dict[str, object]:
-    """Return what a manifest says of the rows, as `Sums.as_manifest` does."""
+    """Return what a manifest says of the rows, as `Sums.as_manifest` does.
+
+    Raises:
+        NOT_EXPORTED: it is no manifest.
+    """
     counts: dict[str, object] = {
         name: int(str(manifest.get(name, 0))) for name in ("row_count", "request_count", "unpriced_count")
     }
     for name in ("quantities", "costs", "provider_costs", "charges"):
         key = "unit" if name == "quantities" else "currency_code"
         listed = manifest.get(name, [])
-        assert isinstance(listed, list)
+        if not isinstance(listed, list):
+            raise TypeError(f"{name} are no list")
         counts[name] = {one[key]: _text(Decimal(one["value"])) for one in listed}
     known = Sums(form).as_manifest()
     return {name: value for name, value in counts.items() if name in known}
@@ -118,7 +125,7 @@ def rows_of(file: Path, form: str) -> Iterator[_Row]:
             csv.field_size_limit(_FIELD_MAX)
             with file.open(encoding="utf-8-sig", newline="") as opened:
                 yield from csv.DictReader(opened, strict=True)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise CommandFailed(f"{file} cannot be read as {form}: {error}") from None
 
 

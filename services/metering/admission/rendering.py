@@ -15,10 +15,10 @@ from services.metering.model.units import Units, quantity_text
 from services.metering.quota.rendering import facts_of, fill_statuses, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, LimitState, Outcome
-from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, shorten
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
-from tollhouse.metering.v1 import usage_pb2
+from tollhouse.metering.v1 import lease_pb2, usage_pb2
 
 _RECENT_MAX: Final = 256
 _recent: OrderedDict[int, tuple[Sequence[Status], bytes]] = OrderedDict()
@@ -101,6 +101,11 @@ def fill_authorize_outcome(
         target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
     else:
         fill_decision(target.decided, outcome)
+
+
+def shorten_settled(answer: pb.BatchSettleResponse | lease_pb2.SettleLeaseResponse) -> None:
+    """Leave out what callers have sent, where the answer would be too large to be sent."""
+    shorten(answer, (one.settled.usage for one in answer.outcomes if one.HasField("settled")))
 
 
 def fill_settled(

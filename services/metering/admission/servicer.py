@@ -32,6 +32,7 @@ from services.metering.admission.rendering import (
     fill_settle_outcome,
     fill_settled,
     render_authorization,
+    shorten_settled,
 )
 from services.metering.usage.domain import Outcome, limits_to_tell
 from services.metering.usage.query_parsing import list_fingerprint
@@ -125,6 +126,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         response = pb.BatchSettleResponse()
         for place, one in enumerate(request.requests):
             fill_settle_outcome(response.outcomes.add(), one, *outcomes[place], self._usages.units, limits[place])
+        shorten_settled(response)
         return response
 
     async def _settle_last(self, requests: Sequence[pb.SettleRequest]) -> list[tuple[Outcome, Sequence[str]]]:

@@ -9,8 +9,8 @@ from libs.common.charge_filter import parse_filter, parse_times
 from libs.common.digests import check_buckets
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
-from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size
-from libs.common.timestamps import parse_time, render_time, time_of_text, time_text
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, time_in_key
+from libs.common.timestamps import EPOCH, parse_time, render_time, time_text
 from libs.common.validation import Reader
 from services.metering.charge.charges import Charges
 from services.metering.charge.domain import Charge, ChargedUsage, PendingCharge
@@ -76,12 +76,12 @@ class ChargeServicer(rpc.ChargeServiceServicer):
         self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPendingChargesResponse:
         fingerprint = f"pending/{request.refused_only}"
-        after = (time_of_text("0"), NIL, "")
+        after = (EPOCH, NIL, "")
         if request.page_token:
             parts = decode_page_token(request.page_token, fingerprint)
-            if len(parts) != 3 or not parts[0].isdigit() or not is_id(parts[1]):
+            if len(parts) != 3 or not is_id(parts[1]):
                 raise foreign_token()
-            after = (time_of_text(parts[0]), parts[1], parts[2])
+            after = (time_in_key(parts[0]), parts[1], parts[2])
         limit = page_size(request.page_size)
         charges = await self._charges.list_pending(refused_only=request.refused_only, after=after, limit=limit)
         token = ""

@@ -13,16 +13,19 @@ from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
 from libs.common.jumps import jumps
 from services.metering.charge.domain import Charge, PendingCharge, Window
+from services.metering.tables import GIVEN_UP_TIME
 
 # Usage with what is charged for it, parts of calls with what they capture, and movements of corrections, of which those
 # that give something back are below zero; and whether billing has confirmed it.
 # What has no charge has a row all the same, so that a page has as many rows as operations were looked at.
 _SIGNED: Final = "(CASE WHEN c.reverses_operation_id IS NULL THEN c.amount ELSE -c.amount END)"
+_STATE: Final = f"""CASE WHEN x.next_attempt_time = {GIVEN_UP_TIME} THEN 'GIVEN_UP'
+        ELSE coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED') END"""
 _OF_PAGE: Final = f"""
 SELECT page.organization_id::text, page.operation_id,
     coalesce(r.cost, p.cost, g.cost) - coalesce(r.captured_before, g.captured_before, 0),
     coalesce(r.currency_code, p.currency_code, g.currency_code),
-    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), page.occur_time,
+    {_STATE}, page.occur_time,
     coalesce(r.charge_kind, p.charge_kind, g.charge_kind) AS charge_kind,
     greatest(r.create_time, p.create_time, g.create_time)
 FROM page
@@ -33,14 +36,14 @@ LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_i
 WHERE page.usage_id IS NOT NULL
 UNION ALL
 SELECT page.organization_id::text, page.operation_id, s.amount, s.currency_code,
-    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), s.create_time, 'CAPTURE', s.create_time
+    {_STATE}, s.create_time, 'CAPTURE', s.create_time
 FROM page
 JOIN settlement_parts s ON s.organization_id = page.organization_id AND s.part_id = page.operation_id
 LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
 WHERE page.usage_id IS NULL
 UNION ALL
 SELECT page.organization_id::text, page.operation_id, {_SIGNED}, c.currency_code,
-    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), c.occur_time, 'DEBIT', c.create_time
+    {_STATE}, c.occur_time, 'DEBIT', c.create_time
 FROM page
 JOIN usage_correction_charges c ON c.organization_id = page.organization_id AND c.operation_id = page.operation_id
 LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
@@ -357,16 +360,15 @@ async def these_organizations(connection: AsyncConnection, organization_ids: Seq
     return list((await connection.execute(_THESE_ORGANIZATIONS, values)).scalars())
 
 
-# What is given up has no next attempt.
-_PENDING: Final = text("""
+_PENDING: Final = text(f"""
 SELECT organization_id::text, operation_id, amount, currency_code, replace(state, 'DEAD', 'REFUSED'), attempt_count,
     last_error_reason, next_attempt_time, create_time
 FROM outbox
 WHERE (create_time, organization_id, operation_id)
         > (CAST(:after_time AS timestamptz), CAST(:after_organization_id AS uuid), :after_operation_id)
-    AND next_attempt_time < 'infinity' AND (NOT :refused_only OR state IN ('REFUSED', 'DEAD'))
+    AND next_attempt_time < {GIVEN_UP_TIME} AND (NOT :refused_only OR state IN ('REFUSED', 'DEAD'))
 ORDER BY create_time, organization_id, operation_id LIMIT :limit
-""")
+""")  # noqa: S608 -- made of constants of ours alone.
 
 
 async def list_pending(
@@ -383,18 +385,19 @@ async def list_pending(
     return [PendingCharge(*row) for row in await connection.execute(_PENDING, values)]
 
 
-_RETRY: Final = text("""
+# What is given up is sent again where it is named: then the relay sends what gives it back, too.
+_RETRY: Final = text(f"""
 UPDATE outbox o SET state = 'PENDING', next_attempt_time = :now
 FROM (
     SELECT organization_id, operation_id FROM outbox
     WHERE organization_id = CAST(:organization_id AS uuid)
-        AND next_attempt_time < 'infinity'
-        AND CASE WHEN cardinality(CAST(:operation_ids AS text[])) = 0 THEN state IN ('REFUSED', 'DEAD')
+        AND CASE WHEN cardinality(CAST(:operation_ids AS text[])) = 0
+            THEN state IN ('REFUSED', 'DEAD') AND next_attempt_time < {GIVEN_UP_TIME}
             ELSE operation_id = ANY(CAST(:operation_ids AS text[])) END
     ORDER BY organization_id, operation_id LIMIT 1000 FOR UPDATE
 ) chosen
 WHERE o.organization_id = chosen.organization_id AND o.operation_id = chosen.operation_id
-""")
+""")  # noqa: S608 -- made of constants of ours alone.
 
 
 async def retry(

@@ -99,17 +99,14 @@ class Messages:
             raise NotFound(resource_type="conversation", resource_name=wanted.conversation_id)
         work, recorded = None, None
         if wanted.work is not None:
-            work = await wanted.work(conversation)
-            (outcome,) = await self._usages.record([work])
-            if isinstance(outcome, Exception):
-                raise outcome
-            recorded = outcome
+            work, recorded = await self._record(wanted, wanted.work, conversation)
         for _ in range(_TRIES_MAX):
             if known is not None:
                 self._check_repeat(known, wanted)
                 return Added(known, True, work, recorded)
             try:
-                message = await self._add(database, wanted, None if recorded is None else used_of(recorded.recorded))
+                used = None if recorded is None else used_of(recorded.recorded)
+                message = await self._add(database, wanted, "" if work is None else work.model, used)
             except ConstraintViolation:
                 # Another call has used the operation id meanwhile: its message is there now.
                 async with database.raw_connection() as connection:
@@ -141,6 +138,21 @@ class Messages:
             messages = [_deleted(one) for one in messages]
         return [(one, self._contents.text(one)) for one in messages]
 
+    async def _record(
+        self, wanted: Appended, read: Callable[[Conversation], Awaitable[Work]], conversation: Conversation
+    ) -> tuple[Work, Accepted]:
+        """Record the usage of a message. A repeat without a model means the one that the conversation had at first."""
+        work = await read(conversation)
+        (outcome,) = await self._usages.record([work])
+        if isinstance(outcome, OperationIdReused) and not wanted.model:
+            model = await self._usages.model_of(wanted.organization_id, wanted.operation_id)
+            if model not in (None, work.model):
+                work = await read(replace(conversation, model=model))
+                (outcome,) = await self._usages.record([work])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return work, outcome
+
     async def _conversation(self, wanted: Appended) -> Conversation:
         if wanted.begun is None:
             # Whoever may record usage may add messages, and needs no scope for conversations.
@@ -155,8 +167,11 @@ class Messages:
                 raise ConversationOfAnother(conversation_id=wanted.conversation_id, field=field.removesuffix("_id"))
         return found
 
-    async def _add(self, database: Database, wanted: Appended, used: Used | None) -> Message:
-        """Add the message at the end of its conversation, in one transaction."""
+    async def _add(self, database: Database, wanted: Appended, model: str, used: Used | None) -> Message:
+        """Add the message at the end of its conversation, in one transaction.
+
+        Without a model of its usage it has the one that was sent, or the conversation's.
+        """
         key = wanted.organization_id, wanted.conversation_id
         async with database.raw_transaction() as connection:
             conversation = await store.lock(connection, *key)
@@ -173,7 +188,7 @@ class Messages:
                 conversation_id=wanted.conversation_id,
                 position=position,
             )
-            model = wanted.model or conversation.model
+            model = model or wanted.model or conversation.model
             message = Message(
                 *(*key, position, wanted.operation_id, wanted.role, wanted.fingerprint, content, model, now, used)
             )

@@ -7,8 +7,8 @@ from typing import Final
 from libs.common.access import Scope
 from libs.common.call import current_rights, is_limited, may
 from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
-from libs.common.pages import decode_page_token, foreign_token
-from libs.common.timestamps import moment_of, parse_range, time_of_text
+from libs.common.pages import decode_page_token, foreign_token, number_in_key, time_in_key
+from libs.common.timestamps import moment_of, parse_range
 from libs.common.update_mask import mask_violations
 from services.metering.conversation.domain import (
     POLICY_UPDATABLE,
@@ -29,7 +29,6 @@ from tollhouse.metering.v1 import conversation_pb2 as pb
 
 _AHEAD: Final = timedelta(days=1)
 """Clocks of several processes differ by less."""
-_DIGITS_MAX: Final = 18
 _BEFORE_ALL: Final = 0
 _AFTER_ALL: Final = 2**63 - 1
 
@@ -119,9 +118,9 @@ def read_listed(request: pb.ListConversationsRequest, now: datetime, token: Sequ
     start_time, end_time = parse_range(request)
     before = Place(end_time or now + _AHEAD, "")
     if token is not None:
-        if len(token) != 2 or not token[0].isdigit() or len(token[0]) > _DIGITS_MAX:
+        if len(token) != 2:
             raise foreign_token()
-        before = Place(time_of_text(token[0]), token[1])
+        before = Place(time_in_key(token[0]), token[1])
     return Listed(
         start_time or moment_of(0),
         before,
@@ -138,9 +137,9 @@ def read_position(request: pb.ListMessagesRequest, fingerprint: str) -> int:
     if not request.page_token:
         return _AFTER_ALL if request.newest_first else _BEFORE_ALL
     parts = decode_page_token(request.page_token, fingerprint)
-    if len(parts) != 1 or not parts[0].isdigit() or len(parts[0]) > _DIGITS_MAX:
+    if len(parts) != 1:
         raise foreign_token()
-    return int(parts[0])
+    return number_in_key(parts[0], _AFTER_ALL)
 
 
 def read_update(request: pb.UpdateConversationRequest) -> dict[str, object]:

@@ -26,6 +26,7 @@ from tollhouse.metering.v1 import usage_pb2
 _TEXTS: Final = ("specversion", "id", "source", "type", "subject")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,32}(\.[0-9]{1,32})?([eE][+-]?[0-9]{1,3})?")
 _NUMBER_MAX: Final = 64
+_JSON: Final = "application/json"
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _WHOLE_FIELDS: Final = ("status_code", "latency_ms", "items")
 _BITS: Final = {"status_code": 31}
@@ -110,7 +111,7 @@ def _read_envelope(
 ) -> None:
     if version not in ("", "1.0"):
         flaws.append(FieldViolation("specversion", "must be 1.0"))
-    if value.get("datacontenttype") not in (None, "application/json"):
+    if not _is_json(value.get("datacontenttype", _JSON)):
         flaws.append(FieldViolation("datacontenttype", "must be application/json"))
     if "data_base64" in value:
         flaws.append(FieldViolation("data_base64", "is not taken; give data as JSON"))
@@ -126,6 +127,11 @@ def _read_envelope(
         flaws.append(FieldViolation("time", "must be an RFC 3339 time"))
     else:
         request.occur_time.CopyFrom(moment)
+
+
+def _is_json(media_type: object) -> bool:
+    """Tell whether a media type is that of JSON, in any case, with parameters such as a charset or without."""
+    return media_type is None or (isinstance(media_type, str) and media_type.partition(";")[0].strip().lower() == _JSON)
 
 
 def _read_quantities(

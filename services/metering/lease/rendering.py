@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
-from services.metering.admission.rendering import fill_reason, fill_settle_outcome
+from services.metering.admission.rendering import fill_reason, fill_settle_outcome, shorten_settled
 from services.metering.lease.domain import Acquired, Settled, amounts_used, held_amount
 from services.metering.model.units import Units
 from services.metering.quota.domain import SPEND
@@ -62,4 +62,5 @@ def render_settled(
     if settled.released is not None:
         response.released_amount.currency_code = lease.currency_code
         response.released_amount.value = settled.released
+    shorten_settled(response)
     return response

@@ -11,9 +11,17 @@ import grpc
 from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, text_in_token, that_fit
+from libs.common.pages import (
+    decode_page_token,
+    encode_page_token,
+    foreign_token,
+    page_size,
+    text_in_token,
+    that_fit,
+    time_in_key,
+)
 from libs.common.repeats.parsing import repeatable
-from libs.common.timestamps import parse_optional_time, time_of_text, time_text
+from libs.common.timestamps import parse_optional_time, time_text
 from libs.common.update_mask import mask_violations
 from libs.common.validation import Reader
 from services.metering.model.domain import Model
@@ -316,7 +324,7 @@ def _preview(request: pb.SetPriceRequest, card: RateCard) -> pb.PriceVersion:
 def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:
     if not token:
         return None
-    moment, price_version_id = decode_page_token(token, fingerprint)
-    if not moment.isdigit() or not is_id(price_version_id):
+    key = decode_page_token(token, fingerprint)
+    if len(key) != 2 or not is_id(key[1]):
         raise foreign_token()
-    return time_of_text(moment), price_version_id
+    return time_in_key(key[0]), key[1]

@@ -247,7 +247,6 @@ class Drops:
         """Store the numbers of each organization's month, and return them added up."""
         for database in self._databases(drop.organization_id):
             async with database.raw_connection() as connection:
-                await ensure_month(connection, drop.month)
                 await store.forget_counted(connection, drop.organization_id, drop.month)
             async for one in self._organizations_of(database, drop.organization_id, drop.month):
                 if one.has_usage and not one.is_kept:
@@ -277,6 +276,9 @@ class Drops:
 
     async def _drop(self, drop: Drop, renew: Renew) -> None:
         """Drop what was counted. From here on nothing is refused any more."""
+        for database in self._databases(drop.organization_id):
+            async with database.raw_connection() as connection:
+                await ensure_month(connection, drop.month)  # Usage in the default partition leaves with its month, too.
         modes = {database: await self._mode(database, drop) for database in self._databases(drop.organization_id)}
         async for database, counted in self._counted(drop.organization_id, drop.month):
             if counted.state == DROPPED:

@@ -9,8 +9,8 @@ import grpc
 from libs.common.amount import parse_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL
-from libs.common.pages import encode_page_token, foreign_token, page_size, text_in_token
-from libs.common.timestamps import EPOCH, render_optional_time, render_time, time_of_text, time_text
+from libs.common.pages import encode_page_token, page_size, text_in_token, time_in_key
+from libs.common.timestamps import EPOCH, render_optional_time, render_time, time_text
 from libs.common.validation import Reader
 from services.metering.retention.domain import Drop, Month, Numbers, Retention, parse_month
 from services.metering.retention.drops import Drops
@@ -62,9 +62,7 @@ class RetentionServicer(rpc.RetentionServiceServicer):
         organization_id = _organization(request)
         fingerprint = f"usage-months/{organization_id}"
         after = text_in_token(request.page_token, fingerprint)
-        if after and not after.lstrip("-").isdigit():
-            raise foreign_token()
-        first = time_of_text(after) if after else EPOCH
+        first = time_in_key(after) if after else EPOCH
         found, following = await self._policies.months(organization_id, first, page_size(request.page_size))
         token = "" if following is None else encode_page_token(time_text(following), fingerprint=fingerprint)
         months = [_render_month(organization_id, month, is_over=is_over) for month, is_over in found]

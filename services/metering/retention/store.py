@@ -18,6 +18,7 @@ from libs.common.ids import MAX, NIL
 from libs.common.jumps import jumps
 from libs.common.timestamps import LATEST
 from services.metering.retention.domain import DROPPED, Drop, Month, Numbers, Retention
+from services.metering.tables import GIVEN_UP_TIME
 from services.metering.usage.dropped_store import COUNTS, HOURS_DIGEST, IS_KEPT, UNITS_DIGEST, kept_digest
 
 PART_MAX: Final = 50_000
@@ -138,7 +139,7 @@ SELECT cause FROM (
     UNION ALL SELECT 'charges wait for billing' WHERE EXISTS (
         SELECT FROM outbox x JOIN usage_operations o ON o.organization_id = x.organization_id
             AND o.operation_id = ANY (ARRAY[x.operation_id, x.corrects, x.hold_operation_id])
-        WHERE x.next_attempt_time < 'infinity' AND ($1::uuid IS NULL OR x.organization_id = $1) AND o.{_IN_MONTH}
+        WHERE x.next_attempt_time < {GIVEN_UP_TIME} AND ($1::uuid IS NULL OR x.organization_id = $1) AND o.{_IN_MONTH}
             AND {_COVERED.format(organization="x.organization_id")})
     UNION ALL SELECT 'authorizations are open' WHERE EXISTS (
         SELECT FROM lapse_checks c

@@ -334,9 +334,12 @@ settlement_parts: Final = Table(
     CheckConstraint("currency_code IS NOT NULL OR captured_amount = 0", name="settlement_parts_currency"),
 )
 
+GIVEN_UP_TIME: Final = "'infinity'"
+"""In statements, the time of the next attempt of charges that are given up. They are not sent any more."""
+
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
-# Charges that billing refused and corrections gave up stay, with what would have given them back: their next attempt is
-# at infinity.
+# Charges that billing refused and corrections gave up stay, with what would have given them back: they have
+# GIVEN_UP_TIME.
 outbox: Final = Table(
     "outbox",
     shard_metadata,

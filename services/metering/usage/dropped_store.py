@@ -148,7 +148,13 @@ _LINK: Final = """
 INSERT INTO usage_links (organization_id, operation_id, corrects_operation_id)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING
 """
-_LINKED: Final = "SELECT corrects_operation_id FROM usage_links WHERE organization_id = $1::uuid AND operation_id = $2"
+# By the primary key.
+_LINKED: Final = """
+SELECT l.organization_id::text, l.operation_id, l.corrects_operation_id
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN usage_links l
+    ON l.organization_id = ANY (ARRAY[wanted.organization_id]) AND l.operation_id = wanted.operation_id
+"""
 
 
 async def link(connection: RawConnection, links: Collection[tuple[str, str, str]]) -> None:
@@ -156,7 +162,7 @@ async def link(connection: RawConnection, links: Collection[tuple[str, str, str]
     await connection.execute(_LINK, *map(list, zip(*links, strict=True)))
 
 
-async def find_link(connection: RawConnection, key: Key) -> str | None:
-    """Return the operation id of the dropped usage that a usage corrects."""
-    corrects: str | None = await connection.fetchval(_LINKED, *key)
-    return corrects
+async def find_links(connection: RawConnection, keys: Collection[Key]) -> dict[Key, str]:
+    """Return the operation ids of the dropped usages that usages correct; those that correct none are left out."""
+    rows = await connection.fetch(_LINKED, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]): row[2] for row in rows}

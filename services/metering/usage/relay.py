@@ -8,6 +8,7 @@ A charge that billing refuses, for instance because the account keeps another cu
 and is tried again at long intervals, unless a correction gives it up (see `given_up`).
 """
 
+import asyncio
 import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ REFUSED_BACKOFF_FIRST_S: Final = 60.0
 REFUSED_BACKOFF_MAX_S: Final = 3_600.0
 REFUSED_METRIC: Final = "tollhouse.charges_refused"
 _DOUBLINGS_MAX: Final = 9
+_REVERSALS_EVERY_S: Final = 5.0
 
 
 class Relay:
@@ -47,6 +49,8 @@ class Relay:
         self._charging = charging
         self._clock = clock
         self._every_s = every_s
+        self._reversals_at_s = dict.fromkeys(shards, 0.0)
+        """When reversals that were given up are looked at next, by shard."""
         self._refused_charges = metrics.get_meter("tollhouse").create_counter(
             REFUSED_METRIC,
             description="Charges that billing refused, counted once an attempt.",
@@ -59,6 +63,20 @@ class Relay:
     async def _visit(self, database: Database) -> None:
         await self._charging.flush_idle(database)
         await self.send_due(database)
+        if asyncio.get_running_loop().time() >= self._reversals_at_s[database]:
+            await self._send_reversals(database)
+            self._reversals_at_s[database] = asyncio.get_running_loop().time() + _REVERSALS_EVERY_S
+
+    async def _send_reversals(self, database: Database) -> None:
+        """Make the reversals due that were given up with charges which were made after all, window by window."""
+        until: Key | None = store.FIRST_KEY
+        while until is not None:
+            after = until
+            async with database.raw_connection() as connection:
+                until = await store.window_end(connection, after)
+                await given_up.send_reversals(
+                    connection, after=after, until=until or store.LAST_KEY, now=self._clock.now()
+                )
 
     async def send_due(self, database: Database) -> None:
         """Send whatever is due in a shard, window by window, and stop early when billing is away."""

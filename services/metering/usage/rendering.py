@@ -1,11 +1,12 @@
 """Usage and its sums as messages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
 from libs.common.amount import format_amount, render_amount
+from libs.common.pages import Sized
 from libs.common.timestamps import fill_time, render_time
 from services.metering.clients.billing import AccountBalance
 from services.metering.model.rates import STANDARD_TIER
@@ -25,6 +26,19 @@ _NAMES: Final = {UNIT: "unit"}
 _RATE: Final = Decimal("0.000001")
 _MEAN: Final = Decimal("0.001")
 _OWN_FIELDS: Final = ("organization_id", "model", "project_id", "user_id", "api_key_id")
+ANSWER_MAX: Final = 4_000_000
+"""The most bytes of the answer to a batch: clients take messages of up to 4 MiB."""
+
+
+def shorten(answer: Sized, usages: Iterable[pb.UsageRecord]) -> None:
+    """Leave out of the usages of an answer what callers have sent, where it would be too large to be sent."""
+    if answer.ByteSize() > ANSWER_MAX:
+        for usage in usages:
+            usage.ClearField("labels")
+            usage.ClearField("error_message")
+            usage.ClearField("endpoint")
+            usage.ClearField("conversation_id")
+            usage.ClearField("quantities")
 
 
 def render_usage(recorded: Recorded, units: Units) -> pb.UsageRecord:

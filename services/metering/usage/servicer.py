@@ -13,9 +13,9 @@ from libs.common.amount import format_amount, parse_amount
 from libs.common.call import is_operator, reaches
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
+from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit, time_in_key
 from libs.common.status import status_of_item
-from libs.common.timestamps import parse_optional_time, parse_range, time_of_text, time_text
+from libs.common.timestamps import parse_optional_time, parse_range, time_text
 from libs.common.validation import Reader
 from services.metering.errors import BackfillForOperatorsOnly, OrganizationNotFound
 from services.metering.model.parsing import read_tokens, read_used
@@ -41,7 +41,7 @@ from services.metering.usage.export.exports import Exports
 from services.metering.usage.export.servicer import ExportServicer
 from services.metering.usage.parsing import read_corrects, read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations
-from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage
+from services.metering.usage.rendering import fill_balance, fill_limits, fill_usage, render_usage, shorten
 from services.metering.usage.rerate.jobs import RerateJobs
 from services.metering.usage.rerate.previews import Previews
 from services.metering.usage.rerate.servicer import RerateServicer
@@ -104,6 +104,7 @@ class UsageServicer(RerateServicer, StatisticsServicer, ExportServicer, Streamin
     ) -> pb.BatchRecordUsageResponse:
         response = pb.BatchRecordUsageResponse()
         await self._record(request.usages, [response.outcomes.add() for _ in request.usages])
+        shorten(response, (one.recorded.usage for one in response.outcomes if one.HasField("recorded")))
         return response
 
     async def StreamUsage(
@@ -417,9 +418,9 @@ def _read_place(token: str, fingerprint: str) -> ListPlace | None:
 
 
 def _read_moment(parts: Sequence[str]) -> tuple[datetime, str]:
-    if len(parts) != 2 or not parts[0].isdigit() or not is_id(parts[1]):
+    if len(parts) != 2 or not is_id(parts[1]):
         raise foreign_token()
-    return time_of_text(parts[0]), parts[1]
+    return time_in_key(parts[0]), parts[1]
 
 
 def _place_token(following: ListPlace, fingerprint: str) -> str:

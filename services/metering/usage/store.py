@@ -20,7 +20,7 @@ from services.metering.quota import counter_store, quick_store
 from services.metering.quota.counter_store import Counted
 from services.metering.quota.domain import Reservations
 from services.metering.quota.quick_store import QuickChange
-from services.metering.tables import DIMENSIONS
+from services.metering.tables import DIMENSIONS, GIVEN_UP_TIME
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, KnownDimensions
 from services.metering.usage.domain import (
@@ -309,7 +309,7 @@ async def take_due(
     connection: RawConnection, *, after: Key, until: Key | None, now: datetime, lease_time: datetime, limit: int
 ) -> list[DueCharge]:
     """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
-    rows = await connection.fetch(_TAKE_DUE, *after, *(until or _LAST_KEY), now, limit, lease_time)
+    rows = await connection.fetch(_TAKE_DUE, *after, *(until or LAST_KEY), now, limit, lease_time)
     return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:11])), row[11]) for row in rows]
 
 
@@ -319,14 +319,14 @@ WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.oper
 """
 
 # Only what nobody has taken meanwhile: who took it notes what becomes of it.
-_PUT_BACK: Final = """
+_PUT_BACK: Final = f"""
 UPDATE outbox o
 SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[])
     AS failed(organization_id, operation_id, state, reason, next_attempt_time, attempt_count)
 WHERE o.organization_id = ANY (ARRAY[failed.organization_id]) AND o.operation_id = failed.operation_id
-    AND o.attempt_count = failed.attempt_count AND o.next_attempt_time < 'infinity'
-"""
+    AND o.attempt_count = failed.attempt_count AND o.next_attempt_time < {GIVEN_UP_TIME}
+"""  # noqa: S608 -- made of constants of ours alone.
 
 
 async def finish(connection: RawConnection, keys: Collection[Key]) -> None:
@@ -410,4 +410,4 @@ def label_text(labels: Mapping[str, str]) -> str:
 
 
 FIRST_KEY: Final = (NIL, "")
-_LAST_KEY: Final = (MAX, AFTER_TEXT)
+LAST_KEY: Final = (MAX, AFTER_TEXT)

@@ -114,12 +114,6 @@ class Usages:
                 await dropped_store.link(connection, some)
         return outcomes
 
-    async def corrects(self, usage: Recorded) -> str:
-        """Return the operation id of the dropped usage that a usage corrects; empty for none."""
-        key = usage.work.organization_id, usage.work.operation_id
-        async with self._shards.of(key[0]).raw_connection() as connection:
-            return await dropped_store.find_link(connection, key) or ""
-
     async def refused(self, works: Sequence[Work], backfilled: Collection[int] = ()) -> dict[int, Outcome]:
         """Return the refusals of works that may not be recorded, by place: for their time, units or organization.
 
@@ -204,6 +198,13 @@ class Usages:
         database = self._shards[0] if organization_id is None else self._shards.of(organization_id)
         async with database.raw_connection() as connection:
             return await dropped_months(connection, organization_id, start_time, end_time)
+
+    async def model_of(self, organization_id: str, operation_id: str) -> str | None:
+        """Return the model with which usage was recorded, whoever asks; None where there is none."""
+        key = (organization_id, operation_id)
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            found = await store.find(connection, [key])
+        return found[key][0].work.model if found else None
 
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)

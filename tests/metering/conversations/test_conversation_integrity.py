@@ -12,9 +12,10 @@ from libs.common.shards import Shards
 from services.metering.conversation import message_store, store
 from services.metering.conversation.messages import Messages
 from services.metering.invariants import CHECKS
-from tests.metering.conversations.calls import append, begin, charged, conversation, message, messages, penny
+from tests.metering.conversations.calls import append, begin, charged, conversation, message, messages, penny, stub
 from tests.metering.support import Metering, Platform, refused
 from tests.support.invariants import findings_of
+from tollhouse.metering.v1 import conversation_pb2 as pb
 
 pytestmark = [pytest.mark.shards, pytest.mark.own_database]
 
@@ -70,16 +71,23 @@ POINTS = {
 async def test_repeat_completes_what_was_killed_and_is_charged_once(
     platform: Platform, metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    await begin(metering, organization_id)
+    await begin(metering, organization_id, model="gpt-4o")
     request = message(organization_id, usage=penny())
+    request.ClearField("model")
     with monkeypatch.context() as patch:
         patch.setattr(*POINTS[point], die)
         code, _ = await refused(append(metering, request))
     assert code is grpc.StatusCode.INTERNAL
     assert await messages(metering, organization_id) == []
     assert await metering.findings() == []
+    # The repeat means what was sent at first, also when the conversation has another model by now.
+    update = pb.UpdateConversationRequest(organization_id=organization_id, conversation_id="c1", model="other")
+    update.update_mask.paths.append("model")
+    await stub(metering).UpdateConversation(update, metadata=metering.operator)
     answer = await append(metering, request)
     assert (answer.replayed, answer.recorded.replayed, answer.message.position) == (False, True, 1)
+    again = await append(metering, request)
+    assert (again.replayed, again.message.model, again.recorded.usage.model) == (True, "gpt-4o", "gpt-4o")
     await platform.settled()
     assert await charged(platform, organization_id) == Decimal("0.01")
     assert (await conversation(metering, organization_id)).message_count == 1

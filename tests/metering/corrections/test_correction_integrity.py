@@ -70,5 +70,5 @@ async def test_movement_that_only_one_service_has_is_named(platform: Platform, m
     missing = [one for one in await platform.verify() if "billing has no such charge" in one]
     assert len(missing) == 1
     await platform.execute("DELETE FROM metering.usage_correction_charges WHERE reverses_operation_id IS NULL")
-    unknown = [one for one in await platform.verify() if "metering has no such usage" in one]
+    unknown = [one for one in await platform.verify() if "metering has no such charge" in one]
     assert len(unknown) == 1

@@ -75,7 +75,6 @@ async def test_voided_usage_whose_charge_was_refused_is_clean(
     assert await metering.findings() == []
     assert await pending(metering, organization_id) == []
     assert await retry(metering, organization_id) == 0
-    assert await retry(metering, organization_id, ["call"]) == 0
     again = await void(metering, organization_id, "call", "void")
     assert (again.replayed, again.correction) == (True, voided.correction)
     stored = (await found(metering, organization_id, "call")).usage
@@ -83,6 +82,11 @@ async def test_voided_usage_whose_charge_was_refused_is_clean(
     assert await summed(metering, organization_id) == (0, 0, Decimal(0))
     assert await charged(platform, organization_id) == Decimal(0)
     assert await platform.ledger.findings() == []
+    # Sent again by name, and refused again, it is given up again.
+    assert await retry(metering, organization_id, ["call"]) == 1
+    await nothing_waits(metering, organization_id)
+    assert await charged(platform, organization_id) == Decimal(0)
+    assert await metering.findings() == []
 
 
 async def test_usage_whose_charge_was_refused_is_charged_in_full_when_it_is_amended(

@@ -21,15 +21,24 @@ from libs.cli.terminal.connection import Channels, Connection
 from libs.cli.terminal.progress import Progress
 from libs.common.errors import Unavailable
 from services.metering.usage.export import exports, store
+from tests.metering.corrections.calls import amend, void
 from tests.metering.export import dying_export
 from tests.metering.export.calls import CSV, FOCUS, JSON_LINES, export, exported
 from tests.metering.export.test_exports import FORMULAS, corrected
-from tests.metering.support import Metering, Platform, usage
+from tests.metering.support import Metering, Platform, usage, usd
 from tests.support.forked import exit_code_of
+from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc
 
 _FORMATS = {"csv": CSV, "jsonl": JSON_LINES, "focus": FOCUS, "parquet": CSV}
+
+
+_TAMPERED: tuple[tuple[str, object], ...] = (
+    *(("version", 2), ("request", 3), ("request", "\ud800"), ("row_count", "x"), ("unpriced_count", "9" * 5000)),
+    *(("costs", None), ("costs", [1]), ("costs", [{}])),
+    ("costs", [{"currency_code": "USD", "value": "1e999999999"}]),
+)
 
 
 def connection_of(platform: Platform) -> Connection:
@@ -169,6 +178,23 @@ async def test_unfinished_export_is_not_mixed_with_another(
             await check_export(tmp_path / "b.csv", channels, Progress())
 
 
+async def test_charge_that_a_correction_gave_up_is_no_difference(
+    platform: Platform, metering: Metering, organization_id: str, tmp_path: Path
+) -> None:
+    await platform.fund(organization_id)
+    for name in ("voided", "amended", "refused"):
+        eur = Amount(currency_code="EUR", value="1.5")
+        await metering.record(usage(organization_id, name, stated_amount=eur))
+    await void(metering, organization_id, "voided")
+    await amend(metering, organization_id, "amended", stated_amount=usd("2"))
+    async with channels_of(platform) as channels:
+        for form in FORMS:
+            file = tmp_path / f"given-up.{form}"
+            await written(channels, request_of(organization_id, form), file, form)
+            told = (await check_export(file, channels, Progress())).differences
+            assert told == [f"{organization_id} refused: the file has 1.5 EUR, but billing refuses it"], form
+
+
 @pytest.mark.own_database
 async def test_each_difference_is_named(
     platform: Platform, metering: Metering, organization_id: str, tmp_path: Path
@@ -209,7 +235,8 @@ async def test_each_difference_is_named(
         told = (await check_export(file, None, Progress())).differences
         assert [text.split(" ")[0] for text in told] == ["sha256", "digest", "costs"]
         assert told[2] == "costs of the manifest in USD are 0.0175, the file has 0.0176"
-        for broken in (data[:-10], data + b"x", b"", b'"', b"\xff\xff\n", data.replace(b"1000", b"many")):
+        too_large = data.replace(b",0.0035,", b",1e9999999,")
+        for broken in (data[:-10], data + b"x", b"", b'"', b"\xff\xff\n", too_large, data.replace(b"1000", b"many")):
             file.write_bytes(broken)
             assert (await check_export(file, None, Progress())).count > 0
         file.write_bytes(data)
@@ -217,7 +244,13 @@ async def test_each_difference_is_named(
         manifest_of(file).write_text(json.dumps(manifest))
         told = (await check_export(file, None, Progress())).differences
         assert told == ["row_count of the manifest is 6, the file has 5"]
-        for wrong in ("", "[]", "{}", json.dumps(manifest | {"version": 2}), json.dumps(manifest | {"request": 3})):
+        for wrong in (
+            "",
+            "[]",
+            "{}",
+            "[" * 100_000,
+            *(json.dumps(manifest | {name: value}) for name, value in _TAMPERED),
+        ):
             manifest_of(file).write_text(wrong)
             with pytest.raises(CommandFailed):
                 await check_export(file, None, Progress())

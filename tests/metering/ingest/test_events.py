@@ -91,7 +91,7 @@ async def test_event_is_recorded_and_charged_once_however_often_it_comes(
     before = await platform.posted(organization_id)
     sent = event(organization_id, "e/1 ü", user=user_id, latency=12, route="/chat", cached=True, seconds="1.5e1")
     sent["time"] = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    sent |= {"datacontenttype": "application/json", "dataschema": "urn:x", "myextension": "y"}
+    sent |= {"datacontenttype": "Application/JSON; charset=utf-8", "dataschema": "urn:x", "myextension": "y"}
 
     answers = [await ingest(metering, sent, SINGLE), await ingest(metering, [sent, sent], BATCH)]
 

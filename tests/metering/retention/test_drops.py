@@ -121,6 +121,14 @@ async def test_dropped_month_stays_answerable_and_checked(platform: Platform, me
     late = usage(organization_id, "late", corrects_operation_id="call-0")
     assert [(await metering.record(late)).replayed for _ in range(2)] == [False, True]
     assert (await metering.get(organization_id, "late")).corrects_operation_id == "call-0"
+    found = (
+        await metering.usage.ListUsage(
+            usage_pb2.ListUsageRequest(organization_id=organization_id), metadata=metering.operator
+        )
+    ).usages
+    assert {one.operation_id: one.corrects_operation_id for one in found if one.corrects_operation_id} == {
+        "late": "call-0"
+    }
     for corrects, reason in (("now", "USAGE_NOT_DROPPED"), ("nothing", "NOT_FOUND")):
         wrong = usage(organization_id, corrects_operation_id=corrects)
         assert (await refused(metering.record(wrong)))[1] == reason
@@ -136,8 +144,12 @@ async def test_month_without_records_is_listed_as_dropped_after_its_drop(
     identity = await platform.start_identity()
     organization_id, _ = await identity.create_organization()
     await retain(metering, organization_id)
+    await send(metering, await ask(metering, organization_id, usage_count=1))
+    assert (await ended(metering, organization_id)).state == pb.USAGE_DROP_STATE_REFUSED
+    assert await platform.value(PARTITIONS, f"usage_records_{MONTH:%Y_%m}") == 0
     assert (await drop(metering, organization_id)).state == pb.USAGE_DROP_STATE_DROPPED
     assert (await months(metering))[NAME].state == pb.USAGE_MONTH_STATE_DROPPED
+    assert await platform.value(PARTITIONS, f"usage_records_{MONTH:%Y_%m}") == 0
 
 
 async def test_partition_goes_with_all_its_usage_while_others_record(platform: Platform, metering: Metering) -> None:

@@ -179,6 +179,9 @@ class AdmissionServiceServicer:
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
         operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
         before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
+
+        An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+        endpoint, conversation_id and quantities. GetUsage has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

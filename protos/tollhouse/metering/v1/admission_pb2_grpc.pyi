@@ -97,6 +97,9 @@ class AdmissionServiceStub:
     Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
     operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
     before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
+
+    An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+    endpoint, conversation_id and quantities. GetUsage has them.
     """
     ExtendAuthorization: _aio.UnaryUnaryMultiCallable[_admission_pb2.ExtendAuthorizationRequest, _admission_pb2.ExtendAuthorizationResponse]
     """Keeps the money of an authorized call held for longer, or holds more of it, for work that takes more time or costs
@@ -246,6 +249,9 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
         operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
         before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
+
+        An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+        endpoint, conversation_id and quantities. GetUsage has them.
         """
 
     @_abc_1.abstractmethod

@@ -39,6 +39,10 @@ class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeSta
     """Billing refuses it for a reason that sending it again does not change, such as CURRENCY_MISMATCH. It is tried again
     at long intervals, and at once with RetryCharges.
     """
+    CHARGE_STATE_GIVEN_UP: _ChargeState.ValueType  # 4
+    """Billing refused it, and a correction gave it up: it is not sent any more, and billing does not have it. So is what
+    would have given it back.
+    """
 
 class ChargeState(_ChargeState, metaclass=_ChargeStateEnumTypeWrapper):
     """The state of a charge."""
@@ -52,6 +56,10 @@ CHARGE_STATE_SETTLED: ChargeState.ValueType  # 2
 CHARGE_STATE_REFUSED: ChargeState.ValueType  # 3
 """Billing refuses it for a reason that sending it again does not change, such as CURRENCY_MISMATCH. It is tried again
 at long intervals, and at once with RetryCharges.
+"""
+CHARGE_STATE_GIVEN_UP: ChargeState.ValueType  # 4
+"""Billing refused it, and a correction gave it up: it is not sent any more, and billing does not have it. So is what
+would have given it back.
 """
 Global___ChargeState: _TypeAlias = ChargeState  # noqa: Y015
 

@@ -94,7 +94,9 @@ class ChargeServiceServicer:
     def RetryCharges(self, request, context):
         """Schedules charges to be sent again at once, including refused ones.
 
-        Safe to repeat: a charge that is sent again is still made only once.
+        Safe to repeat: a charge that is sent again is still made only once. A charge that a correction gave up is sent
+        again only where it is named. If billing makes it then, or has made it before, it is given back within seconds; if
+        billing refuses it, it is given up again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -30,7 +30,9 @@ class ChargeServiceStub:
     RetryCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.RetryChargesRequest, _charge_pb2.RetryChargesResponse]
     """Schedules charges to be sent again at once, including refused ones.
 
-    Safe to repeat: a charge that is sent again is still made only once.
+    Safe to repeat: a charge that is sent again is still made only once. A charge that a correction gave up is sent
+    again only where it is named. If billing makes it then, or has made it before, it is given back within seconds; if
+    billing refuses it, it is given up again.
     """
     DigestCharges: _aio.UnaryStreamMultiCallable[_charge_pb2.DigestChargesRequest, _charge_pb2.DigestChargesResponse]
     """Computes digests of the charges that billing has confirmed.
@@ -89,7 +91,9 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_charge_pb2.RetryChargesResponse]:
         """Schedules charges to be sent again at once, including refused ones.
 
-        Safe to repeat: a charge that is sent again is still made only once.
+        Safe to repeat: a charge that is sent again is still made only once. A charge that a correction gave up is sent
+        again only where it is named. If billing makes it then, or has made it before, it is given back within seconds; if
+        billing refuses it, it is given up again.
         """
 
     @_abc_1.abstractmethod

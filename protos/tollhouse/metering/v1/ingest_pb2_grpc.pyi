@@ -35,8 +35,8 @@ class IngestServiceStub:
 
     Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an
     RFC 3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
-    `application/json`; `data` an object or absent. `data_base64` is refused. Extension attributes and `dataschema` are
-    allowed and not recorded, as is what the mapping does not name in `data`.
+    `application/json`, with parameters or without; `data` an object or absent. `data_base64` is refused. Extension
+    attributes and `dataschema` are allowed and not recorded, as is what the mapping does not name in `data`.
 
     Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no
     event or more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with
@@ -83,8 +83,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Attributes: `specversion` must be `1.0`; `id`, `source`, `type` and `subject` texts that are not empty; `time` an
         RFC 3339 time by the rules of occur_time in RecordUsage, now when absent; `datacontenttype` absent or
-        `application/json`; `data` an object or absent. `data_base64` is refused. Extension attributes and `dataschema` are
-        allowed and not recorded, as is what the mapping does not name in `data`.
+        `application/json`, with parameters or without; `data` an object or absent. `data_base64` is refused. Extension
+        attributes and `dataschema` are allowed and not recorded, as is what the mapping does not name in `data`.
 
         Fails with INVALID_ARGUMENT, and records nothing, where the body is not such JSON, is nested too deeply, holds no
         event or more than 10,000, or has another content type. Events are refused with the reasons of RecordUsage, with

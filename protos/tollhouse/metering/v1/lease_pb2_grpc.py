@@ -103,6 +103,9 @@ class LeaseServiceServicer:
         Safe to repeat, as a whole, in parts, in other batches and in any order: each usage counts once, whatever it was
         sent with first. Fails with NOT_FOUND for a lease that the organization does not have, and nothing is recorded
         then; use RecordUsage for such work.
+
+        An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+        endpoint, conversation_id and quantities. GetUsage has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -476,7 +476,9 @@ class UsageRecord(_message.Message):
     ListUsage.
     """
     corrects_operation_id: _builtins.str
-    """The operation id of the dropped usage that this one corrects; empty for none. Only in the answer of GetUsage."""
+    """The operation id of the dropped usage that this one corrects; empty for none. Only in the answers of GetUsage,
+    ListUsage and WatchUsage.
+    """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
@@ -701,7 +703,7 @@ class RecordUsageRequest(_message.Message):
     """Whether the usage is charged; live when unspecified. Usage of a test key is recorded and priced, and never charged."""
     corrects_operation_id: _builtins.str
     """The operation id of usage that was dropped with its month, which this usage corrects; empty for none. The link is
-    stored, and GetUsage shows it. Fails with NOT_FOUND where the organization has no such usage, and with
+    stored, and GetUsage and ListUsage show it. Fails with NOT_FOUND where the organization has no such usage, and with
     FAILED_PRECONDITION, reason `USAGE_NOT_DROPPED`, where its record is there: amend it then.
     """
     @_builtins.property

@@ -182,6 +182,9 @@ class UsageServiceServicer:
 
         Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
         safe, as for RecordUsage.
+
+        An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+        endpoint, conversation_id and quantities. GetUsage has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,6 +50,9 @@ class UsageServiceStub:
 
     Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
     safe, as for RecordUsage.
+
+    An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+    endpoint, conversation_id and quantities. GetUsage has them.
     """
     StreamUsage: _aio.StreamStreamMultiCallable[_usage_pb2.StreamUsageRequest, _usage_pb2.StreamUsageResponse]
     """Records usage as it is sent, and acknowledges every call, in any order, by its organization_id and operation_id.
@@ -284,6 +287,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
         safe, as for RecordUsage.
+
+        An answer of more than 4,000,000 bytes leaves out of all usages what the caller has sent: labels, error_message,
+        endpoint, conversation_id and quantities. GetUsage has them.
         """
 
     @_abc_1.abstractmethod

@@ -47,7 +47,7 @@ from services.metering.usage.correction.store import Mark, Planned
 from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import PENDING, REFUSED, SETTLED, Authorization, Recorded, month_of
-from services.metering.usage.dropped_store import find_dropped, month_text, sealed_months
+from services.metering.usage.dropped_store import find_dropped, find_links, month_text, sealed_months
 from services.metering.usage.store import Key
 from services.metering.usage.tries import tries
 from services.metering.usage_errors import NothingToAmend, UsageDropped, UsageMonthDropped
@@ -204,16 +204,22 @@ class Corrections:
         async with self._shards.of(organization_id).raw_connection() as connection:
             return await store.corrections_of_organization(connection, organization_id, before=before, limit=limit)
 
-    async def marks(self, usages: Sequence[Recorded]) -> dict[str, Mark]:
-        """Return what corrections have made of usages, by usage id; usage without any is left out."""
+    async def marks(self, usages: Sequence[Recorded]) -> tuple[dict[str, Mark], dict[Key, str]]:
+        """Return what corrections have made of usages, by usage id, and the dropped usages that usages correct.
+
+        Usage without any is left out.
+        """
         marks: dict[str, Mark] = {}
+        links: dict[Key, str] = {}
         by_shard: dict[Database, list[Recorded]] = {}
         for usage in usages:
             by_shard.setdefault(self._shards.of(usage.work.organization_id), []).append(usage)
         for database, some in by_shard.items():
             async with database.raw_connection() as connection:
                 marks |= await store.find_marks(connection, some)
-        return marks
+                keys = [(one.work.organization_id, one.work.operation_id) for one in some]
+                links |= await find_links(connection, keys)
+        return marks, links
 
     async def _try(
         self, database: Database, wanted: Sequence[Wanted], also: Also | None, *, validate_only: bool

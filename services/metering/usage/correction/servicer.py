@@ -6,8 +6,16 @@ from typing import Final, TypeVar
 
 import grpc
 
-from libs.common.pages import decode_page_token, encode_page_token, foreign_token, page_size, that_fit
-from libs.common.timestamps import time_of_text, time_text
+from libs.common.pages import (
+    decode_page_token,
+    encode_page_token,
+    foreign_token,
+    number_in_key,
+    page_size,
+    that_fit,
+    time_in_key,
+)
+from libs.common.timestamps import time_text
 from libs.common.validation import Reader
 from services.metering.usage.correction.corrections import Corrected, Corrections
 from services.metering.usage.correction.domain import CORRECTIONS_MAX, Correction
@@ -94,7 +102,6 @@ class CorrectionServicer(rpc.UsageServiceServicer):
     async def _with_corrections(self, record: pb.UsageRecord, usage: Recorded) -> pb.GetUsageResponse:
         """Return the answer to GetUsage: the usage, and its corrections, the latest first."""
         await self._mark([record], [usage])
-        record.corrects_operation_id = await self._usages.corrects(usage)
         found: Sequence[Correction] = ()
         if record.correction_count:
             organization_id, usage_id = usage.work.organization_id, usage.usage_id
@@ -102,12 +109,13 @@ class CorrectionServicer(rpc.UsageServiceServicer):
         return pb.GetUsageResponse(usage=record, corrections=await self._rendered_corrections(found))
 
     async def _mark(self, records: Sequence[pb.UsageRecord], usages: Sequence[Recorded]) -> None:
-        """Write into the records of usages how many corrections each had, and whether it is voided.
+        """Write into the records of usages how many corrections each had, whether it is voided, and what it corrects.
 
         Usage that was recorded without a price gets the cost and the settlement that corrections gave it.
         """
-        marks = await self._corrections.marks(usages)
+        marks, links = await self._corrections.marks(usages)
         for record in records:
+            record.corrects_operation_id = links.get((record.organization_id, record.operation_id), "")
             mark = marks.get(record.usage_id)
             if mark is None:
                 continue
@@ -141,12 +149,12 @@ class CorrectionServicer(rpc.UsageServiceServicer):
 
 
 def _number(parts: Sequence[str]) -> int:
-    if len(parts) != 1 or not parts[0].isdigit() or len(parts[0]) > len(str(CORRECTIONS_MAX)):
+    if len(parts) != 1:
         raise foreign_token()
-    return int(parts[0])
+    return number_in_key(parts[0], CORRECTIONS_MAX)
 
 
 def _place(parts: Sequence[str]) -> tuple[datetime, str]:
-    if len(parts) != 2 or not parts[0].isdigit():
+    if len(parts) != 2:
         raise foreign_token()
-    return time_of_text(parts[0]), parts[1]
+    return time_in_key(parts[0]), parts[1]

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from services.metering.tables import HOUR_KEY
+from services.metering.tables import GIVEN_UP_TIME, HOUR_KEY
 from services.metering.usage import statements
 from services.metering.usage.sent import ROW, arrays_of
 from services.metering.usage.statements import HOUR_SUMS, hour_key, hour_sums
@@ -218,14 +218,14 @@ ORDER BY c.create_time DESC, c.operation_id DESC LIMIT $4
 """
 
 # The movements of corrections with the state of each; by unique keys. What would give back a refused charge is none.
-CHARGES: Final = """
+CHARGES: Final = f"""
 SELECT c.organization_id::text, c.usage_id::text, c.number, c.operation_id, c.amount, c.currency_code,
     c.reverses_operation_id, coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), coalesce(x.last_error_reason, '')
 FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, usage_id)
 JOIN usage_correction_charges c
     ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.usage_id = wanted.usage_id
 LEFT JOIN outbox x ON x.organization_id = ANY (ARRAY[c.organization_id]) AND x.operation_id = c.operation_id
-WHERE c.reverses_operation_id IS NULL OR x.next_attempt_time IS DISTINCT FROM 'infinity'
+WHERE c.reverses_operation_id IS NULL OR x.next_attempt_time IS DISTINCT FROM {GIVEN_UP_TIME}
 ORDER BY c.number, c.position
 """
 

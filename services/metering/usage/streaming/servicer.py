@@ -1,7 +1,7 @@
 """Streams of usage: what waits in one is recorded and acknowledged together; what is recorded is told to watchers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -9,17 +9,18 @@ from typing import Final, TypeAlias
 import grpc
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import decode_page_token, encode_page_token
+from libs.common.pages import decode_page_token, encode_page_token, that_fit
 from libs.common.status import status_of_item
 from libs.common.timestamps import parse_optional_time
 from libs.common.validation import Reader
 from services.metering.usage.correction.corrections import Corrections
 from services.metering.usage.correction.pending_prices import PendingPrices
+from services.metering.usage.correction.rendering import render_correction
 from services.metering.usage.correction.servicer import CorrectionServicer
 from services.metering.usage.domain import LATE_MAX
-from services.metering.usage.rendering import render_usage
+from services.metering.usage.rendering import ANSWER_MAX, render_usage
 from services.metering.usage.streaming.position import Position, position_of
-from services.metering.usage.streaming.watch import UsageWatch
+from services.metering.usage.streaming.watch import News, UsageWatch
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
@@ -85,9 +86,11 @@ class StreamingServicer(CorrectionServicer, rpc.UsageServiceServicer):
             await self._usages.know_units(unit_id for one in news.usages for unit_id in one.work.quantities)
             usages = [render_usage(one, self._usages.units) for one in news.usages]
             await self._mark(usages, news.usages)
-            corrections = await self._rendered_corrections(news.corrections)
-            token = encode_page_token(*news.position.parts(), fingerprint=_watch_of(organization_id))
-            yield pb.WatchUsageResponse(usages=usages, corrections=corrections, position=token)
+            await self._know_units(news.corrections)
+            corrections = [render_correction(one, self._usages.units) for one in news.corrections]
+            for position, some, changes in _messages_of(news, usages, corrections):
+                token = encode_page_token(*position.parts(), fingerprint=_watch_of(organization_id))
+                yield pb.WatchUsageResponse(usages=some, corrections=changes, position=token)
 
     def _read_watch(self, request: pb.WatchUsageRequest) -> tuple[Position | None, datetime | None]:
         has_time = request.HasField("start_time")
@@ -106,6 +109,20 @@ class StreamingServicer(CorrectionServicer, rpc.UsageServiceServicer):
         if position is None:
             raise InvalidArgument([FieldViolation("position", "is not a position of this organization")])
         return position, None
+
+
+def _messages_of(
+    news: News, usages: Sequence[pb.UsageRecord], corrections: Sequence[pb.UsageCorrection]
+) -> Iterator[tuple[Position, Sequence[pb.UsageRecord], Sequence[pb.UsageCorrection]]]:
+    """Yield news in as many messages as are small enough to be sent, each with the position after it."""
+    while len(some := that_fit(usages)) < len(usages):
+        yield news.position._replace(usage_id=some[-1].usage_id), some, ()
+        usages = usages[len(some) :]
+    told = 0
+    while len(changes := that_fit(corrections[told:])) < len(corrections) - told:
+        told += len(changes)
+        yield news.position.after(news.corrections[told - 1]), (), changes
+    yield news.position, usages, changes
 
 
 def _watch_of(organization_id: str) -> str:
@@ -183,7 +200,7 @@ class _Stream:
             except Exception as failure:  # noqa: BLE001 -- what fails one chunk may not end the stream.
                 for call, outcome in zip(part, of_part, strict=True):
                     outcome.CopyFrom(_refused(call, failure))
-        self._answered.extend(responses)
+        self._answered.extend(fitting for response in responses for fitting in _that_fit(response))
         self._in_progress -= size
         self._bytes -= sum(message.ByteSize() for message in messages)
         self._room.set()
@@ -208,6 +225,18 @@ def _refused(call: pb.RecordUsageRequest, failure: Exception) -> pb.UsageOutcome
         organization_id=call.organization_id[:_ID_LENGTH].lower(),
         refused=status_of_item(failure, _DOMAIN),
     )
+
+
+def _that_fit(response: pb.StreamUsageResponse) -> Iterator[pb.StreamUsageResponse]:
+    """Yield an acknowledgement in as many as are small enough to be sent."""
+    if not response.outcomes or response.ByteSize() <= ANSWER_MAX:
+        yield response
+        return
+    outcomes = list(response.outcomes)
+    while outcomes:
+        fitting = that_fit(outcomes)
+        yield pb.StreamUsageResponse(outcomes=fitting)
+        del outcomes[: len(fitting)]
 
 
 def _responses(

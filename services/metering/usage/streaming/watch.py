@@ -118,8 +118,7 @@ class UsageWatch:
                 whole = await correction_store.find_corrections(connection, keys) if keys else {}
             if not made:
                 break
-            microseconds = (made[-1][1] - _EPOCH) // timedelta(microseconds=1)
-            position = position._replace(correction=(str(microseconds), made[-1][0]))
+            position = position.after(whole[keys[-1]])
             yield News(position, corrections=[whole[key] for key in keys])
         yield News(position.ended())
 

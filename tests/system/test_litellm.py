@@ -273,6 +273,20 @@ async def test_end_user_cannot_fall_back_to_a_model_that_is_charged_as_another(s
     assert site.upstream.asked["refused:fallback"] == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [("chat/completions", "deployment_id", "gpt-5"), ("responses", "extra_body", {"model": "gpt-5"})],
+)
+async def test_end_user_cannot_replace_the_model_that_is_charged(
+    site: Site, path: str, name: str, value: object
+) -> None:
+    mark = f"replaced:{name}"
+    body = {"model": "gpt-5-mini", "messages": TEXT, "input": "hi", "user": mark, name: value}
+    answer = await site.post(f"/v1/{path}", mark, body)
+    assert (answer.status, answer.error["code"]) == (400, f"{name}_not_metered")
+    assert site.upstream.asked[mark] == 0
+
+
 async def test_call_in_a_tier_without_a_price_waits_and_is_charged_when_it_has_one(site: Site, tmp_path: Path) -> None:
     command = site.proxy.installation.command
     before = datetime.now(UTC).isoformat()

@@ -16,7 +16,10 @@ _TOKENS_PER_MEDIUM: Final = 1600
 _TOKENS_MAX: Final = 1_000_000_000
 # What providers read as text; everything else of a request is about how they should answer.
 _READ: Final = ("messages", "input", "prompt", "instructions", "system", "tools", "query", "documents", "functions")
-_MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+# What says how much may be written. LiteLLM drops those of other routes without a word.
+_MAXIMA: Final = ("max_completion_tokens", "max_tokens")
+_MAXIMA_OF_RESPONSES: Final = ("max_output_tokens",)
+_RESPONSES: Final = frozenset({"aresponses", "responses"})
 # Parts of messages whose data is a picture, a sound or a file, and not text.
 _MEDIA: Final = ("image_url", "image", "input_image", "input_audio", "file", "input_file", "document", "source")
 _WITHOUT_OUTPUT: Final = frozenset({"aembedding", "embeddings", "rerank", "arerank"})
@@ -45,7 +48,8 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
     """Return the most that the provider may write, all choices together, or None where the request does not say."""
     if call_type in _WITHOUT_OUTPUT:
         return 0
-    given = [value for name in _MAXIMA if (value := _whole(request.get(name))) is not None]
+    names = _MAXIMA_OF_RESPONSES if call_type in _RESPONSES else _MAXIMA
+    given = [value for name in names if (value := _whole(request.get(name))) is not None]
     return min(_TOKENS_MAX, max(given) * choices(request)) if given else None
 
 

@@ -60,6 +60,23 @@ def test_embeddings_have_no_output() -> None:
     assert estimate.max_output_tokens({"max_tokens": 5}, "aembedding") == 0
 
 
+@pytest.mark.parametrize(
+    ("call_type", "body", "asked"),
+    [
+        ("arerank", {"documents": ["a"] * 101}, ("queries", 2)),
+        ("arerank", {}, ("queries", 1)),
+        ("aimage_generation", {"n": 3}, ("images", 3)),
+        ("aspeech", {"input": "four"}, ("characters", 4)),
+        ("atranscription", {}, ("input_seconds", 60)),
+        ("acompletion", {"n": 3}, None),
+    ],
+)
+def test_work_that_is_not_sold_by_tokens_is_authorized_by_its_unit(
+    call_type: str, body: Mapping[str, object], asked: tuple[str, int] | None
+) -> None:
+    assert estimate.other_unit(body, call_type) == asked
+
+
 def _denial(name: str, **facts: str) -> TollhouseError:
     reason = admission_pb2.DenialReason.Value(f"DENIAL_REASON_{name}")
     denial = admission_pb2.Denial(reason=reason, message="No.", facts=facts)

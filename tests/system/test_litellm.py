@@ -368,6 +368,27 @@ async def test_call_without_money_is_402_and_reaches_no_provider(site: Site) -> 
     assert site.upstream.asked["poor:1"] == 0
 
 
+async def test_work_that_is_not_sold_by_tokens_needs_money_too(site: Site) -> None:
+    organization_id, owner = await create_organization_and_owner(site.channels)
+    keys: ApiKeyServiceStub = ApiKeyServiceStub(site.channels.identity)
+    request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="poor")
+    key = (await keys.CreateApiKey(request)).secret
+    asked = len(site.upstream.requests)
+    answer = await site.proxy.post("/v1/rerank", key, {"model": "rerank-v3.5", "query": "hi", "documents": ["a"]})
+    assert (answer.status, answer.error["type"]) == (402, "insufficient_quota")
+    # LiteLLM takes recordings as forms, and makes an error of its own of each.
+    head = 'Content-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    parts = [head.format("model", "gpt-5-mini"), head.format('file"; filename="a.wav', "sound")]
+    answer = await site.proxy.call(
+        "POST",
+        "/v1/audio/transcriptions",
+        *(f"Authorization: Bearer {key}", "Content-Type: multipart/form-data; boundary=b"),
+        data="".join(f"--b\r\n{part}" for part in parts).encode() + b"--b--\r\n",
+    )
+    assert (answer.status, answer.error["type"]) == (402, "insufficient_quota")
+    assert len(site.upstream.requests) == asked
+
+
 async def test_call_over_a_limit_is_429_with_retry_after(site: Site) -> None:
     quotas: QuotaServiceStub = QuotaServiceStub(site.channels.metering)
     organization_id, key = await new_caller(site.channels)

@@ -22,6 +22,14 @@ _MAXIMA_OF_RESPONSES: Final = ("max_output_tokens",)
 _RESPONSES: Final = frozenset({"aresponses", "responses"})
 # Parts of messages whose data is a picture, a sound or a file, and not text.
 _MEDIA: Final = ("image_url", "image", "input_image", "input_audio", "file", "input_file", "document", "source")
+_DOCUMENTS_PER_QUERY: Final = 100
+_HEARD_S: Final = 60
+_OTHER_UNITS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("rerank", "arerank"), "queries"),
+    **dict.fromkeys(("image_generation", "aimage_generation"), "images"),
+    **dict.fromkeys(("audio_speech", "aspeech"), "characters"),
+    **dict.fromkeys(("transcription", "atranscription"), "input_seconds"),
+}
 _WITHOUT_OUTPUT: Final = frozenset({"aembedding", "embeddings", "rerank", "arerank"})
 
 
@@ -51,6 +59,25 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
     names = _MAXIMA_OF_RESPONSES if call_type in _RESPONSES else _MAXIMA
     given = [value for name in names if (value := _whole(request.get(name))) is not None]
     return min(_TOKENS_MAX, max(given) * choices(request)) if given else None
+
+
+def other_unit(request: Fields, call_type: str) -> tuple[str, int] | None:
+    """Return by which other unit than tokens such work may be sold, and how much is asked for; None for other work.
+
+    How long a recording lasts is not known: a minute is assumed.
+    """
+    unit = _OTHER_UNITS.get(call_type)
+    if unit == "queries":
+        return unit, -(-_length(request.get("documents")) // _DOCUMENTS_PER_QUERY)
+    if unit == "images":
+        return unit, choices(request)
+    if unit == "characters":
+        return unit, _length(request.get("input"))
+    return (unit, _HEARD_S) if unit else None
+
+
+def _length(value: object) -> int:
+    return max(1, len(value)) if isinstance(value, (str, list)) else 1
 
 
 def choices(request: Fields) -> int:

@@ -22,10 +22,11 @@ import litellm
 from litellm.integrations.custom_logger import CustomLogger
 from starlette.requests import Request
 
-from tollhouse_client.errors import TollhouseError
+from tollhouse.metering.v1.admission_pb2 import AuthorizeRequest, AuthorizeResponse
+from tollhouse_client.errors import Denied, TollhouseError
 from tollhouse_litellm import estimate
 from tollhouse_litellm.bodies import error_of
-from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, settlement
+from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, in_other_unit, settlement
 from tollhouse_litellm.denials import HttpError, http_error_of
 from tollhouse_litellm.gateway import Gateway
 from tollhouse_litellm.keys import Caller, address_of, caller_of, check_route
@@ -112,7 +113,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             client_address=user_api_key_dict.address,
         )
         try:
-            answer = await (await self._connected()).authorize(request)
+            answer = await self._authorize(request, estimate.other_unit(data, call_type))
         except TollhouseError as failure:
             raise _refusal(failure) from None
         call = Call(
@@ -125,6 +126,17 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         )
         self._open.add(call, data)
         return data
+
+    async def _authorize(self, request: AuthorizeRequest, other: tuple[str, int] | None) -> AuthorizeResponse:
+        """Authorize by another unit than tokens where the model has a price for it, else by tokens."""
+        gateway = await self._connected()
+        if other is not None:
+            try:
+                return await gateway.authorize(in_other_unit(request, *other))
+            except Denied as denied:
+                if denied.reason != "PRICE_UNKNOWN":
+                    raise
+        return await gateway.authorize(request)
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, object], call_type: object) -> None:
         """Note which deployment is asked: the last one is the one that answers."""

@@ -1,6 +1,7 @@
 """What is asked before the work: an estimate that costs no time, from whatever an end user sends."""
 
 from collections.abc import Mapping
+from io import BytesIO
 
 import grpc
 import pytest
@@ -67,7 +68,8 @@ def test_embeddings_have_no_output() -> None:
         ("arerank", {}, ("queries", 1)),
         ("aimage_generation", {"n": 3}, ("images", 3)),
         ("aspeech", {"input": "four"}, ("characters", 4)),
-        ("atranscription", {}, ("input_seconds", 60)),
+        ("atranscription", {"file": BytesIO(b"x" * 160_000)}, ("input_seconds", 10)),
+        ("atranscription", {}, ("input_seconds", 1)),
         ("acompletion", {"n": 3}, None),
     ],
 )

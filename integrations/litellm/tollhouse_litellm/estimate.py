@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tollhouse_litellm.bodies import CHOICES_MAX, COUNTS
-from tollhouse_litellm.usage import Fields, tier_of
+from tollhouse_litellm.usage import Fields, seconds_by_size, tier_of
 
 _BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MEDIUM: Final = 1600
@@ -23,7 +23,6 @@ _RESPONSES: Final = frozenset({"aresponses", "responses"})
 # Parts of messages whose data is a picture, a sound or a file, and not text.
 _MEDIA: Final = ("image_url", "image", "input_image", "input_audio", "file", "input_file", "document", "source")
 _DOCUMENTS_PER_QUERY: Final = 100
-_HEARD_S: Final = 60
 _OTHER_UNITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("rerank", "arerank"), "queries"),
     **dict.fromkeys(("image_generation", "aimage_generation"), "images"),
@@ -62,10 +61,7 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
 
 
 def other_unit(request: Fields, call_type: str) -> tuple[str, int] | None:
-    """Return by which other unit than tokens such work may be sold, and how much is asked for; None for other work.
-
-    How long a recording lasts is not known: a minute is assumed.
-    """
+    """Return by which other unit than tokens such work may be sold, and how much is asked for; None for other work."""
     unit = _OTHER_UNITS.get(call_type)
     if unit == "queries":
         return unit, -(-_length(request.get("documents")) // _DOCUMENTS_PER_QUERY)
@@ -73,7 +69,7 @@ def other_unit(request: Fields, call_type: str) -> tuple[str, int] | None:
         return unit, choices(request)
     if unit == "characters":
         return unit, _length(request.get("input"))
-    return (unit, _HEARD_S) if unit else None
+    return (unit, seconds_by_size(request)) if unit else None
 
 
 def _length(value: object) -> int:

@@ -2,35 +2,26 @@
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.metering.support import eventually
 from tests.system import model_provider
 from tests.system.installation import Installation, create_organization_and_owner, running
 from tests.system.litellm_proxy import INTEGRATION, Answer, Proxy
-from tests.system.model_provider import Upstream, running_upstream
-from tollhouse.billing.v1 import ledger_pb2
-from tollhouse.billing.v1.ledger_pb2_grpc import LedgerServiceStub
-from tollhouse.common.v1.amount_pb2 import Amount
+from tests.system.litellm_site import TEXT, Site, cost, new_caller, quantities
+from tests.system.model_provider import running_upstream
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.identity.v1.api_key_pb2_grpc import ApiKeyServiceStub
 from tollhouse.metering.v1 import admission_pb2, quota_pb2, usage_pb2
-from tollhouse.metering.v1.admission_pb2_grpc import AdmissionServiceStub
 from tollhouse.metering.v1.quota_pb2_grpc import QuotaServiceStub
-from tollhouse.metering.v1.usage_pb2_grpc import UsageServiceStub
 
-TEXT = [{"role": "user", "content": "What does the fox say?"}]
 OPEN = admission_pb2.AUTHORIZATION_STATE_OPEN
 CHAT = {
     "input_tokens": model_provider.PROMPT - model_provider.CACHED,
@@ -46,86 +37,6 @@ MESSAGE = {
     "output_tokens": 40,
     "web_searches": 2,
 }
-
-
-@dataclass
-class Site:
-    """A proxy between callers and a provider, and the Tollhouse that meters it."""
-
-    channels: Channels
-    proxy: Proxy
-    upstream: Upstream
-    organization_id: str
-    key: str
-
-    async def usages(self) -> Mapping[str, usage_pb2.UsageRecord]:
-        """Every usage of the organization, by operation id."""
-        stub: UsageServiceStub = UsageServiceStub(self.channels.metering)
-        request = usage_pb2.ListUsageRequest(organization_id=self.organization_id, page_size=1000)
-        return {usage.operation_id: usage for usage in (await stub.ListUsage(request)).usages}
-
-    async def usage(self, mark: str) -> usage_pb2.UsageRecord:
-        """The one usage of the calls with a mark, as soon as it is recorded."""
-        (usage,) = await self.usages_of(mark, 1)
-        return usage
-
-    async def usages_of(self, mark: str, count: int) -> list[usage_pb2.UsageRecord]:
-        """The usages of the calls with a mark, which must be so many in the end."""
-
-        async def found() -> list[usage_pb2.UsageRecord]:
-            found = [usage for usage in (await self.usages()).values() if usage.labels["litellm_call_id"] == mark]
-            return [usage for usage in found if usage.settlement != usage_pb2.SETTLEMENT_PENDING]
-
-        usages = await eventually(found, lambda found: len(found) >= count)
-        assert len(usages) == count
-        assert {usage.settlement for usage in usages} == {usage_pb2.SETTLEMENT_SETTLED}, usages
-        return usages
-
-    async def ask(self, mark: str, **fields: object) -> Answer:
-        """Ask for a chat completion under a mark."""
-        return await self.post("/v1/chat/completions", mark, {"messages": TEXT, "user": mark, **fields})
-
-    async def post(self, path: str, mark: str, body: Mapping[str, object], leave_after: bytes = b"") -> Answer:
-        """Post a request whose call id, which callers may choose, is the mark."""
-        body = {"model": "gpt-5", **body}
-        return await self.proxy.post(path, self.key, body, f"x-litellm-call-id: {mark}", leave_after=leave_after)
-
-    @contextmanager
-    def metering_stopped(self) -> Iterator[None]:
-        """Let metering answer nothing for as long as the context lasts."""
-        process = self.proxy.installation.pids()["metering"]
-        os.kill(process, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(process, signal.SIGCONT)
-
-    async def states(self) -> list[admission_pb2.Authorization]:
-        """What has become of the organization's authorizations."""
-        stub: AdmissionServiceStub = AdmissionServiceStub(self.channels.metering)
-        request = admission_pb2.ListAuthorizationsRequest(organization_id=self.organization_id, page_size=1000)
-        return list((await stub.ListAuthorizations(request)).authorizations)
-
-
-def quantities(usage: usage_pb2.UsageRecord) -> dict[str, int]:
-    """Everything that a usage has counted, by unit."""
-    classes = {f"{field.name}_tokens": number for field, number in usage.tokens.ListFields()}
-    return classes | {quantity.unit: int(quantity.value) for quantity in usage.quantities}
-
-
-def cost(usage: usage_pb2.UsageRecord) -> Decimal:
-    return Decimal(usage.cost.value)
-
-
-async def new_caller(channels: Channels) -> tuple[str, str]:
-    """Return an organization with money, and a key of it."""
-    organization_id, owner = await create_organization_and_owner(channels)
-    amount = Amount(currency_code="USD", value="100")
-    ledger: LedgerServiceStub = LedgerServiceStub(channels.billing)
-    await ledger.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
-    keys: ApiKeyServiceStub = ApiKeyServiceStub(channels.identity)
-    request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="of a caller")
-    return organization_id, (await keys.CreateApiKey(request)).secret
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +63,15 @@ async def test_chat_is_charged_with_cached_and_reasoning_tokens_counted_once(sit
     assert quantities(usage) == {**CHAT, "output_tokens": 60, "reasoning_tokens": 30}
     assert (usage.model, usage.partial, usage.status_code) == ("gpt-5", False, 200)
     assert cost(usage) == (100 * Decimal("1.25") + 20 * Decimal("0.125") + 90 * 10) / 1_000_000
+
+
+async def test_answer_without_usage_is_charged_by_its_text(site: Site) -> None:
+    assert (await site.ask("uncounted:1")).status == 200
+    usage = await site.usage("uncounted:1")
+    counted = quantities(usage)
+    assert counted.keys() == {"input_tokens", "output_tokens"}
+    assert 3 <= counted["output_tokens"] <= 10
+    assert usage.labels["usage_doubt"] == "The answer has no usage."
 
 
 async def test_streamed_chat_is_charged_whether_or_not_the_client_asks_for_usage(site: Site) -> None:

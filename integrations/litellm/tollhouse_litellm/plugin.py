@@ -149,8 +149,14 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
     ) -> None:
         """Settle a whole answer. LiteLLM gives it to the end user after this."""
         call = self._open.find(request_data)
-        if call is not None:
-            await self._settle(call, used_of_answer(response, call.request))
+        if call is None:
+            return
+        used = used_of_answer(response, call.request)
+        if not used.quantities:
+            reading = StreamReading(call.request)
+            reading.read(response)
+            used = await asyncio.to_thread(_counted, call.request, reading, used.doubt or "The answer has no usage.")
+        await self._settle(call, used)
 
     async def async_post_call_success_hook(
         self, data: dict[str, object], user_api_key_dict: object, response: object

@@ -274,8 +274,9 @@ async def test_unknown_key_is_401_and_an_unmetered_route_403(site: Site) -> None
             "POST", "/v1/chat/completions", *headers, data=b'{"model": "gpt-5", "messages": []}'
         )
         assert (answer.status, answer.error["type"]) == (401, "authentication_error"), headers
-    answer = await site.proxy.post("/key/generate", site.key, {})
-    assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
+    for route in ("/key/generate", "/models/gpt-5:countTokens", "/models/gpt-5:generateContent"):
+        answer = await site.proxy.post(route, site.key, {"contents": [{"parts": [{"text": "hi"}]}]})
+        assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
     answer = await site.proxy.call("GET", "/v1/models", f"Authorization: Bearer {site.key}")
     assert answer.status == 200
 

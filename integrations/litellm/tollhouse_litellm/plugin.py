@@ -76,7 +76,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         """
         from litellm.proxy.proxy_server import general_settings  # It imports this module's users.
 
-        check_route(str(request.scope.get("path", "")))
+        check_route(str(request.scope.get("method", "")), str(request.scope.get("path", "")))
         if not api_key:
             message = "There is no API key: send it as `Authorization: Bearer` and the key."
             raise Refusal(HttpError(401, "authentication_error", "key_missing", message))

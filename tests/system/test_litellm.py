@@ -83,6 +83,19 @@ async def test_streamed_chat_is_charged_whether_or_not_the_client_asks_for_usage
     assert (quantities(usage), usage.partial) == (CHAT, False)
 
 
+@pytest.mark.parametrize(("model", "counted"), [("gpt-5", CHAT), ("smart", MESSAGE)])
+async def test_streamed_text_completion_is_charged_by_the_counts_of_the_provider(
+    site: Site, model: str, counted: Mapping[str, int]
+) -> None:
+    mark = f"text:{model}"
+    options = {"stream": True, "stream_options": {"include_usage": False}}
+    answer = await site.post("/v1/completions", mark, {"model": model, "prompt": "hi", "user": mark, **options})
+    assert answer.status == 200
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    usage = await site.usage(mark)
+    assert (quantities(usage), usage.partial) == (counted, False)
+
+
 async def test_fallback_is_charged_at_the_model_that_answered_and_only_there(site: Site) -> None:
     assert (await site.ask("down:1")).status == 200
     assert site.upstream.asked["down:1"] == 4  # three tries of gpt-5, and one of gpt-5-mini

@@ -20,6 +20,7 @@ from typing import Final
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.litellm_logging import Logging
 from starlette.requests import Request
 
 from tollhouse.metering.v1.admission_pb2 import AuthorizeRequest, AuthorizeResponse
@@ -42,6 +43,7 @@ _CALL_TYPES: Final = frozenset(
         *("image_generation", "aimage_generation", "aspeech", "audio_speech", "transcription", "atranscription"),
     }
 )
+_TEXT_COMPLETIONS: Final = frozenset({"atext_completion", "text_completion"})
 _CLIENT_LEFT: Final = 499
 _UPSTREAM_BROKE: Final = 502
 
@@ -125,6 +127,11 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             litellm_call_id=str(data.get("litellm_call_id") or ""),
         )
         self._open.add(call, data)
+        if call_type in _TEXT_COMPLETIONS and data.get("stream"):
+            # Of other streams LiteLLM asks for the usage by itself. Its log has read the options already.
+            data["stream_options"] = {**fields_of(data.get("stream_options")), "include_usage": True}
+            if isinstance(log := data.get("litellm_logging_obj"), Logging):
+                log.stream_options = data["stream_options"]
         return data
 
     async def _authorize(self, request: AuthorizeRequest, other: tuple[str, int] | None) -> AuthorizeResponse:

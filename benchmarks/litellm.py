@@ -15,7 +15,7 @@ from typing import Final
 
 from tests.system.installation import Installation, running
 from tests.system.litellm_proxy import INTEGRATION, Proxy
-from tests.system.test_litellm import new_caller
+from tests.system.litellm_site import new_caller
 
 _CALLS: Final = 240
 _WARM_UP: Final = 60

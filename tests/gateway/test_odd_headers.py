@@ -24,3 +24,10 @@ async def test_header_with_any_value_is_no_internal_error(rest: Rest, recorder: 
     answer = await rest.call("GET", "/v1/units", None, ("x-odd", value.encode("latin-1")))  # type: ignore[arg-type]
     assert answer.status in (200, 400), answer
     assert len(recorder.take()) == (1 if answer.status == 200 else 0)
+
+
+async def test_request_that_asks_to_upgrade_is_answered_as_any_other(rest: Rest, recorder: Recorder) -> None:
+    for asked in ("websocket", "h2c", "nonsense"):
+        answer = await rest.call("POST", "/v1/units", {}, ("connection", "upgrade"), ("upgrade", asked))
+        assert answer.status == 200
+        assert recorder.take_one().all_of("upgrade") == []

@@ -26,11 +26,31 @@ REFUSED = [
         {"usages.tokens.nope": "is no field of the request"},
     ),
     ("POST", "/v1/units", {"": 1}, {"": "is no field of the request"}),
+    # The same where one object is written in place of a list of it, a list within the list, and a time as its fields.
+    ("POST", "/v1/usage:batchRecord", {"usages": {"nope": 1}}, {"usages.nope": "is no field of the request"}),
+    ("POST", "/v1/usage:batchRecord", {"usages": [[{"nope": 1}]]}, {"usages.nope": "is no field of the request"}),
+    ("POST", USAGE, {"occurTime": {"seconds": 5, "nope": 1}}, {"occur_time.nope": "is no field of the request"}),
     ("POST", "/v1/units", {'"}]\\\n\x00é' * 1000: 1}, None),
     # A field twice, in one spelling or two.
     ("POST", "/v1/units", '{"unit_id":"a","unitId":"b"}', {"unit_id": "is given twice"}),
     ("POST", "/v1/usage:batchRecord", '{"usages":[{"model":"a","model":"b"}]}', {"usages.model": "is given twice"}),
+    *(
+        ("POST", "/v1/usage:batchRecord", f'{{"usages":{text}}}', {"usages.tokens.input": "is given twice"})
+        for text in ('{"tokens":{"input":1,"input":5}}', '[[{"tokens":{"input":1,"input":5}}]]')
+    ),
+    ("POST", USAGE, '{"occurTime":{"seconds":5,"seconds":6}}', {"occur_time.seconds": "is given twice"}),
     ("GET", "/v1/units?page_size=1&pageSize=2", None, {"page_size": "is given twice"}),
+    (
+        "GET",
+        f"{USAGE}?startTime.seconds=1&start_time.seconds=2",
+        None,
+        {"start_time.seconds": "is given twice"},
+    ),
+    # A parameter without a name or a value.
+    *(
+        ("GET", f"/v1/units?page_size=1&{parameter}", None, {shown: "is no parameter of the form name=value"})
+        for parameter, shown in (("nope", "nope"), ("kind", "kind"), ("=x", "?x"))
+    ),
     ("POST", USAGE, '{"labels":{"a":"1","a":"2"}}', {"labels.a": "is given twice"}),
     # A field of the path in the body.
     ("PATCH", "/v1/models/a", {"modelId": "b"}, {"model_id": "is in the path, so it may not be in the body"}),

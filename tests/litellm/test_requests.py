@@ -1,6 +1,7 @@
 """What is asked before the work: an estimate that costs no time, from whatever an end user sends."""
 
 from collections.abc import Mapping
+from io import BytesIO
 
 import grpc
 import pytest
@@ -49,8 +50,33 @@ def test_output_of_all_choices_is_authorized(body: Mapping[str, object], most: i
     assert estimate.max_output_tokens(body, "acompletion") == most
 
 
+def test_maximum_that_the_route_drops_says_nothing() -> None:
+    body = {"max_tokens": 1, "max_completion_tokens": 2, "max_output_tokens": 300}
+    assert estimate.max_output_tokens(body, "aresponses") == 300
+    assert estimate.max_output_tokens({"max_tokens": 1}, "aresponses") is None
+    assert estimate.max_output_tokens({"max_output_tokens": 1}, "acompletion") is None
+
+
 def test_embeddings_have_no_output() -> None:
     assert estimate.max_output_tokens({"max_tokens": 5}, "aembedding") == 0
+
+
+@pytest.mark.parametrize(
+    ("call_type", "body", "asked"),
+    [
+        ("arerank", {"documents": ["a"] * 101}, ("queries", 2)),
+        ("arerank", {}, ("queries", 1)),
+        ("aimage_generation", {"n": 3}, ("images", 3)),
+        ("aspeech", {"input": "four"}, ("characters", 4)),
+        ("atranscription", {"file": BytesIO(b"x" * 160_000)}, ("input_seconds", 10)),
+        ("atranscription", {}, ("input_seconds", 1)),
+        ("acompletion", {"n": 3}, None),
+    ],
+)
+def test_work_that_is_not_sold_by_tokens_is_authorized_by_its_unit(
+    call_type: str, body: Mapping[str, object], asked: tuple[str, int] | None
+) -> None:
+    assert estimate.other_unit(body, call_type) == asked
 
 
 def _denial(name: str, **facts: str) -> TollhouseError:
@@ -90,26 +116,43 @@ def test_key_is_refused_with_the_status_of_rest_before_the_call_and_within_it(na
 @pytest.mark.parametrize("name", ["n", "best_of"])
 @pytest.mark.parametrize("value", [0, -1, 129, 10**12, 2.0, 1e300, "3", True, [1], {}])
 def test_count_of_answers_outside_1_to_128_is_refused(name: str, value: object) -> None:
-    for body in ({name: value}, {"n": 1, "extra_body": {name: value}}):
-        error = error_of(body)
-        assert error is not None
-        assert (error.status, error.kind, error.code) == (400, "invalid_request_error", f"{name}_out_of_range")
+    error = error_of({name: value})
+    assert error is not None
+    assert (error.status, error.kind, error.code) == (400, "invalid_request_error", f"{name}_out_of_range")
 
 
-@pytest.mark.parametrize("body", [{"background": True}, {"background": "yes"}, {"extra_body": {"background": True}}])
+@pytest.mark.parametrize("body", [{"background": True}, {"background": "yes"}])
 def test_answer_in_the_background_is_refused(body: Mapping[str, object]) -> None:
     error = error_of(body)
     assert error is not None
     assert (error.status, error.kind, error.code) == (400, "invalid_request_error", "background_not_metered")
 
 
-@pytest.mark.parametrize("name", ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks"])
+@pytest.mark.parametrize(
+    "name", ["fallbacks", "context_window_fallbacks", "context_window_fallback_dict", "content_policy_fallbacks"]
+)
 def test_fallbacks_of_an_end_user_are_refused(name: str) -> None:
     for fallbacks in (["gpt-5"], [{"model": "gpt-5", "n": 10**12}], [{"gpt-5-mini": ["gpt-5"]}]):
         for body in ({name: fallbacks}, {"router_settings_override": {name: fallbacks}}):
             error = error_of(body)
             assert error is not None
             assert (error.status, error.code) == (400, "fallbacks_not_metered")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("extra_body", value) for value in ({"model": "gpt-5"}, {"n": 2}, {"background": True}, '{"model":"gpt-5"}')),
+        ("additional_drop_params", ["max_tokens"]),
+        *((name, "gpt-5") for name in ("deployment_id", "model_id", "custom_llm_provider")),
+        ("models", ["gpt-5"]),
+        ("azure", True),
+    ],
+)
+def test_field_that_replaces_what_is_authorized_is_refused(name: str, value: object) -> None:
+    error = error_of({"model": "gpt-5-mini", name: value})
+    assert error is not None
+    assert (error.status, error.kind, error.code) == (400, "invalid_request_error", f"{name}_not_metered")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +163,7 @@ def test_fallbacks_of_an_end_user_are_refused(name: str) -> None:
         {"n": 1},
         {"n": 128, "best_of": 128},
         {"n": None, "background": False},
-        {"extra_body": {"n": 2}},
+        {"extra_body": {}, "additional_drop_params": []},
     ],
 )
 def test_usual_request_is_not_refused(body: Mapping[str, object]) -> None:

@@ -1,6 +1,7 @@
 """Every token that LiteLLM reports is in exactly one unit, whoever's usage it was."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -241,6 +242,12 @@ def test_stream_of_a_response_is_read_from_its_last_event() -> None:
     reading.read(SimpleNamespace(type="response.completed", response=answer))
     assert reading.used == used_of_answer(RESPONSE, {"tools": [{"type": "web_search"}]})
     assert reading.used.quantities["web_searches_medium"] == "1"
+
+
+def test_recording_of_an_unknown_length_is_charged_by_its_size_and_says_so() -> None:
+    used = used_of_answer({"text": "hi"}, {"file": BytesIO(b"x" * 50_000)})
+    assert (used.quantities, bool(used.doubt)) == ({"input_seconds": "3"}, True)
+    assert used_of_answer({"text": "hi"}, {}).quantities == {"input_seconds": "1"}
 
 
 def test_answer_without_usage_says_so() -> None:

@@ -6,6 +6,7 @@ stands before its colon says how the request goes:
     down      every request for the model that was asked first fails
     flaky     the first request fails
     refused   the request is refused
+    uncounted a whole answer of a chat has no usage
     breaking  the connection of a stream breaks after its second piece
     slow      a stream waits after its second piece for `go_on`
 
@@ -181,7 +182,7 @@ def _document(request: Request) -> Mapping[str, object]:
         "created": 1,
         "model": request.model,
         "choices": choices,
-        "usage": chat_usage(len(choices)),
+        **({} if request.way == "uncounted" else {"usage": chat_usage(len(choices))}),
     }
     if body.get("service_tier"):
         # Whoever lets OpenAI choose and has bought its scale tier is served in it.

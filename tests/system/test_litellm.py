@@ -2,35 +2,26 @@
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.metering.support import eventually
 from tests.system import model_provider
 from tests.system.installation import Installation, create_organization_and_owner, running
 from tests.system.litellm_proxy import INTEGRATION, Answer, Proxy
-from tests.system.model_provider import Upstream, running_upstream
-from tollhouse.billing.v1 import ledger_pb2
-from tollhouse.billing.v1.ledger_pb2_grpc import LedgerServiceStub
-from tollhouse.common.v1.amount_pb2 import Amount
+from tests.system.litellm_site import TEXT, Site, cost, new_caller, quantities
+from tests.system.model_provider import running_upstream
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.identity.v1.api_key_pb2_grpc import ApiKeyServiceStub
 from tollhouse.metering.v1 import admission_pb2, quota_pb2, usage_pb2
-from tollhouse.metering.v1.admission_pb2_grpc import AdmissionServiceStub
 from tollhouse.metering.v1.quota_pb2_grpc import QuotaServiceStub
-from tollhouse.metering.v1.usage_pb2_grpc import UsageServiceStub
 
-TEXT = [{"role": "user", "content": "What does the fox say?"}]
 OPEN = admission_pb2.AUTHORIZATION_STATE_OPEN
 CHAT = {
     "input_tokens": model_provider.PROMPT - model_provider.CACHED,
@@ -46,86 +37,6 @@ MESSAGE = {
     "output_tokens": 40,
     "web_searches": 2,
 }
-
-
-@dataclass
-class Site:
-    """A proxy between callers and a provider, and the Tollhouse that meters it."""
-
-    channels: Channels
-    proxy: Proxy
-    upstream: Upstream
-    organization_id: str
-    key: str
-
-    async def usages(self) -> Mapping[str, usage_pb2.UsageRecord]:
-        """Every usage of the organization, by operation id."""
-        stub: UsageServiceStub = UsageServiceStub(self.channels.metering)
-        request = usage_pb2.ListUsageRequest(organization_id=self.organization_id, page_size=1000)
-        return {usage.operation_id: usage for usage in (await stub.ListUsage(request)).usages}
-
-    async def usage(self, mark: str) -> usage_pb2.UsageRecord:
-        """The one usage of the calls with a mark, as soon as it is recorded."""
-        (usage,) = await self.usages_of(mark, 1)
-        return usage
-
-    async def usages_of(self, mark: str, count: int) -> list[usage_pb2.UsageRecord]:
-        """The usages of the calls with a mark, which must be so many in the end."""
-
-        async def found() -> list[usage_pb2.UsageRecord]:
-            found = [usage for usage in (await self.usages()).values() if usage.labels["litellm_call_id"] == mark]
-            return [usage for usage in found if usage.settlement != usage_pb2.SETTLEMENT_PENDING]
-
-        usages = await eventually(found, lambda found: len(found) >= count)
-        assert len(usages) == count
-        assert {usage.settlement for usage in usages} == {usage_pb2.SETTLEMENT_SETTLED}, usages
-        return usages
-
-    async def ask(self, mark: str, **fields: object) -> Answer:
-        """Ask for a chat completion under a mark."""
-        return await self.post("/v1/chat/completions", mark, {"messages": TEXT, "user": mark, **fields})
-
-    async def post(self, path: str, mark: str, body: Mapping[str, object], leave_after: bytes = b"") -> Answer:
-        """Post a request whose call id, which callers may choose, is the mark."""
-        body = {"model": "gpt-5", **body}
-        return await self.proxy.post(path, self.key, body, f"x-litellm-call-id: {mark}", leave_after=leave_after)
-
-    @contextmanager
-    def metering_stopped(self) -> Iterator[None]:
-        """Let metering answer nothing for as long as the context lasts."""
-        process = self.proxy.installation.pids()["metering"]
-        os.kill(process, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(process, signal.SIGCONT)
-
-    async def states(self) -> list[admission_pb2.Authorization]:
-        """What has become of the organization's authorizations."""
-        stub: AdmissionServiceStub = AdmissionServiceStub(self.channels.metering)
-        request = admission_pb2.ListAuthorizationsRequest(organization_id=self.organization_id, page_size=1000)
-        return list((await stub.ListAuthorizations(request)).authorizations)
-
-
-def quantities(usage: usage_pb2.UsageRecord) -> dict[str, int]:
-    """Everything that a usage has counted, by unit."""
-    classes = {f"{field.name}_tokens": number for field, number in usage.tokens.ListFields()}
-    return classes | {quantity.unit: int(quantity.value) for quantity in usage.quantities}
-
-
-def cost(usage: usage_pb2.UsageRecord) -> Decimal:
-    return Decimal(usage.cost.value)
-
-
-async def new_caller(channels: Channels) -> tuple[str, str]:
-    """Return an organization with money, and a key of it."""
-    organization_id, owner = await create_organization_and_owner(channels)
-    amount = Amount(currency_code="USD", value="100")
-    ledger: LedgerServiceStub = LedgerServiceStub(channels.billing)
-    await ledger.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
-    keys: ApiKeyServiceStub = ApiKeyServiceStub(channels.identity)
-    request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="of a caller")
-    return organization_id, (await keys.CreateApiKey(request)).secret
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +65,15 @@ async def test_chat_is_charged_with_cached_and_reasoning_tokens_counted_once(sit
     assert cost(usage) == (100 * Decimal("1.25") + 20 * Decimal("0.125") + 90 * 10) / 1_000_000
 
 
+async def test_answer_without_usage_is_charged_by_its_text(site: Site) -> None:
+    assert (await site.ask("uncounted:1")).status == 200
+    usage = await site.usage("uncounted:1")
+    counted = quantities(usage)
+    assert counted.keys() == {"input_tokens", "output_tokens"}
+    assert 3 <= counted["output_tokens"] <= 10
+    assert usage.labels["usage_doubt"] == "The answer has no usage."
+
+
 async def test_streamed_chat_is_charged_whether_or_not_the_client_asks_for_usage(site: Site) -> None:
     answer = await site.ask("stream:1", stream=True)
     assert answer.status == 200
@@ -161,6 +81,19 @@ async def test_streamed_chat_is_charged_whether_or_not_the_client_asks_for_usage
     assert b'"usage"' not in answer.body
     usage = await site.usage("stream:1")
     assert (quantities(usage), usage.partial) == (CHAT, False)
+
+
+@pytest.mark.parametrize(("model", "counted"), [("gpt-5", CHAT), ("smart", MESSAGE)])
+async def test_streamed_text_completion_is_charged_by_the_counts_of_the_provider(
+    site: Site, model: str, counted: Mapping[str, int]
+) -> None:
+    mark = f"text:{model}"
+    options = {"stream": True, "stream_options": {"include_usage": False}}
+    answer = await site.post("/v1/completions", mark, {"model": model, "prompt": "hi", "user": mark, **options})
+    assert answer.status == 200
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    usage = await site.usage(mark)
+    assert (quantities(usage), usage.partial) == (counted, False)
 
 
 async def test_fallback_is_charged_at_the_model_that_answered_and_only_there(site: Site) -> None:
@@ -273,6 +206,20 @@ async def test_end_user_cannot_fall_back_to_a_model_that_is_charged_as_another(s
     assert site.upstream.asked["refused:fallback"] == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [("chat/completions", "deployment_id", "gpt-5"), ("responses", "extra_body", {"model": "gpt-5"})],
+)
+async def test_end_user_cannot_replace_the_model_that_is_charged(
+    site: Site, path: str, name: str, value: object
+) -> None:
+    mark = f"replaced:{name}"
+    body = {"model": "gpt-5-mini", "messages": TEXT, "input": "hi", "user": mark, name: value}
+    answer = await site.post(f"/v1/{path}", mark, body)
+    assert (answer.status, answer.error["code"]) == (400, f"{name}_not_metered")
+    assert site.upstream.asked[mark] == 0
+
+
 async def test_call_in_a_tier_without_a_price_waits_and_is_charged_when_it_has_one(site: Site, tmp_path: Path) -> None:
     command = site.proxy.installation.command
     before = datetime.now(UTC).isoformat()
@@ -340,8 +287,9 @@ async def test_unknown_key_is_401_and_an_unmetered_route_403(site: Site) -> None
             "POST", "/v1/chat/completions", *headers, data=b'{"model": "gpt-5", "messages": []}'
         )
         assert (answer.status, answer.error["type"]) == (401, "authentication_error"), headers
-    answer = await site.proxy.post("/key/generate", site.key, {})
-    assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
+    for route in ("/key/generate", "/models/gpt-5:countTokens", "/models/gpt-5:generateContent"):
+        answer = await site.proxy.post(route, site.key, {"contents": [{"parts": [{"text": "hi"}]}]})
+        assert (answer.status, answer.error["code"]) == (403, "route_not_metered")
     answer = await site.proxy.call("GET", "/v1/models", f"Authorization: Bearer {site.key}")
     assert answer.status == 200
 
@@ -352,6 +300,27 @@ async def test_call_without_money_is_402_and_reaches_no_provider(site: Site) -> 
     assert answer.error["type"] == "insufficient_quota"
     assert answer.error["message"]
     assert site.upstream.asked["poor:1"] == 0
+
+
+async def test_work_that_is_not_sold_by_tokens_needs_money_too(site: Site) -> None:
+    organization_id, owner = await create_organization_and_owner(site.channels)
+    keys: ApiKeyServiceStub = ApiKeyServiceStub(site.channels.identity)
+    request = api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, name="poor")
+    key = (await keys.CreateApiKey(request)).secret
+    asked = len(site.upstream.requests)
+    answer = await site.proxy.post("/v1/rerank", key, {"model": "rerank-v3.5", "query": "hi", "documents": ["a"]})
+    assert (answer.status, answer.error["type"]) == (402, "insufficient_quota")
+    # LiteLLM takes recordings as forms, and makes an error of its own of each.
+    head = 'Content-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    parts = [head.format("model", "gpt-5-mini"), head.format('file"; filename="a.wav', "sound")]
+    answer = await site.proxy.call(
+        "POST",
+        "/v1/audio/transcriptions",
+        *(f"Authorization: Bearer {key}", "Content-Type: multipart/form-data; boundary=b"),
+        data="".join(f"--b\r\n{part}" for part in parts).encode() + b"--b--\r\n",
+    )
+    assert (answer.status, answer.error["type"]) == (402, "insufficient_quota")
+    assert len(site.upstream.requests) == asked
 
 
 async def test_call_over_a_limit_is_429_with_retry_after(site: Site) -> None:

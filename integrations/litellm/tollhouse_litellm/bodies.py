@@ -12,7 +12,15 @@ COUNTS: Final = ("n", "best_of")
 """The fields that say how many answers a request asks for."""
 # With these a request names models that nobody has authorized, and fields that replace its own: `n`, or the mark of the
 # call in its metadata, without which another model is charged than the one that answers.
-_FALLBACKS: Final = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+_FALLBACKS: Final = (
+    *("fallbacks", "context_window_fallbacks", "context_window_fallback_dict", "content_policy_fallbacks"),
+)
+# With these LiteLLM asks for another model or provider than the one that is charged, or sends other fields than those
+# by which the call was authorized. Azure takes the model of `deployment_id`, Bedrock that of `model_id`, and OpenRouter
+# one of `models`.
+_REPLACING: Final = (
+    *("extra_body", "additional_drop_params", "deployment_id", "model_id", "models", "custom_llm_provider", "azure"),
+)
 
 
 def error_of(request: Fields) -> HttpError | None:
@@ -29,13 +37,16 @@ def error_of(request: Fields) -> HttpError | None:
             if body.get(name):
                 message = f"{name} is not open to keys of Tollhouse: the proxy's configuration names them."
                 return HttpError(400, "invalid_request_error", "fallbacks_not_metered", message)
+    for name in _REPLACING:
+        if request.get(name):
+            message = f"{name} is not open to keys of Tollhouse: it replaces what the call is authorized for."
+            return HttpError(400, "invalid_request_error", f"{name}_not_metered", message)
     return None
 
 
 def _bodies(request: Fields) -> Iterator[Fields]:
-    """Return the request, and what LiteLLM sends to the provider or takes for settings beside it."""
+    """Return the request, and what LiteLLM takes for settings beside it."""
     yield request
-    yield fields_of(request.get("extra_body"))
     yield fields_of(request.get("router_settings_override"))
 
 

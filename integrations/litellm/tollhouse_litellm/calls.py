@@ -100,6 +100,15 @@ def authorization(
     )
 
 
+def in_other_unit(request: AuthorizeRequest, unit: str, value: int) -> AuthorizeRequest:
+    """Return the same question for work that is sold by another unit than tokens."""
+    asked = AuthorizeRequest()
+    asked.CopyFrom(request)
+    asked.input_tokens, asked.max_output_tokens = 0, 0
+    asked.quantities.add(unit=unit, value=str(value))
+    return asked
+
+
 def settlement(
     call: Call, used: Used, *, partial: bool, status_code: int = 200, error_message: str = ""
 ) -> SettleRequest:

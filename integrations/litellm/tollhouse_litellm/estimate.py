@@ -9,16 +9,26 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tollhouse_litellm.bodies import CHOICES_MAX, COUNTS
-from tollhouse_litellm.usage import Fields, tier_of
+from tollhouse_litellm.usage import Fields, seconds_by_size, tier_of
 
 _BYTES_PER_TOKEN: Final = 3
 _TOKENS_PER_MEDIUM: Final = 1600
 _TOKENS_MAX: Final = 1_000_000_000
 # What providers read as text; everything else of a request is about how they should answer.
 _READ: Final = ("messages", "input", "prompt", "instructions", "system", "tools", "query", "documents", "functions")
-_MAXIMA: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+# What says how much may be written. LiteLLM drops those of other routes without a word.
+_MAXIMA: Final = ("max_completion_tokens", "max_tokens")
+_MAXIMA_OF_RESPONSES: Final = ("max_output_tokens",)
+_RESPONSES: Final = frozenset({"aresponses", "responses"})
 # Parts of messages whose data is a picture, a sound or a file, and not text.
 _MEDIA: Final = ("image_url", "image", "input_image", "input_audio", "file", "input_file", "document", "source")
+_DOCUMENTS_PER_QUERY: Final = 100
+_OTHER_UNITS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("rerank", "arerank"), "queries"),
+    **dict.fromkeys(("image_generation", "aimage_generation"), "images"),
+    **dict.fromkeys(("audio_speech", "aspeech"), "characters"),
+    **dict.fromkeys(("transcription", "atranscription"), "input_seconds"),
+}
 _WITHOUT_OUTPUT: Final = frozenset({"aembedding", "embeddings", "rerank", "arerank"})
 
 
@@ -45,8 +55,25 @@ def max_output_tokens(request: Fields, call_type: str) -> int | None:
     """Return the most that the provider may write, all choices together, or None where the request does not say."""
     if call_type in _WITHOUT_OUTPUT:
         return 0
-    given = [value for name in _MAXIMA if (value := _whole(request.get(name))) is not None]
+    names = _MAXIMA_OF_RESPONSES if call_type in _RESPONSES else _MAXIMA
+    given = [value for name in names if (value := _whole(request.get(name))) is not None]
     return min(_TOKENS_MAX, max(given) * choices(request)) if given else None
+
+
+def other_unit(request: Fields, call_type: str) -> tuple[str, int] | None:
+    """Return by which other unit than tokens such work may be sold, and how much is asked for; None for other work."""
+    unit = _OTHER_UNITS.get(call_type)
+    if unit == "queries":
+        return unit, -(-_length(request.get("documents")) // _DOCUMENTS_PER_QUERY)
+    if unit == "images":
+        return unit, choices(request)
+    if unit == "characters":
+        return unit, _length(request.get("input"))
+    return (unit, seconds_by_size(request)) if unit else None
+
+
+def _length(value: object) -> int:
+    return max(1, len(value)) if isinstance(value, (str, list)) else 1
 
 
 def choices(request: Fields) -> int:

@@ -12,14 +12,13 @@ from tollhouse_client.key_cache import KeyAnswer
 from tollhouse_litellm.denials import HttpError, http_error_of_key
 from tollhouse_litellm.refusals import Refusal
 
-# The routes that are metered, and those that cost nothing. LiteLLM has many more, which would do work for nothing.
+# The routes that are metered. LiteLLM has many more, which would do work for nothing.
 _METERED: Final = (
     r"(/v1)?/(chat/completions|completions|embeddings|images/generations|audio/transcriptions|audio/speech|responses)"
 )
-_ROUTES: Final = re.compile(
-    rf"{_METERED}|/v1/messages|(/v[12])?/rerank|/(engines|openai/deployments)/[^/]+{_METERED}"
-    r"|(/v1)?/models(/.+)?"
-)
+_ROUTES: Final = re.compile(rf"{_METERED}|/v1/messages|(/v[12])?/rerank|/(engines|openai/deployments)/[^/]+{_METERED}")
+# Read alone: with POST, LiteLLM takes Google's calls of a model at these paths.
+_LISTS: Final = re.compile(r"(/v1)?/models(/.+)?")
 
 
 class Caller(UserAPIKeyAuth):  # type: ignore[misc]  # LiteLLM has no types for us.
@@ -44,13 +43,13 @@ class Caller(UserAPIKeyAuth):  # type: ignore[misc]  # LiteLLM has no types for 
         return self._address
 
 
-def check_route(path: str) -> None:
+def check_route(method: str, path: str) -> None:
     """Let through what is metered, and the lists of models.
 
     Raises:
         Refusal: 403, for everything else.
     """
-    if not _ROUTES.fullmatch(path):
+    if not _ROUTES.fullmatch(path) and not (method == "GET" and _LISTS.fullmatch(path)):
         message = f"{path[:200]} is not metered by Tollhouse, and so not open to its keys."
         raise Refusal(HttpError(403, "permission_error", "route_not_metered", message))
 

@@ -20,12 +20,14 @@ from typing import Final
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.litellm_logging import Logging
 from starlette.requests import Request
 
-from tollhouse_client.errors import TollhouseError
+from tollhouse.metering.v1.admission_pb2 import AuthorizeRequest, AuthorizeResponse
+from tollhouse_client.errors import Denied, TollhouseError
 from tollhouse_litellm import estimate
 from tollhouse_litellm.bodies import error_of
-from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, settlement
+from tollhouse_litellm.calls import Call, OpenCalls, authorization, charged_model, in_other_unit, settlement
 from tollhouse_litellm.denials import HttpError, http_error_of
 from tollhouse_litellm.gateway import Gateway
 from tollhouse_litellm.keys import Caller, address_of, caller_of, check_route
@@ -41,6 +43,7 @@ _CALL_TYPES: Final = frozenset(
         *("image_generation", "aimage_generation", "aspeech", "audio_speech", "transcription", "atranscription"),
     }
 )
+_TEXT_COMPLETIONS: Final = frozenset({"atext_completion", "text_completion"})
 _CLIENT_LEFT: Final = 499
 _UPSTREAM_BROKE: Final = 502
 
@@ -75,7 +78,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
         """
         from litellm.proxy.proxy_server import general_settings  # It imports this module's users.
 
-        check_route(str(request.scope.get("path", "")))
+        check_route(str(request.scope.get("method", "")), str(request.scope.get("path", "")))
         if not api_key:
             message = "There is no API key: send it as `Authorization: Bearer` and the key."
             raise Refusal(HttpError(401, "authentication_error", "key_missing", message))
@@ -112,7 +115,7 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             client_address=user_api_key_dict.address,
         )
         try:
-            answer = await (await self._connected()).authorize(request)
+            answer = await self._authorize(request, estimate.other_unit(data, call_type))
         except TollhouseError as failure:
             raise _refusal(failure) from None
         call = Call(
@@ -124,7 +127,23 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
             litellm_call_id=str(data.get("litellm_call_id") or ""),
         )
         self._open.add(call, data)
+        if call_type in _TEXT_COMPLETIONS and data.get("stream"):
+            # Of other streams LiteLLM asks for the usage by itself. Its log has read the options already.
+            data["stream_options"] = {**fields_of(data.get("stream_options")), "include_usage": True}
+            if isinstance(log := data.get("litellm_logging_obj"), Logging):
+                log.stream_options = data["stream_options"]
         return data
+
+    async def _authorize(self, request: AuthorizeRequest, other: tuple[str, int] | None) -> AuthorizeResponse:
+        """Authorize by another unit than tokens where the model has a price for it, else by tokens."""
+        gateway = await self._connected()
+        if other is not None:
+            try:
+                return await gateway.authorize(in_other_unit(request, *other))
+            except Denied as denied:
+                if denied.reason != "PRICE_UNKNOWN":
+                    raise
+        return await gateway.authorize(request)
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, object], call_type: object) -> None:
         """Note which deployment is asked: the last one is the one that answers."""
@@ -137,8 +156,14 @@ class Tollhouse(CustomLogger):  # type: ignore[misc]  # LiteLLM has no types for
     ) -> None:
         """Settle a whole answer. LiteLLM gives it to the end user after this."""
         call = self._open.find(request_data)
-        if call is not None:
-            await self._settle(call, used_of_answer(response, call.request))
+        if call is None:
+            return
+        used = used_of_answer(response, call.request)
+        if not used.quantities:
+            reading = StreamReading(call.request)
+            reading.read(response)
+            used = await asyncio.to_thread(_counted, call.request, reading, used.doubt or "The answer has no usage.")
+        await self._settle(call, used)
 
     async def async_post_call_success_hook(
         self, data: dict[str, object], user_api_key_dict: object, response: object

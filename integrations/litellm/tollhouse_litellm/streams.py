@@ -37,7 +37,7 @@ class StreamReading:
         return used_of_anthropic(self._start, None, self._request) if self._start else None
 
     def read(self, chunk: object) -> None:
-        """Take notice of a chunk: a chat chunk, an event of a response, or bytes of Anthropic's events."""
+        """Take notice of a chunk: a chat chunk or answer, an event of a response, or bytes of Anthropic's events."""
         if isinstance(chunk, (bytes, str)):
             self._read_bytes(chunk if isinstance(chunk, bytes) else chunk.encode("utf-8", "replace"))
             return
@@ -52,7 +52,7 @@ class StreamReading:
     def _read_chat(self, chunk: object, choices: object) -> None:
         self._tier = tier_of(getattr(chunk, "service_tier", None)) or self._tier
         for choice in choices if isinstance(choices, list) else []:
-            delta = getattr(choice, "delta", None)
+            delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
             for name in ("content", "reasoning_content"):
                 self._write(getattr(delta, name, None))
             for tool in getattr(delta, "tool_calls", None) or []:

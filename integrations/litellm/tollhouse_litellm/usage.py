@@ -9,6 +9,7 @@ their totals count, and the reading says so.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Final
 
 from tollhouse.metering.v1.provider_usage import (
@@ -63,6 +64,13 @@ def used_of_anthropic(start: Fields, delta: Fields | None, request: Fields) -> U
         return Used(_shown(_totals({**first, **known})), tier, str(refused))
 
 
+def seconds_by_size(request: Fields) -> int:
+    """Return about how long the recording of a request is."""
+    file = request.get("file")
+    size = len(file.getbuffer()) if isinstance(file, BytesIO) and not file.closed else 0
+    return max(1, size // _RECORDED_BYTES_A_SECOND)
+
+
 def tier_of(name: object) -> str:
     """Return the service tier as Tollhouse names it, or "" where nothing is said, as by `auto`."""
     if not isinstance(name, str) or name == "auto":
@@ -79,6 +87,8 @@ def fields_of(value: object) -> Fields:
     return {name: value for name, value in document.items() if value is not None}
 
 
+# An MP3 of 128 kbit/s.
+_RECORDED_BYTES_A_SECOND: Final = 16_000
 _ANTHROPIC_FIELDS: Final = frozenset(
     {
         *("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation"),
@@ -101,7 +111,7 @@ def _quantities(answer: object, usage: Fields, request: Fields) -> tuple[Mapping
     document = fields_of(answer)
     # Responses have a `text`, too, which is an object: how the text is to be written.
     if isinstance(document.get("text"), str) and "choices" not in document:
-        return _transcription(answer, usage), ""
+        return _transcription(answer, usage, request)
     if "prompt_tokens" in usage:
         return _chat(usage, request)
     if "input_tokens" in usage and "total_tokens" in usage:
@@ -225,15 +235,16 @@ def _rerank(meta: Fields) -> Mapping[str, int]:
     return {"input_tokens": read, "output_tokens": _count(tokens, "output_tokens")}
 
 
-def _transcription(answer: object, usage: Fields) -> Mapping[str, object]:
+def _transcription(answer: object, usage: Fields, request: Fields) -> tuple[Mapping[str, object], str]:
     if "type" in usage:
         read: ProviderUsage = openai_transcription(usage)
-        return read.quantities
+        return read.quantities, ""
     hidden = fields_of(_get(answer, "_hidden_params"))
     seconds = hidden.get("audio_transcription_duration", _get(answer, "duration"))
-    if not isinstance(seconds, (int, float)) or not 0 < seconds < _COUNT_MAX:
-        raise UsageRefused("transcription", [])
-    return {"input_seconds": f"{seconds:.3f}"}
+    if isinstance(seconds, (int, float)) and 0 < seconds < _COUNT_MAX:
+        return {"input_seconds": f"{seconds:.3f}"}, ""
+    # LiteLLM cannot read every kind of recording, and not every answer says how long it is.
+    return {"input_seconds": seconds_by_size(request)}, "The answer does not say how long the recording is."
 
 
 def _totals(usage: Fields) -> Mapping[str, int]:

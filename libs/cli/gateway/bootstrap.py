@@ -96,6 +96,8 @@ def _connection_manager(gateway: Gateway) -> Json:
             "max_headers_count": 100,
             "headers_with_underscores_action": "DROP_HEADER",
         },
+        # Nothing here is spoken but HTTP. Else Envoy would wait for more of a request that asks to upgrade.
+        "http_protocol_options": {"ignore_http_11_upgrade": [{"safe_regex": {"regex": ".*"}}]},
         "http2_protocol_options": {"max_concurrent_streams": 100},
         "local_reply_config": local_replies(),
         "route_config": _route_configuration(gateway),

@@ -13,6 +13,8 @@ REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
 """The largest body. The services take messages of 4 MiB; JSON, with bytes in base64, takes more room."""
 _TEXTS: Final = ("strict.lua", "rest.lua")
 _PACKAGE: Final = "tollhouse."
+_OF_GOOGLE: Final = tuple(f"google.protobuf.{name}" for name in ("Timestamp", "Duration", "FieldMask"))
+"""Messages that are texts, and that the transcoder takes as objects, too."""
 _VARIABLE: Final = re.compile(r"\{([a-z_.]+)(=\*\*)?\}")
 
 
@@ -75,7 +77,7 @@ def _messages() -> Iterator[str]:
 
 
 def _reach(message: Descriptor, found: dict[str, Descriptor]) -> None:
-    if _name(message) in found or not _is_ours(message):
+    if _name(message) in found or not _has_fields(message):
         return
     if not message.GetOptions().map_entry:
         found[_name(message)] = message
@@ -88,16 +90,16 @@ def _written(field: FieldDescriptor) -> str:
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
         value = message.fields_by_name["value"].message_type
-        return f'"{{{_name(value)}"' if value is not None and _is_ours(value) else '"{"'
-    inner = _name(message) if message is not None and _is_ours(message) else ""
+        return f'"{{{_name(value)}"' if value is not None and _has_fields(value) else '"{"'
+    inner = _name(message) if message is not None and _has_fields(message) else ""
     if field.is_repeated:
         return f'"[{inner}"'
     return f'"{inner}"' if inner else "0"
 
 
-def _is_ours(message: Descriptor) -> bool:
-    """Return whether JSON writes a message as an object of its fields; those of Google, such as times, are texts."""
-    return message.full_name.startswith(_PACKAGE)
+def _has_fields(message: Descriptor) -> bool:
+    """Return whether JSON may write a message as an object of its fields and nothing else."""
+    return message.full_name.startswith((_PACKAGE, *_OF_GOOGLE))
 
 
 def _name(message: Descriptor) -> str:

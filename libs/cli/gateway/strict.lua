@@ -71,12 +71,14 @@ end
 local after_value
 
 local function after_list(text, at, kind, path, bound, depth)
+  -- The transcoder takes a list within a list as one list.
+  local items = kind and (kind.items or kind)
   at = skip_space(text, at + 1)
   if byte(text, at) == CLOSE_LIST then
     return at + 1
   end
   while true do
-    at = skip_space(text, after_value(text, at, kind and kind.items, path, bound, depth + 1))
+    at = skip_space(text, after_value(text, at, items, path, bound, depth + 1))
     local sign = byte(text, at)
     if sign == CLOSE_LIST then
       return at + 1
@@ -110,6 +112,8 @@ local function member(key, kind, path, bound, seen)
 end
 
 local function after_object(text, at, kind, path, bound, depth)
+  -- The transcoder takes one object in place of a list of it.
+  kind = kind and (kind.items or kind)
   at = skip_space(text, at + 1)
   if byte(text, at) == CLOSE_OBJECT then
     return at + 1
@@ -161,7 +165,12 @@ end
 
 local function check_query(query, message, bound)
   local seen = {}
-  for written in string.gmatch(query, "([^&=]+)[^&]*") do
+  for parameter in string.gmatch(query, "[^&]+") do
+    local written = string.match(parameter, "^([^=]+)=")
+    if not written then
+      -- The transcoder drops it.
+      refuse(shown(parameter), "is no parameter of the form name=value")
+    end
     -- The transcoder takes `%6frganizationId` for organizationId.
     local key = string.gsub(written, "%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
     local kind, full, found = KINDS[message], "", nil

@@ -17,6 +17,7 @@ from libs.cli.comparison import Scope
 from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Connection
 from libs.cli.terminal.progress import Progress
+from libs.common.channel import open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.ids import new_id
 from libs.common.ports import free_port
@@ -239,8 +240,10 @@ class Platform:
         self.billing_service = await build_billing(settings, self.clock)
         await self.billing_service.start()
         channel = await self._stack.enter_async_context(self._channel(self.billing_port))
-        # All channels of the process to one address share their pauses between attempts to connect.
-        await asyncio.wait_for(channel.channel_ready(), WITHIN_S)
+        # Channels of one process with the same address and options share their pauses between attempts to connect.
+        tokens = self.callers.token_source("metering")
+        async with open_channel(f"127.0.0.1:{self.billing_port}", caller=tokens, audience="billing.tollhouse") as peers:
+            await asyncio.wait_for(asyncio.gather(channel.channel_ready(), peers.channel_ready()), WITHIN_S)
         self.ledger = Ledger(channel, self.callers.operator)
 
     async def stop_billing(self) -> None:

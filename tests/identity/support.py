@@ -96,6 +96,19 @@ class Identity:
         return (await self.api_keys.RevokeApiKey(request, metadata=self.metadata)).revision
 
 
+async def changes_until(
+    stream: AsyncIterator[api_key_pb2.WatchApiKeysResponse], until: int
+) -> list[api_key_pb2.ApiKeyChange]:
+    """Return the changes that a stream tells up to a revision."""
+    changes: list[api_key_pb2.ApiKeyChange] = []
+    async for message in stream:
+        assert not message.resync
+        changes += message.changes
+        if message.revision >= until:
+            break
+    return changes
+
+
 def identity_settings(callers: Callers, url: str, folder: Path, peppers: dict[str, str]) -> IdentitySettings:
     pepper_file = folder / f"peppers-{len(peppers)}.json"
     pepper_file.write_text(json.dumps(peppers))

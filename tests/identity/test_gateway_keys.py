@@ -12,7 +12,7 @@ from libs.common.ids import new_id
 from services.identity.api_key.watch import watch
 from tests.identity.people import People, Person
 from tests.identity.refusals import DENIED, NOT_FOUND, refused, violated_fields
-from tests.identity.support import Identity
+from tests.identity.support import Identity, changes_until
 from tests.support.callers import Metadata, bearer
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.identity.v1 import api_key_pb2 as pb
@@ -229,13 +229,13 @@ async def test_gateway_is_told_of_changes_in_the_organizations_it_reaches(
     await identity.users.DeactivateUser(stranger, metadata=identity.metadata)
     revisions = [await identity.revoke(created.api_key) for created in keys]
 
-    everything = await _changes(_watch(identity, wide.secret, began), revisions[-1])
+    everything = await changes_until(_watch(identity, wide.secret, began), revisions[-1])
     assert [change.revision for change in everything] == list(range(began + 1, revisions[-1] + 1))
     # Of others not even an id; a user's change could be one of a member.
     unnamed = [change.revision for change in everything if change.user_id == theirs.owner.user_id]
     assert len(unnamed) == 1
     for stream in (live, _watch(identity, narrow.secret, began)):
-        told = await _changes(stream, revisions[-1])
+        told = await changes_until(stream, revisions[-1])
         assert [(change.revision, change.api_key_id) for change in told] == [
             *((created.revision, created.api_key.api_key_id) for created in (keys[0], keys[2])),
             (unnamed[0], ""),
@@ -276,16 +276,6 @@ async def test_gateways_of_one_organization_leave_streams_to_others(
 def _watch(identity: Identity, secret: str, after_revision: int = 0) -> AsyncIterator[pb.WatchApiKeysResponse]:
     request = pb.WatchApiKeysRequest(after_revision=after_revision)
     return aiter(identity.api_keys.WatchApiKeys(request, metadata=bearer(secret), timeout=20))
-
-
-async def _changes(stream: AsyncIterator[pb.WatchApiKeysResponse], until: int) -> list[pb.ApiKeyChange]:
-    changes: list[pb.ApiKeyChange] = []
-    async for message in stream:
-        assert not message.resync
-        changes += message.changes
-        if message.revision >= until:
-            break
-    return changes
 
 
 async def _read_on(watch: AsyncIterator[object]) -> None:

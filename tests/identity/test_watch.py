@@ -16,7 +16,7 @@ from services.identity.api_key.watch import watch as watch_module
 from services.identity.api_key.watch.watch import Watchers
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from tests.identity.conftest import OpenIdentity
-from tests.identity.support import Identity
+from tests.identity.support import Identity, changes_until
 from tollhouse.identity.v1 import api_key_pb2 as pb
 
 
@@ -25,23 +25,13 @@ def _watch(identity: Identity, after_revision: int) -> AsyncIterator[pb.WatchApi
     return aiter(identity.api_keys.WatchApiKeys(request, metadata=identity.metadata, timeout=20))
 
 
-async def _changes(stream: AsyncIterator[pb.WatchApiKeysResponse], until: int) -> list[pb.ApiKeyChange]:
-    changes: list[pb.ApiKeyChange] = []
-    async for message in stream:
-        assert not message.resync
-        changes += message.changes
-        if message.revision >= until:
-            break
-    return changes
-
-
 async def test_watch_from_now_tells_the_revision_then_every_change(identity: Identity) -> None:
     created = await identity.create_key()
     stream = _watch(identity, 0)
     first = await anext(stream)
     revision = await identity.revoke(created.api_key)
 
-    changes = await _changes(stream, revision)
+    changes = await changes_until(stream, revision)
 
     assert first.revision <= created.revision
     assert (changes[-1].revision, changes[-1].kind) == (revision, pb.API_KEY_CHANGE_KIND_REVOKED)
@@ -62,7 +52,7 @@ async def test_update_and_rotation_are_told_by_their_kinds(identity: Identity) -
     rotate = pb.RotateApiKeyRequest(organization_id=key.organization_id, api_key_id=key.api_key_id)
     rotated = await identity.api_keys.RotateApiKey(rotate, metadata=identity.metadata)
 
-    changes = await _changes(_watch(identity, created.revision), rotated.revision)
+    changes = await changes_until(_watch(identity, created.revision), rotated.revision)
 
     assert [(change.kind, change.api_key_id) for change in changes] == [
         (pb.API_KEY_CHANGE_KIND_UPDATED, created.api_key.api_key_id),
@@ -86,7 +76,7 @@ async def test_watch_resumes_after_the_last_revision_without_gap(identity: Ident
     seen = created[0].revision
     revoked = [await identity.revoke(key.api_key) for key in created]
 
-    changes = await _changes(_watch(identity, seen), revoked[-1])
+    changes = await changes_until(_watch(identity, seen), revoked[-1])
 
     assert [change.revision for change in changes] == list(range(seen + 1, revoked[-1] + 1))
 
@@ -99,7 +89,7 @@ async def test_watch_on_another_process_sees_what_this_one_changes(start_identit
     revision = await here.revoke(created.api_key)
 
     async with asyncio.timeout(3):
-        changes = await _changes(stream, revision)
+        changes = await changes_until(stream, revision)
 
     assert [change.api_key_id for change in changes] == [created.api_key.api_key_id]
 
@@ -121,7 +111,7 @@ async def test_changes_made_while_the_feed_is_cut_are_told_when_it_is_back(
     revisions = [await _until_it_works(identity, key.api_key) for key in created]
 
     async with asyncio.timeout(5):
-        changes = await _changes(stream, revisions[-1])
+        changes = await changes_until(stream, revisions[-1])
 
     assert [change.revision for change in changes] == revisions
     assert await identity.code(created[1].secret) == "REVOKED"
@@ -225,7 +215,7 @@ async def test_stopping_server_ends_its_streams(start_identity: OpenIdentity) ->
     await identity.service.stop(grace_s=10)
 
     with pytest.raises(grpc.aio.AioRpcError) as ended:
-        await _changes(stream, 2**62)
+        await changes_until(stream, 2**62)
 
     assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason_of(ended.value) == "DEPENDENCY_UNAVAILABLE"

@@ -1,19 +1,28 @@
-"""Which payment provider is meant, and what its errors are to our callers."""
+"""Which payment provider is meant, and what its errors and its charges of saved methods are to our callers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+import structlog
+
 from libs.common.errors import Unavailable
 from services.billing import payment_errors as errors
+from services.billing.payment.domain import Payment
 from services.billing.payment.provider import (
     MANUAL,
+    Applied,
+    FactStatus,
+    PaymentFact,
     Provider,
     ProviderCannot,
     ProviderDeclined,
     ProviderDown,
     ProviderMisconfigured,
+    Result,
 )
+
+_log = structlog.get_logger("saved methods")
 
 CHARGE_SAVED_METHOD: Final = "charge a saved method"
 
@@ -42,6 +51,20 @@ def require_saved_methods(name: str, provider: Provider) -> None:
     """
     if not provider.charges_saved_methods:
         raise errors.PaymentProviderCannot(provider=name, what=CHARGE_SAVED_METHOD)
+
+
+def log_if_not_applied(payment: Payment, fact: PaymentFact, applied: Applied) -> bool:
+    """Log that a saved method was charged for a payment and that could not be applied; return whether it is so."""
+    if fact.status is not FactStatus.COMPLETED or applied.result not in (Result.REFUSED, Result.PARKED):
+        return False
+    _log.error(
+        "charged and not applied",
+        organization_id=payment.organization_id,
+        payment_id=payment.payment_id,
+        provider=payment.provider,
+        reason=applied.reason,
+    )
+    return True
 
 
 @contextmanager

@@ -28,7 +28,12 @@ from services.billing import deleted_organizations
 from services.billing import payment_errors as errors
 from services.billing.ledger import store as ledger_store
 from services.billing.payment import facts, store, top_up_store
-from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
+from services.billing.payment.asking import (
+    CHARGE_SAVED_METHOD,
+    find_provider,
+    log_if_not_applied,
+    require_saved_methods,
+)
 from services.billing.payment.domain import (
     CENT,
     ZERO,
@@ -50,7 +55,6 @@ from services.billing.payment.provider import (
     ProviderDown,
     ProviderMisconfigured,
     RefusedFor,
-    Result,
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.top_up_domain import TopUpPolicy, beginnings
@@ -222,7 +226,7 @@ class TopUps:
             if fact is None:
                 return
             applied = await self._payments.apply(fact)
-            if fact.status is FactStatus.COMPLETED and applied.result in (Result.REFUSED, Result.PARKED):
+            if log_if_not_applied(payment, fact, applied):
                 await self._not_applied(payment, applied)
                 return
         found = await self._find(payment)
@@ -247,13 +251,6 @@ class TopUps:
 
         It waits for an account that is closed. What was charged otherwise than it was asked for is left to people.
         """
-        _log.error(
-            "charged and not applied",
-            organization_id=payment.organization_id,
-            payment_id=payment.payment_id,
-            provider=payment.provider,
-            reason=applied.reason,
-        )
         reason = _why_not(payment, applied.detail)
         if applied.reason is RefusedFor.ACCOUNT_CLOSED:
             await self.switch_off(payment.organization_id, reason)

@@ -21,7 +21,12 @@ from libs.common.ids import id_at
 from libs.common.shards import Shards
 from services.billing import payment_errors as errors
 from services.billing.payment import facts, store
-from services.billing.payment.asking import CHARGE_SAVED_METHOD, find_provider, require_saved_methods
+from services.billing.payment.asking import (
+    CHARGE_SAVED_METHOD,
+    find_provider,
+    log_if_not_applied,
+    require_saved_methods,
+)
 from services.billing.payment.domain import CENT, Brings, Credits, Payment, PaymentType
 from services.billing.payment.payments import Payments
 from services.billing.payment.provider import (
@@ -31,7 +36,6 @@ from services.billing.payment.provider import (
     ProviderCannot,
     ProviderDeclined,
     ProviderError,
-    Result,
 )
 from services.billing.payment.references import Claim, References, of_checkout
 from services.billing.payment.said import Field
@@ -206,14 +210,7 @@ class SavedMethods:
         except Refusal as refusal:
             _log.warning("charge not stored", provider=payment.provider, reason=refusal.reason)
             return
-        if fact.status is FactStatus.COMPLETED and applied.result in (Result.REFUSED, Result.PARKED):
-            _log.error(
-                "charged and not applied",
-                organization_id=payment.organization_id,
-                payment_id=payment.payment_id,
-                provider=payment.provider,
-                reason=applied.reason,
-            )
+        log_if_not_applied(payment, fact, applied)
 
     async def _outcome(self, payment: Payment, demand: Demand) -> str | Exception:
         async with self._shards.of(payment.organization_id).raw_connection() as connection:

@@ -153,8 +153,8 @@ class Database:
         info[SEARCH_PATH] = self.search_path
 
     async def close(self) -> None:
-        """Closes the pool. Connections still in use close when they are given back."""
-        await self.engine.dispose()
+        """Closes the pool. Connections still in use end when they are given back."""
+        await self.connections.close()
 
 
 async def see_one_moment(connection: RawConnection) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import exc, text
 
 from libs.common.database import Database, open_database, violated_constraint
+from libs.common.database_url import database_name, plain_url
 from libs.common.databases import create_database, drop_database, execute
 from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
 from tests.support.database import TestPostgres, new_database_name
@@ -321,3 +322,53 @@ async def test_cancellation_during_commit_waits_for_its_outcome(database: Databa
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await count(database) == 1
+
+
+async def wait_until_no_session_is_left(admin_url: str, url: str) -> None:
+    left = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'tollhouse-room'"
+    connection = await asyncpg.connect(plain_url(admin_url))
+    try:
+        async with asyncio.timeout(10):
+            while await connection.fetchval(left, database_name(url)):  # noqa: ASYNC110 -- Postgres tells of no end.
+                await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("way", ["raw", "core"])
+async def test_connection_that_is_given_back_after_the_close_ends(url: str, postgres: TestPostgres, way: str) -> None:
+    database = open_database(url, schema="room")
+    inside, closed = asyncio.Event(), asyncio.Event()
+
+    async def insert() -> None:
+        if way == "raw":
+            async with database.raw_transaction() as raw:
+                await raw.execute("INSERT INTO thing VALUES (1, 1)")
+                inside.set()
+                await closed.wait()
+        else:
+            async with database.transaction() as connection:
+                await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+                inside.set()
+                await closed.wait()
+
+    task = asyncio.create_task(insert())
+    await inside.wait()
+    await database.close()
+    closed.set()
+    await task
+    await wait_until_no_session_is_left(postgres.admin_url, url)
+    assert await count(database) == 1, "it was committed, and then its connection ended"
+    await wait_until_no_session_is_left(postgres.admin_url, url)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_connection_that_is_made_during_the_close_ends(url: str, postgres: TestPostgres, steps: int) -> None:
+    database = open_database(url, schema="room")
+    task = asyncio.create_task(database.ping())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await database.close()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    await wait_until_no_session_is_left(postgres.admin_url, url)

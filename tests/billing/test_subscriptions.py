@@ -189,6 +189,21 @@ async def test_paused_trial_is_resumed_as_a_trial(calls: Subscriptions) -> None:
     assert state(await calls.resume(made)) == "TRIALING"
 
 
+@pytest.mark.parametrize("call", ["resume", "retry"])
+async def test_call_that_changes_nothing_does_what_is_due_before_it_answers(
+    calls: Subscriptions, clock: FixedClock, call: str
+) -> None:
+    going_on, ending = await calls.create(), await calls.create()
+    await calls.cancel(ending, PERIOD_END)
+    clock.set(going_on.period_end_time.ToDatetime(clock.now().tzinfo) + DAY)
+
+    answered = await getattr(calls, call)(going_on)
+    assert answered.period_start_time == going_on.period_end_time
+    assert await calls.get(going_on) == answered
+    assert await reason(getattr(calls, call)(ending)) == (FAILED, "SUBSCRIPTION_ENDED")
+    assert state(await calls.get(ending)) == "CANCELLED"
+
+
 async def test_suspended_subscription_is_resumed_by_an_operator(calls: Subscriptions) -> None:
     made = await calls.create()
     suspended = await calls.suspend(made, "abuse")

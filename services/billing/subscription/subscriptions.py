@@ -105,7 +105,7 @@ class Subscriptions:
     async def resume(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Let a subscription go on; raises as `pause` does. One that was set aside is tried again."""
         key = organization_id, subscription_id
-        before = await self._read(*key)
+        before = await self._progress.run_due(*key, self._clock.now())
         changes.require_live(before)
         if before.state.entitles and before.set_aside_time is None:
             return before
@@ -117,7 +117,7 @@ class Subscriptions:
         Raises NotFound, SubscriptionEnded, SubscriptionSetAside, InsufficientBalance.
         """
         key = organization_id, subscription_id
-        before = await self._read(*key)
+        before = await self._progress.run_due(*key, self._clock.now())
         changes.require_live(before)
         if before.set_aside_time is not None and is_limited():
             raise errors.SubscriptionSetAside(set_aside_reason=before.set_aside_reason)

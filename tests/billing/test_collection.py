@@ -128,6 +128,33 @@ async def test_payment_that_was_taken_back_before_anybody_subscribed_subscribes_
     assert await till.rows(org, ended) == [("CANCELLED",)]
 
 
+async def test_what_subscribes_nobody_is_ended_at_the_provider_at_once_whoever_looked_at_it_meanwhile(
+    till: CollectingHouse,
+) -> None:
+    org, plan = new_id(), await till.plan()
+    await till.told()
+    await till.buy("lemon_squeezy", org, plan)
+    till.shop.renews = True
+    till.shop.clock.advance(timedelta(minutes=1))
+    till.shop.happen("lemon_squeezy", "refund the rest")
+    await till.shop.deliver(till.unsent())
+    shard = till.house.shards.of(org)
+    async with shard.raw_transaction() as connection:
+        await connection.fetch("SELECT FROM payments WHERE organization_id = $1::uuid FOR UPDATE", org)
+        # The step of the payment waits for its row, while that of the provider's subscription is done again and again.
+        keeping = asyncio.create_task(till.worker.sweep(shard))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            await till.worker.sweep(shard)
+        assert not keeping.done()
+    await keeping
+    await till.told()
+    await till.work()
+    await till.told()
+    ended = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
+    assert await till.rows(org, ended) == [("CANCELLED",)]
+
+
 @pytest.mark.parametrize("changes", [False, True], ids=["new", "changed"])
 async def test_refund_after_the_subscription_was_made_and_before_that_is_noted_leaves_it(
     till: CollectingHouse, changes: bool

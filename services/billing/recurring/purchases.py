@@ -59,12 +59,9 @@ class Purchases:
                 return None
             if live_id is None or was_made:
                 try:
-                    made = await self._made(payment, plan)
+                    return (await self._made(payment, plan)).subscription_id
                 except errors.SubscriptionExists as taken:
                     live_id = taken.facts["subscription_id"]
-                else:
-                    await self._look_at_provider(payment)
-                    return made.subscription_id
             changed, problem = await self._changed(payment, plan, live_id)
             if changed is None:
                 # It has ended meanwhile, so a new one can be made.
@@ -73,9 +70,23 @@ class Purchases:
             if problem:
                 await self._keep(payment, changed, problem, step)
                 return None
-            await self._look_at_provider(payment)
             return changed.subscription_id
         raise Conflict
+
+    async def finish(self, connection: RawConnection, step: NextStep) -> None:
+        """Remove the step of a payment, unless it was added again.
+
+        Only then can that be linked, or ended, which the provider has said of the subscription by now.
+        """
+        if await next_steps.done(connection, step):
+            await self._look_at_provider(connection, step)
+
+    async def _look_at_provider(self, connection: RawConnection, step: NextStep) -> None:
+        for one in await store.find_externals(connection, step.organization_id):
+            if one.payment_id == step.key:
+                key = f"{one.provider}/{one.external_id}"
+                now = self._clock.now()
+                await next_steps.add(connection, step.organization_id, StepKind.EXTERNAL_SUBSCRIPTION, key, now)
 
     async def _why_deleted(self, organization_id: str) -> str:
         async with self._shards.of(organization_id).raw_connection() as connection:
@@ -132,15 +143,6 @@ class Purchases:
             return live, refusal.message
         return changed.subscription, ""
 
-    async def _look_at_provider(self, payment: Payment) -> None:
-        """Have that linked which the provider has said of the subscription by now."""
-        now, organization_id = self._clock.now(), payment.organization_id
-        async with self._shards.of(organization_id).raw_transaction() as connection:
-            for one in await store.find_externals(connection, organization_id):
-                if one.payment_id == payment.payment_id:
-                    key = f"{one.provider}/{one.external_id}"
-                    await next_steps.add(connection, organization_id, StepKind.EXTERNAL_SUBSCRIPTION, key, now)
-
     async def _keep(self, payment: Payment, live: Subscription | None, problem: str, step: NextStep) -> None:
         """Leave the money on the balance, and say so once; what renews at the provider is ended there."""
         now, organization_id = self._clock.now(), payment.organization_id
@@ -155,11 +157,11 @@ class Purchases:
             "reason": problem,
         }
         event = NewEvent(organization_id, "tollhouse.payment.not_subscribed", f"payment/{payment.payment_id}", data)
-        await self._look_at_provider(payment)
         async with self._shards.of(organization_id).raw_transaction() as connection:
             if await next_steps.done(connection, step):
                 await store.set_subscription(connection, organization_id, payment.payment_id, None)
                 await announce(connection, [event], now)
+                await self._look_at_provider(connection, step)
 
 
 def request_id_of(payment: Payment) -> str:

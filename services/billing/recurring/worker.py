@@ -91,10 +91,12 @@ class RecurringWorker:
                 await next_steps.failed(connection, step, failure, self._clock.now() + timedelta(seconds=delay_s))
             return
         async with database.raw_transaction() as connection:
-            if again is None:
-                await next_steps.done(connection, step)
-            else:
+            if again is not None:
                 await next_steps.later(connection, step, again)
+            elif step.kind is StepKind.PAYMENT:
+                await self._purchases.finish(connection, step)
+            else:
+                await next_steps.done(connection, step)
 
     async def _look(self, step: NextStep) -> datetime | None:
         """Do a step; return when it is to be done again."""

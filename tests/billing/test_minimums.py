@@ -22,7 +22,7 @@ from services.billing.subscription.states import EventKind, State
 from tests.billing import plan_calls
 from tests.billing.invoice_calls import issue, set_issuer
 from tests.billing.period_house import DAY, House, open_house, pending, terms, utc
-from tests.billing.subscription_calls import Subscriptions, add_plan
+from tests.billing.subscription_calls import PERIOD_END, Subscriptions, add_plan
 from tests.billing.support import Ledger, balance_of, organization, refusal, usd
 from tests.billing.test_run_periods import run
 from tests.support.clock import FixedClock
@@ -173,6 +173,20 @@ async def test_cancelling_now_settles_the_minimum_and_keeps_the_etag(timed: Ledg
     assert not cancelled.HasField("minimum_amount")
     assert (await balance_of(timed, made.organization_id)).posted.value == "-10"
     assert await subscriptions.cancel(made) == cancelled
+
+
+async def test_cancelling_now_settles_the_minimum_of_a_period_that_no_run_has_begun(
+    timed: Ledger, clock: FixedClock
+) -> None:
+    await add_plan(timed, "without", "0")
+    await add_plan(timed, "at-least", "0", minimum=usd("30"))
+    subscriptions = Subscriptions(timed)
+    made = await subscriptions.create(organization(), "without")
+    await subscriptions.change(made, "at-least", PERIOD_END)
+    clock.set(utc("2026-11-11"))
+    await subscriptions.cancel(made)
+    assert (await subscriptions.kinds(made))[-2:] == ["MINIMUM_CHARGED", "CANCELLED"]
+    assert (await balance_of(timed, made.organization_id)).posted.value == "-10"
 
 
 async def test_a_period_that_is_not_paid_has_no_minimum_until_it_is(house: House, clock: FixedClock) -> None:

@@ -144,7 +144,7 @@ class Subscriptions:
         A process that dies after it has charged it and not ended the subscription: the call is repeated, and ends it.
         Until then the period goes on without a minimum.
         """
-        before = await self._read(organization_id, subscription_id)
+        before = await self._progress.run_due(organization_id, subscription_id, self._clock.now())
         if before.minimum is None or not before.period_paid:
             return etag
         decide(before, Intent(current_actor(), reason, self._clock.now()))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from services.billing.payment.provider import (
     Result,
     SubscriptionFact,
 )
+from services.billing.payment.references import References
 from tests.billing.payment_house import PaymentHouse, at, fact, newer, open_payments, paid, reference
 
 pytestmark = pytest.mark.shards
@@ -225,6 +227,31 @@ async def test_what_is_not_known_is_parked_and_applied_later(house: PaymentHouse
     assert {one.result for one in renewed} == {Result.APPLIED, Result.REPEATED}
     assert len({one.payment_id for one in renewed} | {checkout.payment_id}) == 2
     assert await house.posted(checkout.organization_id) == {"USD": 20}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_facts_of_one_new_renewal_at_once_that_name_it_by_more_and_less_are_of_one_payment(
+    house: PaymentHouse, processes: int
+) -> None:
+    other = house.payments
+    if processes == 2:
+        other = Payments(house.shards, References(house.platform), house.steps, house.clock)
+    checkout = await house.checkout(
+        type=PaymentType.SUBSCRIPTION, brings=Brings.MONEY, credits=Credits("USD", Decimal(10))
+    )
+    subscription = reference("SUBSCRIPTION", f"sub_{checkout.payment_id}")
+    await house.payments.apply(paid(checkout, 1, occasion=Occasion.FIRST, references=(subscription,)))
+    of_renewal: dict[str, Any] = {"occasion": Occasion.RENEWAL, "checkout_id": None}
+    for number in range(1, 21):
+        invoice = reference("INVOICE", f"in_{number}_{checkout.payment_id}")
+        # By their names one is before the invoice in the order of keys, and one after it.
+        charge, intent = (reference(kind, f"{number}_{checkout.payment_id}") for kind in ("CHARGE", "PAYMENT"))
+        failed = fact(checkout, 10 * number, status=FactStatus.FAILED, references=(invoice, subscription), **of_renewal)
+        took = paid(checkout, 10 * number + 1, references=(charge, intent, invoice, subscription), **of_renewal)
+        told = await asyncio.gather(house.payments.apply(failed), other.apply(took))
+        assert {one.reason for one in told} == {None}, number
+        assert len({one.payment_id for one in told}) == 1, number
+        assert await house.posted(checkout.organization_id) == {"USD": 10 + 10 * number}
 
 
 async def test_the_newest_state_of_a_subscription_counts_whatever_comes_first(house: PaymentHouse) -> None:

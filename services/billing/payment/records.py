@@ -152,7 +152,6 @@ class Records:
                 claim = earlier
         others = await self._references.claim(wanted, claim, self._clock.now())
         if others:
-            await self._references.release(claim)
             raise _taken(next(iter(others)))
         return claim
 

@@ -6,12 +6,12 @@ between, is found by whoever tries again, who then stores the payment under that
 
 import asyncio
 import contextvars
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from libs.common.database import Database
+from libs.common.database import Database, RawConnection
 from services.billing.payment.provider import Reference, ReferenceKind
 
 _TOGETHER_MAX: Final = 200
@@ -54,6 +54,14 @@ _CLAIM: Final = """
     FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::uuid[])
         AS k (provider, kind, external_id, organization_id, payment_id)
     ON CONFLICT DO NOTHING
+    RETURNING provider, kind, external_id
+"""
+
+# By primary key, one probe for each.
+_UNCLAIM: Final = """
+    DELETE FROM payment_references AS r
+    USING unnest($1::text[], $2::text[], $3::text[]) AS k (provider, kind, external_id)
+    WHERE r.provider = k.provider AND r.kind = k.kind AND r.external_id = k.external_id
 """
 
 # A range of the index by payment for each.
@@ -83,6 +91,14 @@ class _Question:
     claim: Claim | None
     now: datetime | None
     answered: asyncio.Future[dict[ProvidersReference, Claim]]
+
+    def of(self, found: Mapping[ProvidersReference, Claim]) -> dict[ProvidersReference, Claim]:
+        """Return what was found of the references that are wanted."""
+        return {key: found[key] for key in self.wanted if key in found}
+
+    def has_all(self, found: Mapping[ProvidersReference, Claim]) -> bool:
+        """Tell whether the claim has all references that are wanted."""
+        return all(found.get(key) == self.claim for key in self.wanted)
 
 
 class References:
@@ -117,44 +133,43 @@ class References:
             while self._waiting:
                 asked, self._waiting = self._waiting[:_TOGETHER_MAX], self._waiting[_TOGETHER_MAX:]
                 try:
-                    found = await self._answer(asked)
+                    answers = await self._answer(asked)
                 except Exception as error:  # noqa: BLE001 -- each caller gets it.
                     for one in asked:
                         if not one.answered.done():
                             one.answered.set_exception(error)
                     continue
-                for one in asked:
+                for one, answer in zip(asked, answers, strict=True):
                     if not one.answered.done():
-                        one.answered.set_result({key: found[key] for key in one.wanted if key in found})
+                        one.answered.set_result(answer)
         finally:
             self._asking = None
 
-    async def _answer(self, asked: Sequence[_Question]) -> dict[ProvidersReference, Claim]:
-        claims = sorted((key, one.claim, one.now) for one in asked if one.claim and one.now for key in one.wanted)
-        async with self._platform.raw_connection() as connection:
-            if claims:
-                await connection.execute(
-                    _CLAIM,
-                    *_columns([key for key, _, _ in claims]),
-                    [claim.organization_id for _, claim, _ in claims],
-                    [claim.payment_id for _, claim, _ in claims],
-                    claims[0][2],
-                )
-            rows = await connection.fetch(
-                _FIND, *_columns(sorted(set[ProvidersReference]().union(*(one.wanted for one in asked))))
-            )
-        return {
-            ProvidersReference(row[0], Reference(ReferenceKind(row[1]), row[2])): Claim(row[3], row[4]) for row in rows
-        }
+    async def _answer(self, asked: Sequence[_Question]) -> list[dict[ProvidersReference, Claim]]:
+        if not any(one.claim for one in asked):
+            async with self._platform.raw_connection() as connection:
+                found = await _found(connection, asked)
+            return [one.of(found) for one in asked]
+        # Others that want what is claimed here wait for the end of the transaction.
+        async with self._platform.raw_transaction() as connection:
+            claimed = await _claimed(connection, asked)
+            found = await _found(connection, asked)
+            kept = {key for one in asked if one.claim and one.has_all(found) for key in one.wanted}
+            given_up = claimed - kept
+            if given_up:
+                await connection.execute(_UNCLAIM, *_columns(sorted(given_up)))
+        left = {key: claim for key, claim in found.items() if key not in given_up}
+        return [one.of(found if one.claim else left) for one in asked]
 
     async def claim(
         self, wanted: Collection[ProvidersReference], claim: Claim, now: datetime
-    ) -> dict[ProvidersReference, Claim]:
-        """Claim references, and return those that another claim has. A claim that is there already stays."""
-        if not wanted:
-            return {}
-        found = await self._ask(wanted, claim, now)
-        return {reference: found[reference] for reference in wanted if found[reference] != claim}
+    ) -> set[ProvidersReference]:
+        """Claim references, all or none: return those that another claim has. A claim that is there already stays.
+
+        Were some claimed without the others, facts that name both would belong to two payments for ever.
+        """
+        found = await self._ask(wanted, claim, now) if wanted else {}
+        return {reference for reference in wanted if found.get(reference) != claim}
 
     async def of_payments(
         self, organization_id: str, payment_ids: Sequence[str]
@@ -174,6 +189,27 @@ class References:
         """Give up the references of a payment that was not stored, and will not be."""
         async with self._platform.raw_connection() as connection:
             await connection.execute(_RELEASE, claim.organization_id, claim.payment_id)
+
+
+async def _claimed(connection: RawConnection, asked: Sequence[_Question]) -> set[ProvidersReference]:
+    """Claim each reference that is free; return those that were."""
+    claims = sorted((key, one.claim, one.now) for one in asked if one.claim and one.now for key in one.wanted)
+    rows = await connection.fetch(
+        _CLAIM,
+        *_columns([key for key, _, _ in claims]),
+        [claim.organization_id for _, claim, _ in claims],
+        [claim.payment_id for _, claim, _ in claims],
+        claims[0][2],
+    )
+    return {ProvidersReference(row[0], Reference(ReferenceKind(row[1]), row[2])) for row in rows}
+
+
+async def _found(connection: RawConnection, asked: Sequence[_Question]) -> dict[ProvidersReference, Claim]:
+    wanted = sorted(set[ProvidersReference]().union(*(one.wanted for one in asked)))
+    return {
+        ProvidersReference(row[0], Reference(ReferenceKind(row[1]), row[2])): Claim(row[3], row[4])
+        for row in await connection.fetch(_FIND, *_columns(wanted))
+    }
 
 
 def _columns(references: Sequence[ProvidersReference]) -> tuple[list[str], list[str], list[str]]:

@@ -76,7 +76,7 @@ def _plant(point: str) -> None:
 
     async def claimed(
         self: references.References, wanted: Collection[ProvidersReference], by: Claim, now: datetime
-    ) -> dict[ProvidersReference, Claim]:
+    ) -> set[ProvidersReference]:
         others = await claim(self, wanted, by, now)
         reached("references claimed")
         return others

@@ -68,7 +68,7 @@ def _plant(point: str) -> None:
 
     async def claimed(
         self: references.References, wanted: Collection[ProvidersReference], by: Claim, now: datetime
-    ) -> dict[ProvidersReference, Claim]:
+    ) -> set[ProvidersReference]:
         others = await claim(self, wanted, by, now)
         reached("reference claimed")
         return others

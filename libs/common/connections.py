@@ -68,8 +68,6 @@ class Connections:
         """How long a caller waits for a connection."""
         self._opened = False
         self._opening: asyncio.Future[None] | None = None
-        self._closed = False
-        event.listen(engine.sync_engine.pool, "checkin", self._end_if_closed)
 
     async def open(self) -> None:
         """Makes the first connection, on which the dialect learns about the server; later calls do nothing.
@@ -93,14 +91,8 @@ class Connections:
 
     async def close(self) -> None:
         """Closes the pool. Connections still in use, or still being made, end when they are given back."""
-        self._closed = True
+        event.listen(self.engine.sync_engine.pool, "checkin", _end)
         await self.engine.dispose()
-
-    def _end_if_closed(self, driver_adapter: object, record: object) -> None:
-        """Ends a connection that is given back late: nothing else would, since the closed pool keeps it and is gone."""
-        connection = getattr(driver_adapter, "driver_connection", None)
-        if self._closed and connection is not None:
-            connection.terminate()
 
     def _note_opened(self, attempt: asyncio.Future[None]) -> None:
         self._opened = not attempt.cancelled() and attempt.exception() is None
@@ -237,6 +229,13 @@ def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxie
     connection = getattr(driver_adapter, "driver_connection", None)
     if connection is not None and connection.is_closed():
         raise exc.DisconnectionError("the server closed this connection while it was idle")
+
+
+def _end(driver_adapter: object, record: object) -> None:
+    """Ends a connection that is given back to a closed pool, which would keep it open."""
+    connection = getattr(driver_adapter, "driver_connection", None)
+    if connection is not None:
+        connection.terminate()
 
 
 def _remember_failure(context: ExceptionContext) -> None:

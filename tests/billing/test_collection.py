@@ -20,6 +20,7 @@ from tests.billing.webhook_house import eventually
 
 each = pytest.mark.parametrize("provider", PROVIDERS)
 _MONTH = 30 * DAY
+_STATUSES = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +125,10 @@ async def test_payment_that_was_taken_back_before_anybody_subscribed_subscribes_
     assert [(one["payment_id"], one["subscription_id"], one["reason"]) for one in told] == [
         (payment.payment_id, None, reason)
     ]
-    ended = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
-    assert await till.rows(org, ended) == [("CANCELLED",)]
+    assert await till.rows(org, _STATUSES) == [("CANCELLED",)]
 
 
-async def test_what_subscribes_nobody_is_ended_at_the_provider_at_once_whoever_looked_at_it_meanwhile(
+async def test_refunded_plan_is_ended_at_the_provider_at_once_though_its_step_ran_during_the_payments(
     till: CollectingHouse,
 ) -> None:
     org, plan = new_id(), await till.plan()
@@ -141,7 +141,7 @@ async def test_what_subscribes_nobody_is_ended_at_the_provider_at_once_whoever_l
     shard = till.house.shards.of(org)
     async with shard.raw_transaction() as connection:
         await connection.fetch("SELECT FROM payments WHERE organization_id = $1::uuid FOR UPDATE", org)
-        # The step of the payment waits for its row, while that of the provider's subscription is done again and again.
+        # The payment's step waits for this row. Meanwhile that of the provider's subscription is tried again and again.
         keeping = asyncio.create_task(till.worker.sweep(shard))
         for _ in range(20):
             await asyncio.sleep(0.01)
@@ -151,8 +151,7 @@ async def test_what_subscribes_nobody_is_ended_at_the_provider_at_once_whoever_l
     await till.told()
     await till.work()
     await till.told()
-    ended = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
-    assert await till.rows(org, ended) == [("CANCELLED",)]
+    assert await till.rows(org, _STATUSES) == [("CANCELLED",)]
 
 
 @pytest.mark.parametrize("changes", [False, True], ids=["new", "changed"])
@@ -288,7 +287,6 @@ async def test_cancellation_of_a_provider_ends_at_its_time(till: CollectingHouse
 async def test_cancellation_here_and_its_withdrawal_reach_the_provider(till: CollectingHouse, provider: str) -> None:
     made = await till.bought(provider, await till.plan())
     key = made.organization_id, made.subscription_id
-    said = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
     found = []
     for step in ("schedule", "withdraw", "now"):
         till.shop.clock.advance(timedelta(minutes=1))
@@ -298,7 +296,7 @@ async def test_cancellation_here_and_its_withdrawal_reach_the_provider(till: Col
             await till.subscriptions.cancel(*key, "", "asked for", at_period_end=step == "schedule")
         await till.work()
         await till.told()
-        found += await till.rows(made.organization_id, said)
+        found += await till.rows(made.organization_id, _STATUSES)
     assert found == [("CANCELLED",), ("ACTIVE",), ("CANCELLED",)]
 
 
@@ -359,8 +357,7 @@ async def test_end_of_unpaid_subscription_ends_it_at_the_provider(till: Collecti
         (State.ACTIVE, Way.BALANCE),
     ]
     for one in made:
-        said = "SELECT status FROM external_subscriptions WHERE organization_id = $1::uuid"
-        assert await till.rows(one.organization_id, said) == [("CANCELLED",)]
+        assert await till.rows(one.organization_id, _STATUSES) == [("CANCELLED",)]
 
 
 async def test_changes_that_would_leave_the_payer_charged_otherwise_are_refused(till: CollectingHouse) -> None:

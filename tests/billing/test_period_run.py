@@ -260,7 +260,7 @@ async def test_a_caller_and_the_run_at_the_same_time_charge_once(house: House, c
 
 
 async def until_no_transaction_is_open(house: House) -> None:
-    """Wait until Postgres has ended what a process left that was killed: until then the next one skips its rows."""
+    """Wait until Postgres has rolled back what a killed process had begun: the next one skips rows that are locked."""
     others = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"

@@ -150,7 +150,7 @@ class References:
             async with self._platform.raw_connection() as connection:
                 found = await _found(connection, asked)
             return [one.of(found) for one in asked]
-        # Others that want what is claimed here wait for the end of the transaction.
+        # Another process that wants one of these references waits until the transaction ends.
         async with self._platform.raw_transaction() as connection:
             claimed = await _claimed(connection, asked)
             found = await _found(connection, asked)
@@ -182,7 +182,7 @@ class References:
         found: dict[str, list[ProvidersReference]] = {payment_id: [] for payment_id in payment_ids}
         for payment_id, provider, kind, external_id in rows:
             if provider != OURS:
-                found[payment_id].append(ProvidersReference(provider, Reference(ReferenceKind(kind), external_id)))
+                found[payment_id].append(_reference(provider, kind, external_id))
         return found
 
     async def release(self, claim: Claim) -> None:
@@ -201,15 +201,17 @@ async def _claimed(connection: RawConnection, asked: Sequence[_Question]) -> set
         [claim.payment_id for _, claim, _ in claims],
         claims[0][2],
     )
-    return {ProvidersReference(row[0], Reference(ReferenceKind(row[1]), row[2])) for row in rows}
+    return {_reference(*row) for row in rows}
 
 
 async def _found(connection: RawConnection, asked: Sequence[_Question]) -> dict[ProvidersReference, Claim]:
     wanted = sorted(set[ProvidersReference]().union(*(one.wanted for one in asked)))
-    return {
-        ProvidersReference(row[0], Reference(ReferenceKind(row[1]), row[2])): Claim(row[3], row[4])
-        for row in await connection.fetch(_FIND, *_columns(wanted))
-    }
+    rows = await connection.fetch(_FIND, *_columns(wanted))
+    return {_reference(*row[:3]): Claim(*row[3:]) for row in rows}
+
+
+def _reference(provider: str, kind: str, external_id: str) -> ProvidersReference:
+    return ProvidersReference(provider, Reference(ReferenceKind(kind), external_id))
 
 
 def _columns(references: Sequence[ProvidersReference]) -> tuple[list[str], list[str], list[str]]:

@@ -73,20 +73,19 @@ class Purchases:
             return changed.subscription_id
         raise Conflict
 
-    async def finish(self, connection: RawConnection, step: NextStep) -> None:
-        """Remove the step of a payment, unless it was added again.
+    async def finish(self, connection: RawConnection, step: NextStep) -> bool:
+        """Remove the step of a payment; return whether it was there, as it was when it was taken.
 
-        Only then can that be linked, or ended, which the provider has said of the subscription by now.
+        The provider's subscription can be linked, or ended, from then on: its step is added.
         """
-        if await next_steps.done(connection, step):
-            await self._look_at_provider(connection, step)
-
-    async def _look_at_provider(self, connection: RawConnection, step: NextStep) -> None:
-        for one in await store.find_externals(connection, step.organization_id):
+        if not await next_steps.done(connection, step):
+            return False
+        organization_id, now = step.organization_id, self._clock.now()
+        for one in await store.find_externals(connection, organization_id):
             if one.payment_id == step.key:
                 key = f"{one.provider}/{one.external_id}"
-                now = self._clock.now()
-                await next_steps.add(connection, step.organization_id, StepKind.EXTERNAL_SUBSCRIPTION, key, now)
+                await next_steps.add(connection, organization_id, StepKind.EXTERNAL_SUBSCRIPTION, key, now)
+        return True
 
     async def _why_deleted(self, organization_id: str) -> str:
         async with self._shards.of(organization_id).raw_connection() as connection:
@@ -158,10 +157,9 @@ class Purchases:
         }
         event = NewEvent(organization_id, "tollhouse.payment.not_subscribed", f"payment/{payment.payment_id}", data)
         async with self._shards.of(organization_id).raw_transaction() as connection:
-            if await next_steps.done(connection, step):
+            if await self.finish(connection, step):
                 await store.set_subscription(connection, organization_id, payment.payment_id, None)
                 await announce(connection, [event], now)
-                await self._look_at_provider(connection, step)
 
 
 def request_id_of(payment: Payment) -> str:
